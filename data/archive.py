@@ -1,0 +1,62 @@
+"""Zip archives are unpacked once, beside the archive or in the user's cache, and never outside the chosen folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from data.errors import UserError
+
+MAX_UNPACKED_BYTES = 64 * 2**30  # larger archives are refused: a few-shot data set is a few GB at most
+
+
+def cache_dir() -> Path:
+    """Where unpacked archives live: ``$SIBYL_CACHE``, else ``~/.cache/sibyl``."""
+    return Path(os.environ.get("SIBYL_CACHE") or Path.home() / ".cache" / "sibyl")
+
+
+def unpack(archive: Path) -> Path:
+    """Unpack a zip archive into the cache and return the folder.
+
+    The folder's name depends on the archive's path, size and time, so a changed archive is unpacked anew. Members
+    that would land outside the folder (absolute names, ``..``, links) and archives that are damaged are refused.
+
+    Raises:
+        UserError: the file is no zip archive, is damaged, or is unsafe.
+    """
+    stat = archive.stat()
+    key = hashlib.sha256(f"{archive.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    target = cache_dir() / f"{archive.stem}-{key}"
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the cache folder {target.parent}: {error.strerror}; set SIBYL_CACHE") from error
+    partial = Path(tempfile.mkdtemp(prefix=f".{archive.stem}-", dir=target.parent))
+    try:
+        with zipfile.ZipFile(archive) as contents:
+            check_members(archive, contents, partial)
+            contents.extractall(partial)
+        if not target.is_dir():  # another process may have been faster
+            partial.rename(target)
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{archive} cannot be unpacked: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def check_members(archive: Path, contents: zipfile.ZipFile, target: Path) -> None:
+    """Refuse members that leave ``target``, links, and archives that unpack to more than ``MAX_UNPACKED_BYTES``."""
+    root = target.resolve()
+    for member in contents.infolist():
+        is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
+        if is_link or not (root / member.filename).resolve().is_relative_to(root):
+            raise UserError(f"{archive} holds an unsafe entry, {member.filename!r}: it is not unpacked")
+    if sum(member.file_size for member in contents.infolist()) > MAX_UNPACKED_BYTES:
+        raise UserError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB: unpack it by hand")

@@ -1,0 +1,201 @@
+"""Few-shot tasks: whole batches of them as tensors, drawn without a loop over images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from data.errors import UserError
+from data.images import LabelledItems
+
+
+class Episode(NamedTuple):
+    """A batch of tasks; ``model(*episode)`` and ``guide(*episode)`` take it whole.
+
+    Attributes:
+        support_x: ``[tasks, way * shot, *item_shape]``.
+        support_y: ``[tasks, way * shot]`` int64 in ``0 .. way - 1`` (regression: ``[tasks, support]`` floats).
+        query_x: ``[tasks, query, *item_shape]``.
+        query_y: ``[tasks, query]``, hidden from the guide; ``None`` at prediction time.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor | None = None
+
+    def to(self, *args, **kwargs) -> Episode:
+        """Move every tensor, as ``Tensor.to`` does; a dtype changes floating-point tensors alone."""
+        device = torch.device(args[0]) if args and isinstance(args[0], str | torch.device) else kwargs.get("device")
+        dtype = kwargs.get("dtype", next((a for a in args if isinstance(a, torch.dtype)), None))
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        query_y = None if self.query_y is None else move(self.query_y)
+        return Episode(move(self.support_x), move(self.support_y), move(self.query_x), query_y)
+
+    def first(self, count: int) -> Episode:
+        """The first ``count`` tasks."""
+        query_y = None if self.query_y is None else self.query_y[:count]
+        return Episode(self.support_x[:count], self.support_y[:count], self.query_x[:count], query_y)
+
+    def unlabelled(self) -> Episode:
+        """The same tasks without the query labels."""
+        return self._replace(query_y=None)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a task looks like.
+
+    Args:
+        way: classes a task.
+        shot: support items a class.
+        queries: query items a class (on average, where tasks are imbalanced).
+        imbalance: concentration of the symmetric Dirichlet that draws each task's query class proportions; ``None`` for
+            exactly ``queries`` a class.
+    """
+
+    way: int = 5
+    shot: int = 1
+    queries: int = 15
+    imbalance: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("way", "shot", "queries"):
+            if getattr(self, name) < (2 if name == "way" else 1):
+                raise UserError(f"{name} = {getattr(self, name)} is too small: at least {2 if name == 'way' else 1}")
+        if self.imbalance is not None and self.imbalance <= 0:
+            raise UserError(f"imbalance = {self.imbalance} must be positive (2 is usual), or none for balanced tasks")
+
+    @property
+    def balanced(self) -> bool:
+        return self.imbalance is None
+
+
+class EpisodeSampler:
+    """Draws batches of tasks from labelled items.
+
+    Classes of a task, items of a class, and the order of both are uniform without replacement. Every call takes its own
+    seed, so that task number ``i`` is the same whatever was drawn before it.
+
+    Args:
+        source: images or features with labels.
+        spec: the tasks' shape.
+        split: named in error messages.
+
+    Raises:
+        UserError: fewer classes than the way, or a class with fewer items than shot + queries.
+    """
+
+    def __init__(self, source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> None:
+        counts = source.counts
+        if source.num_classes < spec.way:
+            raise UserError(f"{split}: {source.num_classes} classes are too few for {spec.way}-way tasks")
+        smallest = int(counts.argmin())
+        if counts[smallest] < spec.shot + spec.queries:
+            raise UserError(
+                f"{split}: class {source.class_names[smallest]!r} has {int(counts[smallest])} images, fewer than "
+                f"shot + queries = {spec.shot} + {spec.queries}: lower --shot or --queries"
+            )
+        self.source, self.spec, self.counts = source, spec, counts
+        self._by_class = torch.argsort(source.labels, stable=True)
+        self._start = counts.cumsum(0) - counts
+
+    def with_spec(self, **changes) -> EpisodeSampler:
+        """The same items under another :class:`TaskSpec`."""
+        return EpisodeSampler(self.source, replace(self.spec, **changes))
+
+    def sample(self, tasks: int, *, seed: int) -> Episode:
+        """``tasks`` tasks as one :class:`Episode`; equal seeds give equal tasks."""
+        support, query, query_y, _ = self.sample_indices(tasks, seed=seed)
+        support_y = torch.arange(self.spec.way).repeat_interleave(self.spec.shot).expand(tasks, -1)
+        items = self.source.items
+        return Episode(items[support], support_y, items[query], query_y)
+
+    def sample_indices(self, tasks: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Indices into the source instead of items.
+
+        Returns:
+            support ``[tasks, way * shot]`` (grouped by class), query ``[tasks, way * queries]``, query labels of the same
+            shape, and the tasks' classes ``[tasks, way]``.
+        """
+        spec, generator = self.spec, torch.Generator().manual_seed(seed)
+        classes = torch.rand(tasks, len(self.counts), generator=generator).topk(spec.way, dim=-1).indices
+        available = self.counts[classes]  # [tasks, way]
+        query_counts = self._query_counts(available - spec.shot, generator)
+        depth = spec.shot + int(query_counts.max())
+        keys = torch.rand(tasks, spec.way, int(self.counts.max()), generator=generator)
+        keys.masked_fill_(torch.arange(keys.shape[-1]) >= available[..., None], -1.0)
+        order = keys.topk(depth, dim=-1).indices  # a random ordered choice of `depth` items a class
+        chosen = self._by_class[self._start[classes][..., None] + order.clamp_max(available[..., None] - 1)]
+        support = chosen[..., : spec.shot].flatten(1)
+        # query j of a task belongs to the class whose cumulative count passes j
+        position = torch.arange(spec.way * spec.queries).expand(tasks, -1).contiguous()
+        query_y = torch.searchsorted(query_counts.cumsum(-1), position, right=True)
+        rank = position - (query_counts.cumsum(-1) - query_counts).gather(1, query_y)
+        query = chosen.flatten(1).gather(1, query_y * depth + spec.shot + rank)
+        return support, query, query_y, classes
+
+    def _query_counts(self, capacity: Tensor, generator: torch.Generator) -> Tensor:
+        """``[tasks, way]`` int64, summing to ``way * queries`` in each task, never above ``capacity``."""
+        spec, total = self.spec, self.spec.way * self.spec.queries
+        if spec.imbalance is None:
+            return torch.full_like(capacity, spec.queries)
+        gamma = torch._standard_gamma(torch.full(capacity.shape, float(spec.imbalance)), generator=generator)
+        quota = total * gamma / gamma.sum(-1, keepdim=True)
+        counts = torch.minimum(quota.floor().long(), capacity)
+        while bool((missing := total - counts.sum(-1)).any()):  # largest remainders first, full classes last
+            priority = (quota - counts).masked_fill(counts >= capacity, -torch.inf)
+            rank = priority.argsort(-1, descending=True).argsort(-1)
+            counts = torch.minimum(counts + (rank < missing[:, None]), capacity)
+        return counts
+
+
+class TaskBatches(Dataset[Episode]):
+    """Endless numbered batches of tasks: batch ``i`` depends on ``(seed, i)`` and nothing else."""
+
+    def __init__(self, sampler: EpisodeSampler, tasks: int, *, seed: int) -> None:
+        self.sampler, self.tasks, self.seed = sampler, tasks, seed
+
+    def __getitem__(self, index: int) -> Episode:
+        return self.sampler.sample(self.tasks, seed=mix_seed(self.seed, index))
+
+
+class BatchNumbers(Sampler[int]):
+    """The batch numbers of one epoch of :class:`TaskBatches`; Lightning calls :meth:`set_epoch`.
+
+    Args:
+        steps: batches an epoch for each process.
+        rank, world_size: this process among ``world_size``; each draws other tasks.
+    """
+
+    def __init__(self, steps: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.steps, self.rank, self.world_size, self.epoch = steps, rank, world_size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.steps
+        return iter(range(first * self.world_size + self.rank, (first + self.steps) * self.world_size, self.world_size))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def mix_seed(*parts: int) -> int:
+    """One 63-bit seed from several counters, so that neighbouring counters give unrelated streams (SplitMix64)."""
+    state = 0
+    for part in parts:
+        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state & 0x7FFFFFFFFFFFFFFF
