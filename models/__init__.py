@@ -1,0 +1,1 @@
+"""Generative models: priors, predictors, likelihoods, feature networks."""

@@ -1,0 +1,187 @@
+"""Feature networks f(x), and the cosine classifier they are pre-trained with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Backbone(StrEnum):
+    """Named feature networks; any other name is looked up in ``torchvision.models``."""
+
+    CONV4_64 = "conv4-64"
+    """Four 3×3 convolutions of 64 channels, each with batch norm, ReLU and a 2×2 max-pool."""
+    CONV4_128 = "conv4-128"
+    """The same with 64, 64, 128 and 128 channels (Gidaris and Komodakis 2018, "C128F")."""
+    WRN_28_10 = "wrn-28-10"
+    """Wide residual network, depth 28, width 10 (Zagoruyko and Komodakis 2016)."""
+
+
+def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
+    """A feature network for images of ``image_shape`` (channels, height, width).
+
+    Args:
+        name: a :class:`Backbone`, or a classification model of ``torchvision.models`` such as ``resnet18`` (its last
+            linear layer is removed; weights are random).
+
+    Returns:
+        A module from float images ``[n, *image_shape]`` to features ``[n, num_features]`` with an int attribute
+        ``num_features``.
+
+    Raises:
+        ValueError: an unknown name, or images too small for the network.
+    """
+    channels, height, width = image_shape
+    if name in (Backbone.CONV4_64, Backbone.CONV4_128):
+        if min(height, width) < 16:
+            raise ValueError(f"{name} needs images of at least 16×16 pixels, not {height}×{width}")
+        return Conv4(channels, (64, 64, 64, 64) if name == Backbone.CONV4_64 else (64, 64, 128, 128), height, width)
+    if name == Backbone.WRN_28_10:
+        return WideResNet(channels, depth=28, width=10, stem_stride=2 if height > 48 else 1)
+    return torchvision_backbone(name, image_shape)
+
+
+class Conv4(nn.Sequential):
+    """Four blocks of convolution, batch norm, ReLU and max-pool; features are the flattened last map.
+
+    ``[n, channels, height, width] -> [n, widths[3] * (height // 16) * (width // 16)]``
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], height: int, width: int) -> None:
+        blocks: list[nn.Module] = []
+        for inputs, outputs in zip((channels, *widths[:-1]), widths, strict=True):
+            blocks += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+            blocks += [nn.MaxPool2d(2), nn.ReLU()]  # the two commute; pooling first is cheaper
+        super().__init__(*blocks, nn.Flatten())
+        self.num_features = widths[-1] * (height // 16) * (width // 16)
+        init_convolutions(self)
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width with pre-activation blocks and global average pooling.
+
+    Source: Zagoruyko and Komodakis 2016, table 1. ``stem_stride`` 2 makes the first group halve the resolution, as is
+    usual for 84×84 images.
+    """
+
+    def __init__(self, channels: int = 3, *, depth: int = 28, width: int = 10, stem_stride: int = 1) -> None:
+        super().__init__()
+        if (depth - 4) % 6:
+            raise ValueError(f"a wide ResNet has depth 6 n + 4, not {depth}")
+        widths = (16 * width, 32 * width, 64 * width)
+        self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        blocks: list[nn.Module] = []
+        inputs = 16
+        for outputs, stride in zip(widths, (stem_stride, 2, 2), strict=True):
+            for index in range((depth - 4) // 6):
+                blocks.append(PreActivationBlock(inputs, outputs, stride if index == 0 else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.BatchNorm2d(inputs)
+        self.num_features = inputs
+        init_convolutions(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.relu(self.norm(self.blocks(self.stem(images))))
+        return maps.mean(dim=(-2, -1))
+
+
+class PreActivationBlock(nn.Module):
+    """Batch norm, ReLU, 3×3 convolution, twice, beside a shortcut (1×1 where the shape changes)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        same = inputs == outputs and stride == 1
+        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        active = F.relu(self.norm1(maps))
+        residual = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        return residual + (maps if self.shortcut is None else self.shortcut(active))
+
+
+def torchvision_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
+    """A torchvision classification model without its last linear layer."""
+    from torchvision.models import get_model, list_models
+
+    if name not in list_models(module=None):
+        named = ", ".join(backbone.value for backbone in Backbone)
+        raise ValueError(f"unknown backbone {name!r}: choose {named}, or a classification model of torchvision.models")
+    network = get_model(name, weights=None)
+    parent, last = network, ""
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Linear):
+            parent, last = network.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+    setattr(parent, last, nn.Identity())
+    network = nn.Sequential(RepeatChannels(3), network) if image_shape[0] == 1 else network
+    with torch.no_grad():
+        network.num_features = network.eval()(torch.zeros(1, *image_shape)).shape[-1]
+    return network.train()
+
+
+class RepeatChannels(nn.Module):
+    """Shows a grayscale image to a network that expects colour."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.expand(-1, self.channels, -1, -1)
+
+
+class CosineClassifier(nn.Module):
+    """logits = scale · cos(f, w), the classifier of pre-training.
+
+    Source: Gidaris and Komodakis 2018, section 3.2; Chen et al. 2019.
+
+    Args:
+        num_features: D.
+        num_classes: number of base classes.
+        scale: initial inverse temperature; learned.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, *, scale: float = 10.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_classes, num_features) / num_features**0.5)
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[n, D] -> [n, classes]``"""
+        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class Standardize(nn.Module):
+    """uint8 images to floats with zero mean and unit variance a channel, by the training images' statistics."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    def fit(self, images: Tensor) -> Standardize:
+        """Take the statistics of uint8 ``images`` ``[n, channels, height, width]`` (a thousand are enough)."""
+        sample = images[:: max(1, len(images) // 1000)].float() / 255
+        self.mean.copy_(sample.mean(dim=(0, 2, 3))[:, None, None])
+        self.std.copy_(sample.std(dim=(0, 2, 3)).clamp_min(1e-3)[:, None, None])
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        return (scaled - self.mean) / self.std
+
+
+def init_convolutions(network: nn.Module) -> None:
+    """He initialisation by fan-out, as is usual for these networks."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

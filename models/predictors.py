@@ -1,0 +1,103 @@
+"""Predictors ŷ(x, w): from features and task weights to logits or a mean, and the pull-back of their gradient.
+
+Shapes: features ``[..., query, D]``, weights ``[..., way, D]``, outputs and cotangents ``[..., query, way]``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Predictor(nn.Module):
+    """Base class: subclasses write :meth:`forward`; :meth:`pull_back` is then generic, through ``torch.func.vjp``.
+
+    A subclass with a closed form overrides :meth:`pull_back`; the tests hold one against the other.
+    """
+
+    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+        """``[..., query, D], [..., way, D] -> [..., query, way]``"""
+        raise NotImplementedError
+
+    def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
+        """Σ_i v_i ∂ŷ_i/∂w, the middle factor of the synthetic gradient: ``[..., query, way] -> [..., way, D]``.
+
+        Source: Hu et al. 2019, equation 9.
+        """
+        return Predictor.generic_pull_back(self, features, weights, cotangent)
+
+    def generic_pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
+        """The same by reverse-mode differentiation of :meth:`forward`, for any predictor."""
+        vjp = torch.func.vjp(lambda w: self(features, w), weights)[1]
+        return vjp(cotangent)[0]
+
+
+class CosinePredictor(Predictor):
+    """logits = scale · (cos(f, w) + bias), with learned scale and bias.
+
+    Invariant to the length of ``w``. Source: Gidaris and Komodakis 2018, section 3.2.
+    """
+
+    def __init__(self, scale: float = 10.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.bias = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+        cosine = F.normalize(features, dim=-1) @ F.normalize(weights, dim=-1).mT
+        return self.scale * (cosine + self.bias)
+
+    def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
+        """Closed form: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖."""
+        unit_features = F.normalize(features, dim=-1)
+        length = weights.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        unit_weights = weights / length
+        ascent = cotangent.mT @ unit_features  # [..., way, D]
+        radial = (ascent * unit_weights).sum(-1, keepdim=True)  # Σ_i v_ic cos(f_i, w_c)
+        return self.scale * (ascent - radial * unit_weights) / length
+
+
+class DistancePredictor(Predictor):
+    """logits = scale · (⟨f, w⟩ − ½‖w‖²): the squared distance to a prototype, up to a term equal for all classes.
+
+    Source: Snell et al. 2017, section 2.4.
+    """
+
+    def __init__(self, scale: float = 10.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+        return self.scale * (features @ weights.mT - 0.5 * weights.square().sum(-1)[..., None, :])
+
+    def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
+        """Closed form: s (Σ_i v_ic f_i − w_c Σ_i v_ic)."""
+        return self.scale * (cotangent.mT @ features - weights * cotangent.sum(-2)[..., None])
+
+
+class LinearPredictor(Predictor):
+    """ŷ = scale · ⟨f, w⟩; with a fixed scale of 1 it is the mean of linear regression.
+
+    Args:
+        scale: initial (or, with ``learned=False``, fixed) factor.
+    """
+
+    def __init__(self, scale: float = 1.0, *, learned: bool = True) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=learned)
+
+    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+        return self.scale * features @ weights.mT
+
+    def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
+        """Closed form: s Σ_i v_ic f_i."""
+        return self.scale * cotangent.mT @ features
+
+
+PREDICTORS: dict[str, type[Predictor]] = {
+    "cosine": CosinePredictor,
+    "distance": DistancePredictor,
+    "linear": LinearPredictor,
+}
+"""Names of ``--predictor``."""

@@ -1,0 +1,116 @@
+"""The generative model of a few-shot task: p_ψ(w) Π_i p(y_i given x_i, w), one copy a task."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from models.predictors import Predictor
+from models.priors import Prior
+
+
+class Likelihood(PyroModule):
+    """p(y given ŷ): turns predictor outputs ``[..., query, outputs]`` into a distribution of batch_shape ``[..., query]``."""
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        raise NotImplementedError
+
+    def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """∂(−log p(y given ŷ))/∂ŷ, which the synthetic gradient stands in for: same shape as ``outputs``."""
+        total = lambda outputs: -self(outputs).log_prob(targets).sum()  # noqa: E731
+        return torch.func.grad(total)(outputs)
+
+
+class CategoricalLikelihood(Likelihood):
+    """y ~ Categorical(softmax ŷ): classification."""
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return dist.Categorical(logits=outputs)
+
+    def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Closed form: softmax(ŷ) − onehot(y)."""
+        return outputs.softmax(-1) - nn.functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
+
+
+class GaussianLikelihood(Likelihood):
+    """y ~ N(ŷ, noise²): regression with one output.
+
+    Args:
+        noise: standard deviation, initial or fixed.
+        learned: whether the noise is a parameter.
+    """
+
+    def __init__(self, noise: float = 1.0, *, learned: bool = True) -> None:
+        super().__init__()
+        self.log_noise = nn.Parameter(torch.tensor(noise).log(), requires_grad=learned)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(outputs[..., 0], self.log_noise.exp())
+
+
+class EmpiricalBayesModel(PyroModule):
+    """Tasks t with weights w_t ~ p_ψ and labels y_ti ~ p(y given ŷ(x_ti, w_t)).
+
+    Sites: ``weights`` in the plate ``tasks`` (event ``[way, D]``), ``labels`` in ``tasks`` × ``queries``. Only the query set
+    is scored; the support set is an input of the guide. Without ``query_y`` the same program samples labels.
+
+    Source: Hu et al. 2019, equations 1, 3 and 10 (features f(x) are computed before the call).
+
+    Args:
+        prior: p_ψ(w).
+        predictor: ŷ(x, w).
+        likelihood: p(y given ŷ).
+        way: outputs of the predictor where labels do not tell (regression: 1); ``None`` reads it off ``support_y``.
+        num_tasks: N of the whole data set; with a hierarchical prior the tasks of a batch are scaled up to it, so that
+            KL(q(ψ) ‖ p(ψ)) is counted once. ``None``: the batch is the data set.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        predictor: Predictor,
+        likelihood: Likelihood | None = None,
+        *,
+        way: int | None = None,
+        num_tasks: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior, self.predictor = prior, predictor
+        self.likelihood = likelihood if likelihood is not None else CategoricalLikelihood()
+        self.way, self.num_tasks = way, num_tasks
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> Tensor:
+        """Run the generative program.
+
+        Args:
+            support_x: ``[tasks, support, D]``.
+            support_y: ``[tasks, support]``.
+            query_x: ``[tasks, query, D]``.
+            query_y: ``[tasks, query]`` or ``None``.
+
+        Returns:
+            The labels, observed or sampled, ``[..., tasks, query]``.
+        """
+        way = self.way or num_classes(support_y)
+        hyperparameters = self.prior.hyperparameters()
+        with task_plate(query_x, self.num_tasks):
+            weights = pyro.sample("weights", self.prior.distribution(hyperparameters, way))  # [..., tasks, 1, way, D]
+            outputs = self.predictor(query_x, weights.squeeze(-3))
+            with pyro.plate("queries", query_x.shape[-2], dim=-1):
+                return pyro.sample("labels", self.likelihood(outputs), obs=query_y)
+
+
+def task_plate(query_x: Tensor, num_tasks: int | None) -> pyro.plate:
+    """The plate ``tasks`` of model and guide: a batch, as a subsample of ``num_tasks`` where that is given."""
+    batch = query_x.shape[0]
+    if num_tasks is None:
+        return pyro.plate("tasks", batch, dim=-2)
+    return pyro.plate("tasks", num_tasks, dim=-2, subsample=torch.arange(batch, device=query_x.device))
+
+
+def num_classes(support_y: Tensor) -> int:
+    """The way of a batch of classification tasks, read off its support labels."""
+    return int(support_y.max()) + 1
