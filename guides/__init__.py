@@ -1,0 +1,1 @@
+"""Variational families: synthetic-gradient unrolling, its initialisations and gradient networks."""
