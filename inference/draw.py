@@ -1,0 +1,89 @@
+"""Which pictures a SIB run leaves, and from what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data.episodes import Episode, EpisodeSampler
+from data.images import ImageSplits
+from inference import plots
+from inference.files import RunFolder, load_features
+from inference.options import SibOptions, Variant
+from inference.posterior import TaskPosterior, infer, trajectory
+from inference.report import Record, final_records
+from inference.sib import SIB
+
+History = dict[str, dict[str, tuple[list[float], list[float]]]]
+
+
+def draw_run(
+    options: SibOptions,
+    fitted: Mapping[Variant, SIB],
+    selected: Variant,
+    data: ImageSplits | None,
+    records: Sequence[Record],
+    run: RunFolder,
+) -> list[Path]:
+    """All pictures of the run, for the selected variant; returns their paths."""
+    sib = fitted[selected]
+    test = [r for r in records if r["split"] == "test"]
+    figures = {
+        "training_curves": plots.training_curves(read_history(run, [v.name for v in fitted])),
+        "accuracy_by_step": plots.accuracy_by_step([r for r in test if r["selected"]]),
+        "reliability": plots.reliability_diagram(predictions(fitted, selected, run)),
+    }
+    images, before, after = example_task(sib, data, run)
+    if data is not None and images.query_x.dtype == torch.uint8:
+        figures["task_sheet"] = plots.task_sheet(images, after, names=())
+    assert images.query_y is not None
+    figures["weight_posterior"] = plots.weight_posterior(before, after, images.query_y)
+    swept = [r for r in final_records(test) if r["balanced"] and r["steps"] == selected.steps and r["rate"] is not None]
+    if len({r["beta"] for r in swept}) > 1:
+        figures["rate_distortion"] = plots.rate_distortion_curve(swept)
+    return [plots.save_figure(figure, run.plots / f"{name}.png") for name, figure in figures.items()]
+
+
+def example_task(sib: SIB, data: ImageSplits | None, run: RunFolder) -> tuple[Episode, TaskPosterior, TaskPosterior]:
+    """One balanced test task (images where there are any) and its posteriors before and after the steps."""
+    part = data.test if data is not None and sib.network is not None else load_features(run.features)["test"]
+    spec = sib.options.spec(imbalance=None)
+    task = EpisodeSampler(part, spec, split="test split").sample(1, seed=sib.options.seed)
+    steps = sib.trajectory(task.support_x, task.support_y, task.query_x)
+    return task, steps[0], steps[-1]
+
+
+def predictions(
+    fitted: Mapping[Variant, SIB], selected: Variant, run: RunFolder
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Pooled predictive probabilities and labels of 200 test tasks, for the selected K and its K = 0 reference."""
+    part = load_features(run.features)["test"]
+    pooled = {}
+    for variant, sib in fitted.items():
+        if (variant.predictor, variant.beta) == (selected.predictor, selected.beta):
+            sampler = EpisodeSampler(part, sib.options.spec(imbalance=None), split="test split")
+            episode = sampler.sample(200, seed=sib.options.seed)
+            assert episode.query_y is not None
+            mapped = episode._replace(support_x=sib.space(episode.support_x), query_x=sib.space(episode.query_x))
+            probabilities = infer(sib.model, sib.guide, mapped).probabilities()
+            pooled[f"K = {variant.steps}"] = probabilities.flatten(0, 1), episode.query_y.flatten()
+    return pooled
+
+
+def read_history(run: RunFolder, stages: Sequence[str]) -> History:
+    """Scalars of the TensorBoard logs: stage -> name -> (steps, values); a resumed stage continues its own curve."""
+    history: History = {}
+    for stage in stages:
+        curves: dict[str, dict[int, float]] = {}
+        for folder in sorted({file.parent for file in (run.path / "logs" / stage).glob("**/events.*")}):
+            log = EventAccumulator(str(folder)).Reload()
+            for name in log.Tags()["scalars"]:
+                curves.setdefault(name, {}).update({event.step: event.value for event in log.Scalars(name)})
+        history[stage] = {name: (sorted(c), [c[step] for step in sorted(c)]) for name, c in curves.items()}
+    return history
+
+
+__all__ = ["draw_run", "trajectory"]

@@ -1,0 +1,220 @@
+"""The stages of a SIB run: pre-train, embed, meta-train; each is skipped when its result is already in the run folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from data.episodes import EpisodeSampler
+from data.errors import UserError
+from data.images import SPLITS, ImageSplits, LabelledItems
+from inference.build import build_objective
+from inference.files import Features, RunFolder, load_features, load_tensors, save_features, save_tensors
+from inference.meta import MetaSchedule, MetaTraining
+from inference.options import SibOptions, Variant
+from inference.pretrain import FeatureNetwork, Pretraining, embed
+from inference.seeding import seeded
+from inference.sib import SIB
+from models.features import FeatureSpace, class_means
+
+
+def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[Variant, SIB]:
+    """Train everything the options ask for, in ``run``; finished stages are read back instead.
+
+    Args:
+        data: images; not needed where ``options.features`` names a feature file.
+
+    Returns:
+        variant -> fitted :class:`~inference.sib.SIB`, the K = 0 references included.
+
+    Raises:
+        UserError: bad input, a damaged run folder, or a loss that is not finite.
+    """
+    network, features = prepare_features(options, data, run)
+    if options.rank and features["train"].num_classes <= options.rank:
+        raise UserError(
+            f"--rank {options.rank} needs more base classes than the {features['train'].num_classes} there are: lower it"
+        )
+    base = features["train"]
+    space = FeatureSpace(base.items.shape[-1], options.rank).fit(base.items, base.labels)
+    mapped = {split: map_items(space, part) for split, part in features.items()}
+    fitted = {}
+    for variant in options.variants():
+        objective = build_objective(options, variant, class_means(mapped["train"].items, base.labels))
+        sib = SIB(options, variant, space=space, objective=objective, network=network)
+        meta_train(sib, mapped, data, run)
+        fitted[variant] = sib
+    return fitted
+
+
+def map_items(space: FeatureSpace, part: LabelledItems) -> LabelledItems:
+    """The same items in the feature space."""
+    with torch.no_grad():
+        return LabelledItems(space(part.items), part.labels, part.class_names)
+
+
+def prepare_features(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> tuple[FeatureNetwork | None, Features]:
+    """A trained feature network (``None`` when starting from a feature file) and the features of every split.
+
+    The split ``held_out`` holds the images of base classes that pre-training never saw, where ``options.holdout`` asks for
+    them.
+    """
+    if options.features:
+        features = load_features(options.features)
+        if not run.features.exists():
+            save_features(run.features, features)
+        return None, features
+    if data is None:
+        raise ValueError("images are needed unless options.features names a feature file")
+    data, held_out = hold_out(data, options.holdout)
+    network = pretrain(options, data, run)
+    if not run.features.exists():
+        with run.timed("embed"):
+            sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})
+            features = {split: embed_items(network, part) for split, part in sources.items()}
+            if data.mirror:  # a mirrored view of every base image doubles what the guide trains on
+                features["train"] = with_mirrored_views(network, data.train, features["train"])
+            save_features(run.features, features, {"backbone": options.backbone, "dataset": data.name})
+    return network, load_features(run.features)
+
+
+def hold_out(data: ImageSplits, images: int) -> tuple[ImageSplits, LabelledItems | None]:
+    """Base classes without their last ``images`` images, and those images."""
+    if not images:
+        return data, None
+    kept, held = data.train.hold_out(images)
+    return ImageSplits(data.name, kept, data.val, data.test, mirror=data.mirror), held
+
+
+def embed_items(network: FeatureNetwork, part: LabelledItems) -> LabelledItems:
+    """Features of labelled images."""
+    return LabelledItems(embed(network, part.items), part.labels, part.class_names)
+
+
+def with_mirrored_views(network: FeatureNetwork, images: LabelledItems, features: LabelledItems) -> LabelledItems:
+    """Features of the images and, behind them, of their mirror images."""
+    mirrored = embed(network, images.items.flip(-1))
+    items = torch.cat([features.items, mirrored])
+    return LabelledItems(items, features.labels.repeat(2), features.class_names)
+
+
+def pretrain(options: SibOptions, data: ImageSplits, run: RunFolder) -> FeatureNetwork:
+    """The feature network: read back, or trained from ``options.weights`` or from scratch."""
+    with seeded(options.seed):
+        network = FeatureNetwork(options.backbone, data.image_shape)
+    network.standardize.fit(data.train.items)
+    start = run.network if run.network.exists() else options.weights
+    if start:
+        load_state(network, start)
+    if run.network.exists():
+        return network
+    if options.epochs:
+        with run.timed("pretrain"), seeded(options.seed):
+            module = Pretraining(network, data, epochs=options.epochs, seed=options.seed)
+            train(module, options, run, "pretrain", epochs=options.epochs, monitor="val_accuracy")
+    save_tensors(run.network, network.state_dict(), {"backbone": options.backbone, "image_shape": data.image_shape})
+    return network
+
+
+def load_state(module: torch.nn.Module, path: str | Path) -> None:
+    """Load a safetensors state dict.
+
+    Raises:
+        UserError: it is damaged or belongs to another configuration.
+    """
+    tensors, _ = load_tensors(path)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{path} belongs to another configuration: {detail}") from None
+
+
+def meta_train(sib: SIB, features: Features, data: ImageSplits | None, run: RunFolder) -> None:
+    """Train one guide, or read it back."""
+    options, variant = sib.options, sib.variant
+    finished = run.checkpoints / f"{variant.name}.safetensors"
+    if not finished.exists():
+        schedule = MetaSchedule(
+            tasks=options.tasks,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            validations=options.validations,
+        )
+        samplers = {
+            split: EpisodeSampler(features[split], options.spec(), split=f"{split} split") for split in ("train", "val")
+        }
+        with run.timed(variant.name), seeded(options.seed):
+            module = MetaTraining(sib.objective, samplers["train"], samplers["val"], schedule, seed=options.seed)
+            train(module, options, run, variant.name, epochs=schedule.validations, monitor="val/accuracy")
+        save_tensors(finished, sib.objective.state_dict(), sib.metadata())
+    load_state(sib.objective, finished)
+
+
+def train(
+    module: lightning.LightningModule, options: SibOptions, run: RunFolder, stage: str, *, epochs: int, monitor: str
+) -> None:
+    """Run Lightning for one stage, resuming from its last checkpoint, and leave the best validated weights in ``module``.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another configuration.
+    """
+    folder = run.checkpoints / stage
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder,
+            "best",
+            monitor=monitor,
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+    ]
+    if options.patience and stage != "pretrain":
+        callbacks.append(EarlyStopping(monitor, mode="max", patience=options.patience))
+    if options.progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
+    quiet_lightning()
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator={"cuda": "gpu"}.get(options.device, options.device),
+        devices=options.devices,
+        strategy="ddp_spawn_find_unused_parameters_true" if options.devices > 1 else "auto",
+        precision=options.precision if stage == "pretrain" else "32-true",  # type: ignore[arg-type]
+        logger=TensorBoardLogger(run.path, name="logs", version=stage),
+        callbacks=callbacks,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+    try:
+        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state)
+    except (OSError, EOFError, KeyError, RuntimeError) as error:
+        if not last.exists():
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{last} cannot be resumed from ({reason}): delete {folder} to train this stage anew") from error
+
+
+def quiet_lightning() -> None:
+    """Drop Lightning's hints about hardware, loggers and data workers; our batches are tensors and need no workers."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.* is deprecated.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

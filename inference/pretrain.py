@@ -1,0 +1,140 @@
+"""Pre-training of the feature network: cosine classification of the base classes, watched by few-shot accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.augment import LETTERS, PHOTOGRAPHS
+from data.episodes import EpisodeSampler, TaskSpec, mix_seed
+from data.images import ImageSplits, LabelledItems
+from models.backbones import CosineClassifier, Standardize, build_backbone
+from models.features import class_means
+
+
+class FeatureNetwork(nn.Module):
+    """Standardisation and backbone in one: uint8 images ``[n, channels, height, width]`` to features ``[n, D]``."""
+
+    def __init__(self, backbone: str, image_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.standardize = Standardize(image_shape[0])
+        self.backbone = build_backbone(backbone, image_shape)
+        self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(self.standardize(images).contiguous(memory_format=torch.channels_last))
+
+
+class ImageBatches(Dataset):
+    """Mini-batches ``(images, labels)`` of the index lists a :class:`ShuffledBatches` yields."""
+
+    def __init__(self, source: LabelledItems) -> None:
+        self.source = source
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.source.items[indices], self.source.labels[indices]
+
+
+class ShuffledBatches(Sampler[Tensor]):
+    """A new order each epoch that depends on ``(seed, epoch)`` alone; each process takes its own slice."""
+
+    def __init__(self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.batch_size, self.seed, self.epoch = size, min(batch_size, size), seed, 0
+        self.rank, self.world_size = rank, world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator)[self.rank :: self.world_size]
+        for i in range(len(self)):
+            yield order[i * self.batch_size : (i + 1) * self.batch_size]
+
+    def __len__(self) -> int:
+        return max(1, self.size // self.world_size // self.batch_size)
+
+
+class Pretraining(lightning.LightningModule):
+    """Cross-entropy of a cosine classifier over the base classes; ``val_accuracy`` is few-shot, on validation classes.
+
+    Args:
+        network: the feature network, trained in place.
+        data: base classes to train on (``data.train``), validation classes (``data.val``).
+        epochs, batch_size, learning_rate: AdamW under a one-cycle schedule.
+        seed: order, augmentation and validation tasks.
+    """
+
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        data: ImageSplits,
+        *,
+        epochs: int,
+        batch_size: int = 64,
+        learning_rate: float = 0.004,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.classifier = CosineClassifier(network.num_features, data.train.num_classes)
+        self.source, self.augmentation = data.train, PHOTOGRAPHS if data.mirror else LETTERS
+        self.epochs, self.batch_size, self.learning_rate, self.seed = epochs, batch_size, learning_rate, seed
+        spec = TaskSpec(way=min(5, data.val.num_classes), queries=min(15, int(data.val.counts.min()) - 1))
+        self.validation = EpisodeSampler(data.val, spec, split="validation")
+
+    def train_dataloader(self) -> DataLoader:
+        batches = ShuffledBatches(
+            len(self.source),
+            self.batch_size,
+            seed=self.seed,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return DataLoader(ImageBatches(self.source), sampler=batches, batch_size=None)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, labels = batch
+        images = self.augmentation(images, seed=mix_seed(self.seed, self.current_epoch, index, self.global_rank))
+        logits = self.classifier(self.network(images))
+        loss = F.cross_entropy(logits, labels)
+        self.log("pretrain/loss", loss, prog_bar=True)
+        self.log("pretrain/accuracy", (logits.argmax(-1) == labels).float().mean(), prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        accuracy = nearest_mean_accuracy(self.network, self.validation, tasks=200, seed=self.seed)
+        self.log("val_accuracy", accuracy, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=0.05)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=max(steps, 2))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@torch.no_grad()
+def embed(network: FeatureNetwork, images: Tensor, *, batch_size: int = 256) -> Tensor:
+    """Features ``[n, D]`` (float32, on the CPU) of uint8 ``images`` in evaluation mode; the network is left as it was."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    features = torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
+    network.train(was_training)
+    return features
+
+
+def nearest_mean_accuracy(network: FeatureNetwork, sampler: EpisodeSampler, *, tasks: int, seed: int) -> float:
+    """Accuracy (fraction) of the nearest-class-mean cosine classifier: what the features are worth without learning."""
+    source = sampler.source
+    bank = LabelledItems(F.normalize(embed(network, source.items), dim=-1), source.labels, source.class_names)
+    episode = EpisodeSampler(bank, sampler.spec).sample(tasks, seed=seed)
+    means = F.normalize(class_means(episode.support_x, episode.support_y, sampler.spec.way), dim=-1)
+    assert episode.query_y is not None
+    correct = torch.eq((episode.query_x @ means.mT).argmax(-1), episode.query_y)
+    return float(correct.float().mean())

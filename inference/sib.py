@@ -1,0 +1,106 @@
+"""The fitted SIB: from images of a new task to the posterior over its classifier."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.episodes import Episode
+from data.images import ImageSplits
+from guides.synthetic import SyntheticGradientGuide
+from inference.elbo import RateDistortionModule
+from inference.options import SibOptions, Variant
+from inference.posterior import TaskPosterior, infer, trajectory
+from inference.pretrain import FeatureNetwork, embed
+from models.features import FeatureSpace
+from models.task_model import EmpiricalBayesModel
+
+
+class SIB:
+    """Synthetic information bottleneck: feature network, feature space, model and amortized guide of one variant.
+
+    Fit one with :meth:`fit`, read one from a run folder with :meth:`load`, then call :meth:`posterior`.
+
+    Args:
+        options: of the run.
+        variant: predictor, β and K.
+        space: the map of features.
+        objective: model, guide and objective.
+        network: image features; ``None`` when fitted from a feature file, then tasks are given as features.
+    """
+
+    def __init__(
+        self,
+        options: SibOptions,
+        variant: Variant,
+        *,
+        space: FeatureSpace,
+        objective: RateDistortionModule,
+        network: FeatureNetwork | None,
+    ) -> None:
+        self.options, self.variant = options, variant
+        self.space, self.objective, self.network = space, objective, network
+        self.model: EmpiricalBayesModel = objective.model
+        self.guide: SyntheticGradientGuide = objective.guide
+
+    @classmethod
+    def fit(cls, data: ImageSplits, **options: Any) -> SIB:
+        """Pre-train a feature network and train a guide on ``data``.
+
+        Args:
+            options: fields of :class:`~inference.options.SibOptions`. With several β the one with the best validation
+                accuracy is returned. ``out`` keeps the run folder; otherwise nothing stays on disk.
+        """
+        from inference.fit import fit
+        from inference.report import choose_variant
+
+        chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
+        with tempfile.TemporaryDirectory() as scratch:
+            from inference.files import RunFolder
+
+            run = RunFolder.create(chosen.out or Path(scratch) / "run", "sib", "")
+            fitted = fit(chosen, data, run)
+            return fitted[choose_variant(fitted, run)]
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Mapped features ``[..., D]`` of uint8 images ``[..., channels, height, width]`` (or of backbone features)."""
+        if self.network is None:
+            return self.space(images)
+        flat = embed(self.network, images.flatten(0, -4))
+        return self.space(flat.unflatten(0, images.shape[:-3]))
+
+    def embed_episode(self, episode: Episode) -> Episode:
+        """The same tasks with features in place of images."""
+        return episode._replace(support_x=self.features(episode.support_x), query_x=self.features(episode.query_x))
+
+    def posterior(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None) -> TaskPosterior:
+        """The posterior over the classifiers of new tasks, after ``steps`` (default: the trained K) steps.
+
+        Args:
+            support_x: ``[tasks, support, channels, height, width]`` uint8, or without the first dimension for one task.
+            support_y: ``[tasks, support]`` int64 in ``0 .. way - 1``.
+            query_x: ``[tasks, query, channels, height, width]``, unlabelled; they shape the posterior.
+        """
+        return self.trajectory(support_x, support_y, query_x, steps=steps)[-1]
+
+    def trajectory(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None
+    ) -> list[TaskPosterior]:
+        """The posterior before the first and after every step."""
+        if support_y.dim() == 1:
+            support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
+        episode = self.embed_episode(Episode(support_x, support_y, query_x)).to(self.guide.log_inner_lr.device)
+        return trajectory(self.model, self.guide, episode, steps=steps)
+
+    def metadata(self) -> dict[str, Any]:
+        """What is stored beside the parameters."""
+        return {"variant": asdict(self.variant), "options": asdict(replace(self.options, out=None))}
+
+
+__all__ = ["SIB", "infer"]

@@ -1,0 +1,126 @@
+"""``python -m inference.svi_sib``: pre-train features, train the guide, evaluate, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.catalogue import load_data
+from data.episodes import EpisodeSampler
+from data.images import ImageSplits
+from inference.commands import build_options, make_parser, options_from_yaml, options_to_yaml, run_command
+from inference.draw import draw_run
+from inference.files import RunFolder, load_features, write_atomically, write_json
+from inference.fit import fit
+from inference.options import SibOptions
+from inference.report import evaluate_run, final_records, format_table
+from inference.sib import SIB
+
+DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
+Without arguments it runs the whole job on embedded letters in about two minutes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> RunFolder:
+    """Run the command; returns the run folder."""
+    values = make_parser(SibOptions, "svi_sib", DESCRIPTION).parse_args(arguments)
+    if values.resume:
+        run = RunFolder.existing(values.resume)
+        options = options_from_yaml(SibOptions, run.config.read_text(), run.config)
+    else:
+        options = build_options(SibOptions, values)
+        run = None
+    if options.data in ("sinusoids", "linear"):
+        from inference.regression import regression_run
+
+        return regression_run(options, run)
+    data = None if options.features else describe(load(options))
+    if options.features:
+        load_features(options.features)  # fails before a run folder is made
+    elif data is not None:
+        check(options, data)
+    run = run or RunFolder.create(options.out, "svi_sib", options_to_yaml(options))
+    print(f"run folder: {run.path}")
+    fitted = fit(options, data, run)
+    print("evaluating ...")
+    with run.timed("evaluate"):
+        records = evaluate_run(options, fitted, run)
+        if "lwof" in options.protocols:
+            from inference.lwof import lwof_records
+
+            records += lwof_records(options, fitted, run)
+    write_results(run, options, records)
+    selected = next(
+        v
+        for v in fitted
+        if v.steps == options.steps
+        and any(r["selected"] and (r["predictor"], r["beta"] or 0.0) == (v.predictor, v.beta) for r in records)
+    )
+    with run.timed("plots"):
+        save_posterior(fitted[selected], data, run)
+        plots = draw_run(options, fitted, selected, data, records, run)
+    write_results(run, options, records)
+    print(f"\n{title(options)}\n{format_table(final_records(records))}\n")
+    print("* chosen on validation tasks; NLL in nats a query, rate and distortion in nats a task, ± is a 95 % interval")
+    print(f"results: {run.metrics}")
+    for plot in plots:
+        print(f"plot:    {plot}")
+    return run
+
+
+def load(options: SibOptions) -> ImageSplits:
+    """The images the options name."""
+    print(f"loading {options.data} ...")
+    return load_data(options.data, options.root, image_size=options.image_size, seed=options.seed)
+
+
+def describe(data: ImageSplits) -> ImageSplits:
+    """Print what was loaded."""
+    sizes = ", ".join(f"{data[s].num_classes} {s} classes ({len(data[s])} images)" for s in data.splits)
+    print(f"{data.name}: {sizes}, {'×'.join(map(str, data.image_shape))}")
+    return data
+
+
+def check(options: SibOptions, data: ImageSplits) -> None:
+    """Fail before any work where a split cannot give the tasks that will be asked of it."""
+    for split in data.splits:
+        EpisodeSampler(data[split], options.spec(), split=f"{split} split")
+
+
+def write_results(run: RunFolder, options: SibOptions, records: list[dict[str, Any]]) -> None:
+    """``metrics.json``."""
+    content = {
+        "command": "svi_sib",
+        "dataset": options.data,
+        "seed": options.seed,
+        "seconds": run.seconds(),
+        "results": records,
+    }
+    write_json(run.metrics, content)
+
+
+def save_posterior(sib: SIB, data: ImageSplits | None, run: RunFolder) -> None:
+    """``posterior.nc``: ArviZ data of eight test tasks."""
+    part = load_features(run.features)["test"]
+    spec = replace(sib.options.spec(), imbalance=None)
+    episode = EpisodeSampler(part, spec, split="test split").sample(8, seed=sib.options.seed)
+    features = episode._replace(support_x=sib.space(episode.support_x), query_x=sib.space(episode.query_x))
+    from inference.posterior import infer
+
+    posterior = infer(sib.model, sib.guide, features)
+    write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))
+
+
+def title(options: SibOptions) -> str:
+    """The table's heading."""
+    return (
+        f"{options.data}, {options.way}-way {options.shot}-shot, {options.test_tasks} test tasks, "
+        f"{options.posterior} posterior, {options.gradient} gradient network"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
+
+__all__ = ["Path", "main"]
