@@ -6,6 +6,7 @@ Train, validation and test are different scripts, so a test letter is a class ne
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from pathlib import Path
 
@@ -32,7 +33,7 @@ MASTER_SIZE = 64  # letters are drawn once at this size, then warped
 ALIKE = 0.93  # correlation of two drawings above which they are one class
 
 
-def load_glyphs(image_size: int = 28, *, images_per_class: int = 40, max_classes: int = 300, seed: int = 0) -> ImageSplits:
+def load_glyphs(image_size: int = 28, *, images_per_class: int = 30, max_classes: int = 240, seed: int = 0) -> ImageSplits:
     """Draw the data set; the same arguments give the same images.
 
     Args:
@@ -61,22 +62,24 @@ def load_glyphs(image_size: int = 28, *, images_per_class: int = 40, max_classes
     return ImageSplits("glyphs", parts["train"], parts["val"], parts["test"], mirror=False)
 
 
+@functools.cache
 def draw_alphabet() -> dict[str, dict[str, Tensor]]:
     """split -> letter name -> ``[faces, MASTER_SIZE, MASTER_SIZE]`` drawings, look-alikes removed."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    fonts = [ImageFont.truetype(str(folder / f"{face}.ttf"), MASTER_SIZE * 5 // 8) for face in FACES]
-    seen = torch.empty(0, 256)
+    faces = [ImageFont.truetype(str(folder / f"{face}.ttf"), MASTER_SIZE * 5 // 8) for face in FACES]
+    fonts = [(face, bytes(face.getmask("\uffff"))) for face in faces]
+    seen: list[Tensor] = []
     alphabet: dict[str, dict[str, Tensor]] = {}
     for split, scripts in SCRIPTS.items():
         alphabet[split] = {}
         for letter in letters_of(scripts):
-            drawings = [drawing for font in fonts if (drawing := draw_letter(letter, font)) is not None]
+            drawings = [drawing for font in fonts if (drawing := draw_letter(letter, *font)) is not None]
             if not drawings:
                 continue
             signature = look(drawings[0])
-            if len(seen) and float((seen @ signature).max()) > ALIKE:
+            if seen and float((torch.stack(seen) @ signature).max()) > ALIKE:
                 continue
-            seen = torch.cat([seen, signature[None]])
+            seen.append(signature)
             alphabet[split][unicodedata.name(letter)] = torch.stack(drawings)
     return alphabet
 
@@ -92,9 +95,9 @@ def letters_of(scripts: tuple[str, ...]) -> list[str]:
     return found
 
 
-def draw_letter(letter: str, font: ImageFont.FreeTypeFont) -> Tensor | None:
-    """The letter's ink, centred, in ``[0, 1]``; ``None`` where the font does not have it."""
-    if font.getmask(letter).getbbox() is None or bytes(font.getmask(letter)) == bytes(font.getmask("\uffff")):
+def draw_letter(letter: str, font: ImageFont.FreeTypeFont, missing: bytes) -> Tensor | None:
+    """The letter's ink, centred, in ``[0, 1]``; ``None`` where the font shows its ``missing`` mark instead."""
+    if bytes(font.getmask(letter)) == missing:
         return None
     canvas = Image.new("L", (MASTER_SIZE, MASTER_SIZE))
     ImageDraw.Draw(canvas).text((MASTER_SIZE / 2, MASTER_SIZE / 2), letter, fill=255, font=font, anchor="mm")

@@ -5,6 +5,8 @@ Each maps predictor outputs ``[..., query, way]`` of whole tasks to a synthetic 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,35 +58,47 @@ class MLPGradient(nn.Module):
 class EquivariantGradient(nn.Module):
     """One small perceptron shared by all classes, on features of each (query, class) pair: any way, any class order.
 
-    It also sees how a class fares over the whole query set, so it can follow unequal class proportions. The features are
-    log p, p, the query's entropy and largest probability, the class's mean probability over the task's queries and its
-    logarithm, and log way.
+    It has the form of a true gradient, softmax(ŷ) − y, with the hidden label y replaced by a soft one that it predicts,
+
+        ξ_ic = a_i (p_ic − t_ic),    t_i = softmax_c(log p_ic + 4 s_ic),    a_i = softplus(mean_c u_ic),
+
+    where (s, u) is the perceptron's output for the pair. Each query's gradient sums to zero over classes. The features,
+    :func:`pair_features`, tell how a class fares over the whole query set, so that t can follow unequal class proportions,
+    and are relative to the way: a free-form output on absolute features fits 5-way tasks as well but fails on 20-way ones.
 
     Args:
         hidden: units of the two hidden layers.
     """
 
-    num_inputs = 7
+    num_inputs = 6
 
-    def __init__(self, hidden: int = 32) -> None:
+    def __init__(self, hidden: int = 16) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(self.num_inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1)
+            nn.Linear(self.num_inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
         )
 
     def forward(self, outputs: Tensor) -> Tensor:
-        return self.layers(pair_features(outputs))[..., 0]
+        tilt, weight = self.layers(pair_features(outputs)).unbind(-1)
+        log_p = outputs.log_softmax(-1)
+        soft_label = (log_p + 4 * tilt).softmax(-1)
+        return F.softplus(weight.mean(-1, keepdim=True)) * (log_p.exp() - soft_label)
 
 
 def pair_features(logits: Tensor) -> Tensor:
-    """What :class:`EquivariantGradient` sees of each (query, class) pair: ``[..., query, way] -> [..., query, way, 7]``."""
+    """What :class:`EquivariantGradient` sees of each (query, class) pair: ``[..., query, way] -> [..., query, way, 6]``.
+
+    Log-probability and probability of the class, entropy and largest probability of the query, the class's mean probability
+    over the task's queries and its logarithm; log-probability, entropy and mean are relative to their value at 1/way.
+    """
+    log_way = math.log(logits.shape[-1])
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
-    entropy = -(p * log_p).sum(-1, keepdim=True).expand_as(p)
-    largest = p.amax(-1, keepdim=True).expand_as(p)
-    share = p.mean(-2, keepdim=True)
-    log_way = torch.full_like(p, float(p.shape[-1])).log()
-    features = [log_p / 4, p, entropy, largest, share.expand_as(p), share.clamp_min(1e-6).log().expand_as(p), log_way]
+    entropy = -(p * log_p).sum(-1, keepdim=True) / log_way
+    share = p.mean(-2, keepdim=True) * logits.shape[-1]
+    per_query = (entropy, p.amax(-1, keepdim=True))
+    per_class = (share, share.clamp_min(1e-4).log())
+    features = [(log_p + log_way) / 4, p, *(f.expand_as(p) for f in (*per_query, *per_class))]
     return torch.stack(features, dim=-1)
 
 

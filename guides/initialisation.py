@@ -71,3 +71,30 @@ class QueryMeans(LearnedStart):
 def initial_log_scale(scale: Tensor | float, num_features: int) -> Tensor:
     """``[D]`` logarithm of a number or of a vector of standard deviations."""
     return torch.as_tensor(scale).log().expand(num_features).clone()
+
+
+class RidgeStart(nn.Module):
+    """λ(dˡ) for regression: ridge regression on the support set, with learned prior and noise.
+
+    For linear regression it is the exact posterior mean, with the mean-field posterior's exact variance, 1 over the diagonal
+    of the precision. Source: Bishop 2006, equations 3.50 and 3.51.
+
+    Args:
+        prior_loc, prior_scale: ``[D]``, initial.
+        noise: standard deviation, initial.
+    """
+
+    def __init__(self, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> None:
+        super().__init__()
+        self.prior_loc, self.prior_log_scale = nn.Parameter(prior_loc.clone()), nn.Parameter(prior_scale.log())
+        self.log_noise = nn.Parameter(torch.tensor(noise).log())
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        """``way`` is 1, the single output of regression."""
+        weight = (-2 * self.log_noise).exp()
+        prior_precision = (-2 * self.prior_log_scale).exp()
+        precision = torch.diag(prior_precision) + weight * support_x.mT @ support_x
+        shift = prior_precision * self.prior_loc + weight * (support_x.mT @ support_y[..., None])[..., 0]
+        loc = torch.linalg.solve(precision, shift)
+        log_scale = -0.5 * precision.diagonal(dim1=-2, dim2=-1).log()
+        return loc[:, None], log_scale[:, None]

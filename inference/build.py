@@ -16,7 +16,7 @@ from models.predictors import PREDICTORS
 from models.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior, Prior
 from models.task_model import CategoricalLikelihood, EmpiricalBayesModel
 
-START_SCALE = 0.5  # initial posterior standard deviation, in units of the prior's
+START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
 
 
 def build_objective(options: SibOptions, variant: Variant, means: Tensor) -> RateDistortionModule:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import UserError
 from data.images import SPLITS, LabelledItems
@@ -134,6 +134,20 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} is missing, damaged or no safetensors file: {error}") from error
+
+
+def load_state(module: nn.Module, path: str | Path) -> None:
+    """Load a safetensors state dict into ``module``.
+
+    Raises:
+        UserError: it is damaged or belongs to another configuration.
+    """
+    tensors, _ = load_tensors(path)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{path} belongs to another configuration: {detail}") from None
 
 
 def save_features(path: Path, features: Features, metadata: dict[str, Any] | None = None) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from pathlib import Path
 
 import lightning
 import torch
@@ -15,7 +14,7 @@ from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.images import SPLITS, ImageSplits, LabelledItems
 from inference.build import build_objective
-from inference.files import Features, RunFolder, load_features, load_tensors, save_features, save_tensors
+from inference.files import Features, RunFolder, load_features, load_state, save_features, save_tensors
 from inference.meta import MetaSchedule, MetaTraining
 from inference.options import SibOptions, Variant
 from inference.pretrain import FeatureNetwork, Pretraining, embed
@@ -37,15 +36,11 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
         UserError: bad input, a damaged run folder, or a loss that is not finite.
     """
     network, features = prepare_features(options, data, run)
-    if options.rank and features["train"].num_classes <= options.rank:
-        raise UserError(
-            f"--rank {options.rank} needs more base classes than the {features['train'].num_classes} there are: lower it"
-        )
-    base = features["train"]
-    space = FeatureSpace(base.items.shape[-1], options.rank).fit(base.items, base.labels)
-    mapped = {split: map_items(space, part) for split, part in features.items()}
-    fitted = {}
+    base, fitted = features["train"], {}
     for variant in options.variants():
+        rank = options.feature_rank(variant.predictor, base.num_classes)
+        space = FeatureSpace(base.items.shape[-1], rank).fit(base.items, base.labels)
+        mapped = {split: map_items(space, part) for split, part in features.items()}
         objective = build_objective(options, variant, class_means(mapped["train"].items, base.labels))
         sib = SIB(options, variant, space=space, objective=objective, network=network)
         meta_train(sib, mapped, data, run)
@@ -78,8 +73,6 @@ def prepare_features(options: SibOptions, data: ImageSplits | None, run: RunFold
         with run.timed("embed"):
             sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})
             features = {split: embed_items(network, part) for split, part in sources.items()}
-            if data.mirror:  # a mirrored view of every base image doubles what the guide trains on
-                features["train"] = with_mirrored_views(network, data.train, features["train"])
             save_features(run.features, features, {"backbone": options.backbone, "dataset": data.name})
     return network, load_features(run.features)
 
@@ -97,17 +90,10 @@ def embed_items(network: FeatureNetwork, part: LabelledItems) -> LabelledItems:
     return LabelledItems(embed(network, part.items), part.labels, part.class_names)
 
 
-def with_mirrored_views(network: FeatureNetwork, images: LabelledItems, features: LabelledItems) -> LabelledItems:
-    """Features of the images and, behind them, of their mirror images."""
-    mirrored = embed(network, images.items.flip(-1))
-    items = torch.cat([features.items, mirrored])
-    return LabelledItems(items, features.labels.repeat(2), features.class_names)
-
-
 def pretrain(options: SibOptions, data: ImageSplits, run: RunFolder) -> FeatureNetwork:
     """The feature network: read back, or trained from ``options.weights`` or from scratch."""
     with seeded(options.seed):
-        network = FeatureNetwork(options.backbone, data.image_shape)
+        network = FeatureNetwork(options.backbone, data.image_shape, mirror=data.mirror)
     network.standardize.fit(data.train.items)
     start = run.network if run.network.exists() else options.weights
     if start:
@@ -118,22 +104,8 @@ def pretrain(options: SibOptions, data: ImageSplits, run: RunFolder) -> FeatureN
         with run.timed("pretrain"), seeded(options.seed):
             module = Pretraining(network, data, epochs=options.epochs, seed=options.seed)
             train(module, options, run, "pretrain", epochs=options.epochs, monitor="val_accuracy")
-    save_tensors(run.network, network.state_dict(), {"backbone": options.backbone, "image_shape": data.image_shape})
+    save_tensors(run.network, network.state_dict(), network.description())
     return network
-
-
-def load_state(module: torch.nn.Module, path: str | Path) -> None:
-    """Load a safetensors state dict.
-
-    Raises:
-        UserError: it is damaged or belongs to another configuration.
-    """
-    tensors, _ = load_tensors(path)
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{path} belongs to another configuration: {detail}") from None
 
 
 def meta_train(sib: SIB, features: Features, data: ImageSplits | None, run: RunFolder) -> None:
@@ -153,8 +125,8 @@ def meta_train(sib: SIB, features: Features, data: ImageSplits | None, run: RunF
         with run.timed(variant.name), seeded(options.seed):
             module = MetaTraining(sib.objective, samplers["train"], samplers["val"], schedule, seed=options.seed)
             train(module, options, run, variant.name, epochs=schedule.validations, monitor="val/accuracy")
-        save_tensors(finished, sib.objective.state_dict(), sib.metadata())
-    load_state(sib.objective, finished)
+        save_tensors(finished, sib.state().state_dict(), sib.metadata())
+    load_state(sib.state(), finished)
 
 
 def train(

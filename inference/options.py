@@ -26,7 +26,6 @@ class SibOptions:
         weights: safetensors file of a feature network to start from; with --epochs 0 it is used as it is.
         features: feature file to start from instead of images.
         holdout: images of each base class kept out of pre-training (needed by the lwof protocol).
-        finetune: train the feature network through the guide too (slow: images pass through it at every step).
         way: classes a task.
         shot: support images a class.
         queries: query images a class.
@@ -38,7 +37,8 @@ class SibOptions:
         gradient: gradient network: equivariant (any way), mlp (the paper's), exact (a reference that sees query labels).
         initialisation: support (class means), learned (data-independent) or queries (for zero-shot).
         prior: gaussian, mixture (one component a base class) or hierarchical (a posterior on its parameters too).
-        rank: discriminant directions kept of the features; 0 keeps them all, only normalised.
+        rank: discriminant directions of the base classes that features are moved into; 0 only normalises them. When not given:
+            32 (or fewer, where there are few base classes) for distance and linear, 0 for cosine.
         inner_lr: step size of the synthetic gradient; in units of the prior where --whiten is on.
         learn_inner_lr: learn one inner step size a step.
         whiten: descend in units of the prior.
@@ -62,11 +62,10 @@ class SibOptions:
     root: str | None = None
     image_size: int | None = None
     backbone: str = "conv4-64"
-    epochs: int = 10
+    epochs: int = 8
     weights: str | None = None
     features: str | None = None
     holdout: int = 0
-    finetune: bool = False
     way: int = 5
     shot: int = 1
     queries: int = 15
@@ -78,14 +77,14 @@ class SibOptions:
     gradient: Literal["equivariant", "mlp", "exact"] = "equivariant"
     initialisation: Literal["support", "learned", "queries"] = "support"
     prior: Literal["gaussian", "mixture", "hierarchical"] = "gaussian"
-    rank: int = 32
-    inner_lr: float = 0.05
+    rank: int | None = None
+    inner_lr: float = 1.0
     learn_inner_lr: bool = True
     whiten: bool = True
     inner_samples: int = 0
     tasks: int = 16000
     batch: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     patience: int = 0
     validations: int = 10
     protocols: str = "standard,imbalanced"
@@ -102,7 +101,7 @@ class SibOptions:
         minima = {"epochs": 0, "steps": 0, "rank": 0, "inner_samples": 0, "tasks": 1, "batch": 1, "patience": 0}
         minima |= {"validations": 1, "test_tasks": 2, "holdout": 0, "devices": 1, "seed": 0}
         for name, least in minima.items():
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)} is too small: at least {least}")
         for name in ("inner_lr", "learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
@@ -115,8 +114,6 @@ class SibOptions:
             raise UserError("the lwof protocol tests on held-out images of base classes: add --holdout 50, for example")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("no GPU is available to PyTorch: use --device cpu, or auto")
-        if self.finetune and (self.features or self.devices > 1):
-            raise UserError("--finetune needs images and one process: leave out --features and --devices")
         self.betas  # noqa: B018 (checked here)
 
     @property
@@ -134,6 +131,18 @@ class SibOptions:
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
         return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance), **changes)
+
+    def feature_rank(self, predictor: str, base_classes: int) -> int:
+        """Discriminant directions for a predictor; cosine does better on all dimensions, distances on the leading ones.
+
+        Raises:
+            UserError: more directions than the base classes span.
+        """
+        if self.rank is None:
+            return 0 if predictor == "cosine" else min(32, base_classes - 1)
+        if self.rank >= base_classes:
+            raise UserError(f"--rank {self.rank} needs more base classes than the {base_classes} there are: lower it")
+        return self.rank
 
     def variants(self) -> list[Variant]:
         """All guides the run trains: each predictor and β, with K steps and (the inductive reference) with none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import lightning
 import torch
@@ -18,16 +19,36 @@ from models.features import class_means
 
 
 class FeatureNetwork(nn.Module):
-    """Standardisation and backbone in one: uint8 images ``[n, channels, height, width]`` to features ``[n, D]``."""
+    """Standardisation and backbone in one: uint8 images ``[n, channels, height, width]`` to features ``[n, D]``.
 
-    def __init__(self, backbone: str, image_shape: tuple[int, ...]) -> None:
+    Args:
+        backbone: a name of :func:`~models.backbones.build_backbone`.
+        image_shape: (channels, height, width).
+        mirror: in evaluation mode, average the normalised features of an image and its mirror image.
+    """
+
+    def __init__(self, backbone: str, image_shape: tuple[int, ...], *, mirror: bool = False) -> None:
         super().__init__()
+        self.name, self.image_shape, self.mirror = backbone, tuple(image_shape), mirror
         self.standardize = Standardize(image_shape[0])
         self.backbone = build_backbone(backbone, image_shape)
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.backbone(self.standardize(images).contiguous(memory_format=torch.channels_last))
+        maps = self.standardize(images).contiguous(memory_format=torch.channels_last)
+        features = self.backbone(maps)
+        if self.training or not self.mirror:
+            return features
+        return (F.normalize(features, dim=-1) + F.normalize(self.backbone(maps.flip(-1)), dim=-1)) / 2
+
+    def description(self) -> dict[str, Any]:
+        """What :meth:`from_description` builds the same network from."""
+        return {"backbone": self.name, "image_shape": self.image_shape, "mirror": self.mirror}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> FeatureNetwork:
+        """An untrained network of the described kind."""
+        return cls(description["backbone"], tuple(description["image_shape"]), mirror=description["mirror"])
 
 
 class ImageBatches(Dataset):
@@ -77,7 +98,7 @@ class Pretraining(lightning.LightningModule):
         *,
         epochs: int,
         batch_size: int = 64,
-        learning_rate: float = 0.004,
+        learning_rate: float = 0.003,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.episodes import Episode
+from data.errors import UserError
 from data.images import ImageSplits
 from guides.synthetic import SyntheticGradientGuide
+from inference.build import blank_means, build_objective
 from inference.elbo import RateDistortionModule
+from inference.files import RunFolder, load_state, load_tensors, read_json
 from inference.options import SibOptions, Variant
-from inference.posterior import TaskPosterior, infer, trajectory
+from inference.posterior import TaskPosterior, trajectory
 from inference.pretrain import FeatureNetwork, embed
 from models.features import FeatureSpace
 from models.task_model import EmpiricalBayesModel
@@ -56,16 +59,49 @@ class SIB:
             options: fields of :class:`~inference.options.SibOptions`. With several β the one with the best validation
                 accuracy is returned. ``out`` keeps the run folder; otherwise nothing stays on disk.
         """
-        from inference.fit import fit
+        from inference.fit import fit  # these import SIB
         from inference.report import choose_variant
 
         chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
         with tempfile.TemporaryDirectory() as scratch:
-            from inference.files import RunFolder
-
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "sib", "")
             fitted = fit(chosen, data, run)
             return fitted[choose_variant(fitted, run)]
+
+    @classmethod
+    def load(cls, run: str | Path | RunFolder, variant: str | None = None) -> SIB:
+        """Read a fitted variant from a run folder.
+
+        Args:
+            run: the folder.
+            variant: its name, such as ``distance-beta0.1-k3``; default: the one that validation tasks chose.
+
+        Raises:
+            UserError: the folder or the variant is missing or damaged.
+        """
+        folder = run if isinstance(run, RunFolder) else RunFolder.existing(run)
+        name = variant or selected_name(folder)
+        path = folder.checkpoints / f"{name}.safetensors"
+        if not path.exists():
+            known = ", ".join(sorted(p.stem for p in folder.checkpoints.glob("*-k*.safetensors")))
+            raise UserError(f"{folder.path} has no variant {name!r}: it has {known or 'none'}")
+        tensors, metadata = load_tensors(path)
+        options, chosen = SibOptions(**{**metadata["options"], "device": "auto"}), Variant(**metadata["variant"])
+        directions = tensors["space.directions"]
+        rank = 0 if directions.shape[0] == directions.shape[1] else directions.shape[1]
+        means = blank_means(metadata["base_classes"], directions.shape[1])
+        network = None
+        if folder.network.exists():
+            network = FeatureNetwork.from_description(load_tensors(folder.network)[1])
+            load_state(network, folder.network)
+        space = FeatureSpace(directions.shape[0], rank)
+        sib = cls(options, chosen, space=space, objective=build_objective(options, chosen, means), network=network)
+        load_state(sib.state(), path)
+        return sib
+
+    def state(self) -> nn.ModuleDict:
+        """Everything learned but the feature network, as one module."""
+        return nn.ModuleDict({"objective": self.objective, "space": self.space})
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -100,7 +136,14 @@ class SIB:
 
     def metadata(self) -> dict[str, Any]:
         """What is stored beside the parameters."""
-        return {"variant": asdict(self.variant), "options": asdict(replace(self.options, out=None))}
+        options = asdict(replace(self.options, out=None))
+        components = len(self.model.prior.loc) if self.model.prior.loc.dim() > 1 else 2
+        return {"variant": asdict(self.variant), "options": options, "base_classes": components}
 
 
-__all__ = ["SIB", "infer"]
+def selected_name(run: RunFolder) -> str:
+    """The name of the variant that validation tasks chose, from ``metrics.json``."""
+    for record in read_json(run.metrics).get("results", []):
+        if record.get("selected") and record["trained_steps"] > 0:
+            return Variant(record["predictor"], record["beta"] or 0.0, record["trained_steps"]).name
+    raise UserError(f"{run.metrics} names no selected variant: did the run finish? Continue it with --resume {run.path}")

@@ -33,7 +33,17 @@ class Predictor(nn.Module):
         return vjp(cotangent)[0]
 
 
-class CosinePredictor(Predictor):
+class ScaledPredictor(Predictor):
+    """Base of predictors with a learned positive factor, the inverse temperature; learned on the log scale."""
+
+    log_scale: nn.Parameter
+
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.exp()
+
+
+class CosinePredictor(ScaledPredictor):
     """logits = scale · (cos(f, w) + bias), with learned scale and bias.
 
     Invariant to the length of ``w``. Source: Gidaris and Komodakis 2018, section 3.2.
@@ -41,7 +51,7 @@ class CosinePredictor(Predictor):
 
     def __init__(self, scale: float = 10.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
         self.bias = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, features: Tensor, weights: Tensor) -> Tensor:
@@ -58,7 +68,7 @@ class CosinePredictor(Predictor):
         return self.scale * (ascent - radial * unit_weights) / length
 
 
-class DistancePredictor(Predictor):
+class DistancePredictor(ScaledPredictor):
     """logits = scale · (⟨f, w⟩ − ½‖w‖²): the squared distance to a prototype, up to a term equal for all classes.
 
     Source: Snell et al. 2017, section 2.4.
@@ -66,7 +76,7 @@ class DistancePredictor(Predictor):
 
     def __init__(self, scale: float = 10.0) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
     def forward(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * (features @ weights.mT - 0.5 * weights.square().sum(-1)[..., None, :])
@@ -76,7 +86,7 @@ class DistancePredictor(Predictor):
         return self.scale * (cotangent.mT @ features - weights * cotangent.sum(-2)[..., None])
 
 
-class LinearPredictor(Predictor):
+class LinearPredictor(ScaledPredictor):
     """ŷ = scale · ⟨f, w⟩; with a fixed scale of 1 it is the mean of linear regression.
 
     Args:
@@ -85,7 +95,7 @@ class LinearPredictor(Predictor):
 
     def __init__(self, scale: float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=learned)
+        self.log_scale = nn.Parameter(torch.tensor(scale).log(), requires_grad=learned)
 
     def forward(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * features @ weights.mT

@@ -37,9 +37,8 @@ class Prior(PyroModule):
         """
 
         def total_kl(loc: Tensor, log_scale: Tensor) -> Tensor:
-            q = dist.Normal(loc, log_scale.exp()).to_event(1)
-            p = self.distribution(hyperparameters, 1).base_dist
-            return torch.distributions.kl_divergence(q, p.expand(q.batch_shape)).sum()
+            q = dist.Normal(loc, log_scale.exp()).to_event(2)
+            return torch.distributions.kl_divergence(q, self.distribution(hyperparameters, loc.shape[-2])).sum()
 
         return torch.func.grad(total_kl, argnums=(0, 1))(loc, log_scale)
 

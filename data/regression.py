@@ -1,0 +1,75 @@
+"""Synthetic regression tasks: ``linear``, with everything known in closed form, and ``sinusoids``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from data.episodes import Episode
+
+
+def linear_tasks(
+    tasks: int, queries: int, prior_loc: Tensor, prior_scale: Tensor, *, noise: float, seed: int, support: int = 5
+) -> Episode:
+    """Tasks y = ⟨x, w_t⟩ + noise with w_t ~ N(prior_loc, prior_scale²) and x ~ N(0, I).
+
+    Args:
+        tasks, queries, support: sizes.
+        prior_loc, prior_scale: ``[D]``.
+        noise: standard deviation.
+        seed: same seed, same tasks.
+
+    Returns:
+        Episode with ``x`` of shape ``[tasks, n, D]`` and real ``y`` ``[tasks, n]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dim, total, dtype = len(prior_loc), support + queries, prior_loc.dtype
+    weights = prior_loc + prior_scale * torch.randn(tasks, dim, generator=generator, dtype=dtype)
+    x = torch.randn(tasks, total, dim, generator=generator, dtype=dtype)
+    y = (x @ weights[..., None])[..., 0] + noise * torch.randn(tasks, total, generator=generator, dtype=dtype)
+    return Episode(x[:, :support], y[:, :support], x[:, support:], y[:, support:])
+
+
+def linear_posterior(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Exact p(w given x, y) of :func:`linear_tasks`: mean ``[tasks, D]`` and covariance ``[tasks, D, D]``.
+
+    Source: Bishop 2006, equations 3.50 and 3.51.
+    """
+    precision = torch.diag(prior_scale**-2) + x.mT @ x / noise**2
+    covariance = torch.linalg.inv(precision)
+    shift = prior_loc * prior_scale**-2 + (x.mT @ y[..., None])[..., 0] / noise**2
+    return (covariance @ shift[..., None])[..., 0], covariance
+
+
+def linear_evidence(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> Tensor:
+    """Exact log p(y given x) of each task, nats: ``[tasks]``; y ~ N(x μ, x diag(σ²) xᵀ + noise² I)."""
+    covariance = (x * prior_scale**2) @ x.mT + noise**2 * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+    return torch.distributions.MultivariateNormal(x @ prior_loc, covariance).log_prob(y)
+
+
+def sinusoid_tasks(
+    tasks: int, *, support: int = 10, queries: int = 15, noise: float = 0.1, num_features: int = 40, seed: int = 0
+) -> Episode:
+    """Tasks y = a sin(x + φ) + noise, a ~ U(0.1, 5), φ ~ U(0, π), x ~ U(−5, 5), in radial basis features of x.
+
+    Source: Finn et al. 2017, section 5.1 (there without noise).
+
+    Returns:
+        Episode with features ``[tasks, n, num_features]`` (:func:`radial_basis`) and real ``y`` ``[tasks, n]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    amplitude = 0.1 + 4.9 * torch.rand(tasks, 1, generator=generator)
+    phase = math.pi * torch.rand(tasks, 1, generator=generator)
+    x = 10 * torch.rand(tasks, support + queries, generator=generator) - 5
+    y = amplitude * torch.sin(x + phase) + noise * torch.randn(x.shape, generator=generator)
+    features = radial_basis(x, num_features)
+    return Episode(features[:, :support], y[:, :support], features[:, support:], y[:, support:])
+
+
+def radial_basis(x: Tensor, num_features: int = 40) -> Tensor:
+    """Gaussian bumps spread over [−6, 6] and a constant: ``[...] -> [..., num_features]``."""
+    centers = torch.linspace(-6, 6, num_features - 1, device=x.device, dtype=x.dtype)
+    bumps = torch.exp(-0.5 * (x[..., None] - centers) ** 2)
+    return torch.cat([bumps, torch.ones_like(x)[..., None]], dim=-1)

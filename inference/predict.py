@@ -1,0 +1,137 @@
+"""``python -m inference.predict``: a finished SIB run on other data, way, shot or K."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.catalogue import load_data
+from data.errors import UserError
+from data.folder import load_tree
+from data.images import SPLITS, LabelledItems
+from inference.commands import OptionParser, build_options, run_command
+from inference.files import RunFolder, load_features, write_json
+from inference.pretrain import embed
+from inference.report import evaluate_variant, format_table
+from inference.sib import SIB
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Which run, on what.
+
+    Args:
+        run: folder of a finished svi_sib run.
+        variant: guide to use, such as distance-beta0.1-k3; the one that validation tasks chose when not given.
+        data: data set; the run's own features when not given.
+        root: folder or zip archive of the images.
+        image_size: must be the run's.
+        split: train, val or test; all takes every class below root, for data without splits.
+        exclude: leave out classes whose names start with one of these, separated by commas.
+        way: classes a task.
+        shot: support images a class.
+        queries: query images a class.
+        imbalance: query proportions ~ Dirichlet(imbalance) instead of balanced ones.
+        steps: K; the trained one when not given.
+        tasks: test tasks.
+        invert: the images' ink is dark where the run's is bright.
+        out: JSON file of the results; predict.json in the run folder when not given.
+    """
+
+    run: str
+    variant: str | None = None
+    data: str | None = None
+    root: str | None = None
+    image_size: int | None = None
+    split: str = "test"
+    exclude: str | None = None
+    way: int = 5
+    shot: int = 1
+    queries: int = 15
+    imbalance: float | None = None
+    steps: int | None = None
+    tasks: int = 1000
+    invert: bool = False
+    out: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run the command; returns the records, one for each number of steps up to K."""
+    parser = OptionParser(prog="python -m inference.predict", description=__doc__)
+    parser.add_argument("--config", action="config", help="YAML file of options; flags override it")
+    parser.add_class_arguments(PredictOptions)
+    options = build_options(PredictOptions, parser.parse_args(arguments))
+    run = RunFolder.existing(options.run)
+    sib = SIB.load(run, options.variant)
+    if (options.steps is not None and options.steps < 0) or options.tasks < 2:
+        raise UserError("--steps must not be negative and --tasks must be at least 2")
+    part = excluding(features_for(options, sib, run), options.exclude)
+    spec = sib.options.spec(way=options.way, shot=options.shot, queries=options.queries, imbalance=options.imbalance)
+    if sib.options.gradient == "mlp" and spec.way != sib.options.way:
+        raise UserError(f"the mlp gradient network works {sib.options.way}-way only: train with --gradient equivariant")
+    records = evaluate_variant(sib, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
+    out = Path(options.out) if options.out else run.path / "predict.json"
+    content = {
+        "command": "predict",
+        "dataset": options.data or sib.options.data,
+        "seed": sib.options.seed,
+        "seconds": {},
+        "results": records,
+    }
+    write_json(out, content)
+    print(f"{sib.variant.name} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
+    print(format_table(records))
+    print(f"\nresults: {out}")
+    return records
+
+
+def features_for(options: PredictOptions, sib: SIB, run: RunFolder) -> LabelledItems:
+    """Backbone features of the asked split."""
+    if options.split not in (*SPLITS, "all"):
+        raise UserError(f"unknown split {options.split!r}: choose train, val, test or all")
+    if options.data is None and options.root is None:
+        if options.split == "all":
+            raise UserError("--split all needs --root")
+        return load_features(run.features)[options.split]
+    if sib.network is None:
+        raise UserError(f"{run.path} was fitted from a feature file and has no network for images")
+    size = options.image_size or sib.network.image_shape[-1]
+    if options.split == "all":
+        if options.root is None:
+            raise UserError("--split all needs --root")
+        part = load_tree(options.root, size)
+    else:
+        part = load_data(options.data or "folder", options.root, image_size=size, seed=sib.options.seed)[options.split]
+    channels, *_ = sib.network.image_shape
+    if size != sib.network.image_shape[-1]:
+        raise UserError(f"the run's images are {sib.network.image_shape[-1]} pixels wide: leave out --image_size")
+    images = match_channels(255 - part.items if options.invert else part.items, channels)
+    return LabelledItems(embed(sib.network, images), part.labels, part.class_names)
+
+
+def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
+    """Grayscale images for a colour network, and the other way round."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    return images.float().mean(1, keepdim=True).round().to(torch.uint8)
+
+
+def excluding(part: LabelledItems, prefixes: str | None) -> LabelledItems:
+    """The items of classes whose names start with none of the prefixes."""
+    if not prefixes:
+        return part
+    starts = tuple(prefix.strip() for prefix in prefixes.split(","))
+    kept = [i for i, name in enumerate(part.class_names) if not name.startswith(starts)]
+    chosen = torch.isin(part.labels, torch.tensor(kept))
+    _, labels = part.labels[chosen].unique(return_inverse=True)
+    return LabelledItems(part.items[chosen], labels, tuple(part.class_names[i] for i in kept))
+
+
+if __name__ == "__main__":
+    run_command(main)

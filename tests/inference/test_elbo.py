@@ -1,0 +1,214 @@
+"""RateDistortionELBO: equal to Pyro's at β = 1, and exact on conjugate linear regression and Gaussian means."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from pyro.nn import PyroModule
+from torch import nn
+from torch.distributions import kl_divergence
+
+from data.regression import linear_evidence, linear_posterior, linear_tasks
+from guides.full_covariance import FullCovarianceGuide
+from inference.elbo import RateDistortionELBO
+from models.predictors import LinearPredictor
+from models.priors import GaussianPrior, HierarchicalGaussianPrior
+from models.task_model import EmpiricalBayesModel, GaussianLikelihood
+from tests.guides.test_synthetic import build, episode
+
+NOISE = 0.5
+
+
+class Model(PyroModule):
+    """A global latent vector and a local scalar a data point, some of which are seen."""
+
+    def forward(self, x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("outer", 2, dim=-2), pyro.plate("data", 20, subsample=torch.arange(5), dim=-1):
+            local = pyro.sample("local", dist.Normal(z[..., 0], 2.0))
+            pyro.sample("x", dist.Normal(local, 0.3), obs=x)
+
+
+class Guide(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.loc, self.local_loc = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(2, 5))
+
+    def forward(self, x):
+        pyro.sample("z", dist.Normal(self.loc, 0.4).to_event(1))
+        with pyro.plate("outer", 2, dim=-2), pyro.plate("data", 20, subsample=torch.arange(5), dim=-1):
+            pyro.sample("local", dist.Normal(self.local_loc, 0.7))
+
+
+def seeded(call):
+    pyro.set_rng_seed(5)
+    return call()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("options", [{}, {"num_particles": 3}, {"num_particles": 3, "vectorize_particles": True}])
+def test_beta_one_is_pyros_negative_elbo_on_the_same_draw(options):
+    model, guide, x = Model(), Guide(), torch.randn(2, 5)
+    options = {"max_plate_nesting": 2, **options}
+    ours, theirs = RateDistortionELBO(beta=1.0, **options), TraceMeanField_ELBO(**options)
+    assert seeded(lambda: ours(model, guide)(x)).item() == pytest.approx(seeded(lambda: theirs(model, guide)(x)).item())
+    for parameter in guide.parameters():
+        gradients = [seeded(lambda e=e, p=parameter: torch.autograd.grad(e(model, guide)(x), p)[0]) for e in (ours, theirs)]
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("beta", [0.0, 0.3, 2.0])
+def test_three_routes_one_loss(beta):
+    model, guide, x = Model(), Guide(), torch.randn(2, 5)
+    elbo = RateDistortionELBO(beta=beta, max_plate_nesting=2)
+    module = elbo(model, guide)
+    losses = [
+        seeded(lambda: module(x)).item(),
+        seeded(lambda: elbo.loss(model, guide, x)),
+        seeded(lambda: elbo.loss_and_grads(model, guide, x)),  # what SVI.step calls
+        seeded(lambda: module.terms(x).loss).item(),
+    ]
+    assert losses == pytest.approx([losses[0]] * 4)
+
+
+@pytest.mark.usefixtures("float64")
+def test_rate_is_the_closed_form_under_nested_subsampled_plates():
+    guide = Guide()
+    terms = RateDistortionELBO(beta=0.1)(Model(), guide).terms(torch.randn(2, 5))
+    z = kl_divergence(dist.Normal(guide.loc, 0.4), dist.Normal(torch.zeros(3), 1.0)).sum()
+    torch.testing.assert_close(terms.rates["z"], z)
+    assert set(terms.rates) == {"z", "local"}
+    assert set(terms.distortions) == {"x"}
+    torch.testing.assert_close(terms.loss, terms.distortion + 0.1 * terms.rate)
+
+
+def test_monte_carlo_rate_is_unbiased_and_only_on_request():
+    class M(PyroModule):
+        def forward(self):
+            pyro.sample("w", dist.StudentT(5.0, 0.0, 1.0))
+
+    class G(PyroModule):
+        def forward(self):
+            pyro.sample("w", dist.Normal(0.5, 0.8))
+
+    with pytest.raises(NotImplementedError):
+        RateDistortionELBO()(M(), G())()
+    elbo = RateDistortionELBO(monte_carlo=True, num_particles=100_000, vectorize_particles=True, max_plate_nesting=0)
+    grid = torch.linspace(-8, 9, 100_001)
+    q, p = dist.Normal(0.5, 0.8), dist.StudentT(5.0, 0.0, 1.0)
+    exact = torch.trapezoid(q.log_prob(grid).exp() * (q.log_prob(grid) - p.log_prob(grid)), grid)
+    assert float(elbo(M(), G()).terms().rate) == pytest.approx(float(exact), abs=0.01)
+
+
+def test_refuses_what_it_would_get_wrong():
+    class Auxiliary(Guide):
+        def forward(self, x):
+            super().forward(x)
+            pyro.sample("extra", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+
+    with pytest.raises(NotImplementedError, match="extra"):
+        RateDistortionELBO()(Model(), Auxiliary())(torch.randn(2, 5))
+    for beta in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="beta"):
+            RateDistortionELBO(beta=beta)
+
+
+def test_loss_is_a_sum_over_tasks_whatever_they_are_batched_with():
+    model, guide = build(family="delta")
+    tasks = episode(4)
+    objective = RateDistortionELBO(beta=0.0)(model, guide)
+    alone = sum(objective(*(t[i : i + 1] for t in tasks)) for i in range(4))
+    torch.testing.assert_close(objective(*tasks), alone)
+
+
+@pytest.mark.usefixtures("float64")
+class TestConjugateRegression:
+    """Bayesian linear regression, where posterior, evidence and empirical-Bayes optimum are known."""
+
+    tasks, queries, dim = 6, 30, 3
+
+    def problem(self):
+        loc, scale = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2])
+        episode = linear_tasks(self.tasks, self.queries, loc, scale, noise=NOISE, seed=4)
+        return loc, scale, episode.to(dtype=torch.float64)
+
+    def fit(self, model, guide, data, *, steps=1500, particles=8):
+        objective = RateDistortionELBO(beta=1.0, num_particles=particles, vectorize_particles=True, max_plate_nesting=2)(
+            model, guide
+        )
+        optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=0.05)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            objective(*data).backward()
+            optimizer.step()
+            schedule.step()
+        return objective
+
+    def model(self, prior):
+        predictor = LinearPredictor(1.0, learned=False)
+        return EmpiricalBayesModel(prior, predictor, GaussianLikelihood(NOISE, learned=False), way=1).double()
+
+    def test_posterior_and_evidence_are_exact(self):
+        loc, scale, data = self.problem()
+        prior = GaussianPrior(loc, scale).requires_grad_(False)
+        guide = FullCovarianceGuide(self.tasks, 1, self.dim)
+        objective = self.fit(self.model(prior), guide, data)
+        mean, covariance = linear_posterior(data.query_x, data.query_y, loc, scale, NOISE)
+        torch.testing.assert_close(guide.loc.detach()[:, 0], mean, atol=0.02, rtol=0)
+        torch.testing.assert_close(guide.covariance().detach(), covariance, atol=0.004, rtol=0.05)
+        elbo = -torch.stack([objective(*data).detach() for _ in range(300)]).mean()
+        evidence = linear_evidence(data.query_x, data.query_y, loc, scale, NOISE).sum()
+        assert elbo <= evidence + 0.05
+        assert float(elbo) == pytest.approx(float(evidence), abs=0.1)
+
+    def test_empirical_bayes_reaches_type_two_maximum_likelihood(self):
+        _, _, data = self.problem()
+        optimum = nn.ParameterList([torch.zeros(self.dim), torch.zeros(self.dim)])
+        exact = torch.optim.LBFGS(optimum.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+
+        def closure():
+            exact.zero_grad()
+            loss = -linear_evidence(data.query_x, data.query_y, optimum[0], optimum[1].exp(), NOISE).sum()
+            loss.backward()
+            return loss
+
+        exact.step(closure)
+        prior = GaussianPrior(torch.zeros(self.dim), torch.ones(self.dim))
+        self.fit(self.model(prior), FullCovarianceGuide(self.tasks, 1, self.dim), data, steps=3000)
+        torch.testing.assert_close(prior.loc.detach(), optimum[0].detach(), atol=0.03, rtol=0)
+        torch.testing.assert_close(prior.log_scale.detach(), optimum[1].detach(), atol=0.06, rtol=0)
+
+    def test_mean_field_variance_is_the_inverse_diagonal_precision(self):
+        from guides.initialisation import RidgeStart
+
+        loc, scale, data = self.problem()
+        start = RidgeStart(loc, scale, NOISE).double()
+        mean, covariance = linear_posterior(data.query_x, data.query_y, loc, scale, NOISE)
+        found, log_scale = start(data.query_x, data.query_y, data.query_x, 1)
+        torch.testing.assert_close(found[:, 0], mean)
+        expected = torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1).rsqrt()
+        torch.testing.assert_close(log_scale.exp()[:, 0], expected)
+
+    def test_hierarchical_bayes_concentrates_on_the_true_prior_with_many_tasks(self):
+        """Equation 2: q(ψ) covers the ψ that made 300 tasks, and is narrower than p(ψ)."""
+        from guides.hyper import HyperGuide
+        from guides.initialisation import RidgeStart
+        from guides.synthetic import SyntheticGradientGuide
+
+        loc, scale = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2])
+        data = linear_tasks(300, 40, loc, scale, noise=NOISE, seed=1).to(dtype=torch.float64)
+        data = data._replace(support_x=data.query_x, support_y=data.query_y)
+        prior = HierarchicalGaussianPrior(torch.zeros(3), torch.ones(3), width=2.0)
+        model = self.model(prior)
+        hyper = HyperGuide(prior)
+        guide = SyntheticGradientGuide(
+            prior, model.predictor, RidgeStart(loc, scale, NOISE), nn.Identity(), num_features=3, steps=0, hyper=hyper, way=1
+        ).double()
+        self.fit(model, guide, data, steps=600, particles=4)
+        width = hyper.log_scales[0].exp()
+        assert (width < 0.3).all()
+        torch.testing.assert_close(hyper.locs[0].detach(), loc, atol=0.15, rtol=0)
+        torch.testing.assert_close(hyper.locs[1].exp().detach(), scale, atol=0.12, rtol=0)
