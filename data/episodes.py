@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -158,13 +158,25 @@ class EpisodeSampler:
         return counts
 
 
-class TaskBatches(Dataset[Episode]):
-    """Endless numbered batches of tasks: batch ``i`` depends on ``(seed, i)`` and nothing else."""
+class TaskSource(Protocol):
+    """Draws a batch of tasks."""
 
-    def __init__(self, sampler: EpisodeSampler, tasks: int, *, seed: int) -> None:
+    def sample(self, tasks: int, *, seed: int) -> Any: ...
+
+
+class TaskBatches(Dataset):
+    """Endless numbered batches of tasks: batch ``i`` depends on ``(seed, i)`` and nothing else.
+
+    Args:
+        sampler: anything with ``sample(tasks, seed=)``.
+        tasks: tasks a batch.
+        seed: of the whole sequence.
+    """
+
+    def __init__(self, sampler: TaskSource, tasks: int, *, seed: int) -> None:
         self.sampler, self.tasks, self.seed = sampler, tasks, seed
 
-    def __getitem__(self, index: int) -> Episode:
+    def __getitem__(self, index: int) -> Any:
         return self.sampler.sample(self.tasks, seed=mix_seed(self.seed, index))
 
 

@@ -127,11 +127,14 @@ class SyntheticGradientGuide(PyroModule):
         *,
         steps: int | None = None,
         hyperparameters: tuple[Tensor, ...] | None = None,
+        known_weights: Tensor | None = None,
     ) -> list[Posterior]:
         """θ⁰, θ¹, …, θᴷ for tasks of shape ``[tasks, n, D]``.
 
         Args:
             steps: K here; beyond the trained number the last step's rates are used again.
+            known_weights: ``[tasks, known, D]``, classes the queries may also belong to, whose weights stay as they are
+                (learning without forgetting); they come first in the outputs that ξ sees.
             hyperparameters: ψ, where it was sampled; the prior's own otherwise (of a hierarchical prior: the mean of q(ψ)).
 
         Returns:
@@ -145,7 +148,9 @@ class SyntheticGradientGuide(PyroModule):
         posterior = Posterior(*self.initialisation(support_x, support_y, query_x, way))
         trajectory = [posterior]
         for k in range(self.steps if steps is None else steps):
-            posterior = self.step(posterior, query_x, query_y, hyperparameters, min(k, len(self.scale_shift) - 1))
+            posterior = self.step(
+                posterior, query_x, query_y, hyperparameters, min(k, len(self.scale_shift) - 1), known_weights
+            )
             trajectory.append(posterior)
         return trajectory
 
@@ -156,11 +161,12 @@ class SyntheticGradientGuide(PyroModule):
         query_y: Tensor | None,
         hyperparameters: tuple[Tensor, ...],
         index: int,
+        known_weights: Tensor | None = None,
     ) -> Posterior:
         """One synthetic gradient step, equation 9; ``index`` picks the step's learned rates."""
         loc, log_scale = posterior
         rate = self.log_inner_lr[index].exp()
-        loc_gradient, log_scale_gradient = self.synthetic_gradient(posterior, query_x, query_y)
+        loc_gradient, log_scale_gradient = self.synthetic_gradient(posterior, query_x, query_y, known_weights)
         if self.beta and self.family is Family.GAUSSIAN:
             rate_gradient = self.prior.kl_gradient(hyperparameters, loc, log_scale)
             loc_gradient = loc_gradient + self.beta * rate_gradient[0]
@@ -171,20 +177,24 @@ class SyntheticGradientGuide(PyroModule):
         return Posterior(loc - rate * loc_gradient, log_scale - rate * log_scale_gradient - shift)
 
     def synthetic_gradient(
-        self, posterior: Posterior, query_x: Tensor, query_y: Tensor | None
+        self, posterior: Posterior, query_x: Tensor, query_y: Tensor | None, known_weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor | float]:
         """E_ε Σ_i ξ(ŷ_i) ∂ŷ_i/∂w ∂w(θ, ε)/∂θ for θ = (loc, log_scale), w = loc + exp(log_scale) ε."""
         loc, log_scale = posterior
         if self.inner_samples == 0 or self.family is Family.DELTA:
-            return self.weight_gradient(loc, query_x, query_y), 0.0
+            return self.weight_gradient(loc, query_x, query_y, known_weights), 0.0
         noise = torch.randn(self.inner_samples, *loc.shape, dtype=loc.dtype, device=loc.device) * log_scale.exp()
-        gradient = self.weight_gradient(loc + noise, query_x, query_y)
+        gradient = self.weight_gradient(loc + noise, query_x, query_y, known_weights)
         return gradient.mean(0), (gradient * noise).mean(0)
 
-    def weight_gradient(self, weights: Tensor, query_x: Tensor, query_y: Tensor | None) -> Tensor:
+    def weight_gradient(
+        self, weights: Tensor, query_x: Tensor, query_y: Tensor | None, known_weights: Tensor | None = None
+    ) -> Tensor:
         """Σ_i ξ(ŷ_i) ∂ŷ_i/∂w: ``[..., tasks, way, D]`` to the same shape."""
         outputs = self.predictor(query_x, weights)
+        if known_weights is not None:
+            outputs = torch.cat([self.predictor(query_x, known_weights).expand(*outputs.shape[:-1], -1), outputs], dim=-1)
         needs_labels = getattr(self.gradient, "needs_labels", False)
         cotangent = self.gradient(outputs, query_y) if needs_labels else self.gradient(outputs)
         pull_back = self.predictor.pull_back if self.closed_form else self.predictor.generic_pull_back
-        return pull_back(query_x, weights, cotangent)
+        return pull_back(query_x, weights, cotangent[..., -weights.shape[-2] :])

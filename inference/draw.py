@@ -13,7 +13,7 @@ from data.images import ImageSplits
 from inference import plots
 from inference.files import RunFolder, load_features
 from inference.options import SibOptions, Variant
-from inference.posterior import TaskPosterior, infer, trajectory
+from inference.posterior import TaskPosterior, infer
 from inference.report import Record, final_records
 from inference.sib import SIB
 
@@ -48,10 +48,18 @@ def draw_run(
 
 
 def example_task(sib: SIB, data: ImageSplits | None, run: RunFolder) -> tuple[Episode, TaskPosterior, TaskPosterior]:
-    """One balanced test task (images where there are any) and its posteriors before and after the steps."""
+    """A balanced test task (images where there are any) and its posteriors before and after the steps.
+
+    Of 21 tasks it is the one with the median gain of accuracy, so the pictures show what is usual.
+    """
     part = data.test if data is not None and sib.network is not None else load_features(run.features)["test"]
     spec = sib.options.spec(imbalance=None)
-    task = EpisodeSampler(part, spec, split="test split").sample(1, seed=sib.options.seed)
+    tasks = EpisodeSampler(part, spec, split="test split").sample(21, seed=sib.options.seed)
+    assert tasks.query_y is not None
+    steps = sib.trajectory(tasks.support_x, tasks.support_y, tasks.query_x)
+    right = [(p.probabilities().argmax(-1) == tasks.query_y.to(p.query_x.device)).sum(-1) for p in (steps[0], steps[-1])]
+    median = int((right[1] - right[0]).argsort()[len(right[0]) // 2])
+    task = Episode(*(t[median : median + 1] for t in (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)))
     steps = sib.trajectory(task.support_x, task.support_y, task.query_x)
     return task, steps[0], steps[-1]
 
@@ -84,6 +92,3 @@ def read_history(run: RunFolder, stages: Sequence[str]) -> History:
                 curves.setdefault(name, {}).update({event.step: event.value for event in log.Scalars(name)})
         history[stage] = {name: (sorted(c), [c[step] for step in sorted(c)]) for name, c in curves.items()}
     return history
-
-
-__all__ = ["draw_run", "trajectory"]

@@ -103,7 +103,7 @@ def pretrain(options: SibOptions, data: ImageSplits, run: RunFolder) -> FeatureN
     if options.epochs:
         with run.timed("pretrain"), seeded(options.seed):
             module = Pretraining(network, data, epochs=options.epochs, seed=options.seed)
-            train(module, options, run, "pretrain", epochs=options.epochs, monitor="val_accuracy")
+            train(module, options, run, "pretrain", epochs=options.epochs, monitor="val_accuracy", mode="max")
     save_tensors(run.network, network.state_dict(), network.description())
     return network
 
@@ -124,13 +124,13 @@ def meta_train(sib: SIB, features: Features, data: ImageSplits | None, run: RunF
         }
         with run.timed(variant.name), seeded(options.seed):
             module = MetaTraining(sib.objective, samplers["train"], samplers["val"], schedule, seed=options.seed)
-            train(module, options, run, variant.name, epochs=schedule.validations, monitor="val/accuracy")
+            train(module, options, run, variant.name, epochs=schedule.validations, monitor="val/loss", mode="min")
         save_tensors(finished, sib.state().state_dict(), sib.metadata())
     load_state(sib.state(), finished)
 
 
 def train(
-    module: lightning.LightningModule, options: SibOptions, run: RunFolder, stage: str, *, epochs: int, monitor: str
+    module: lightning.LightningModule, options: SibOptions, run: RunFolder, stage: str, *, epochs: int, monitor: str, mode: str
 ) -> None:
     """Run Lightning for one stage, resuming from its last checkpoint, and leave the best validated weights in ``module``.
 
@@ -144,14 +144,14 @@ def train(
             folder,
             "best",
             monitor=monitor,
-            mode="max",
+            mode=mode,
             save_last=True,
             enable_version_counter=False,
             auto_insert_metric_name=False,
         )
     ]
     if options.patience and stage != "pretrain":
-        callbacks.append(EarlyStopping(monitor, mode="max", patience=options.patience))
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.patience))
     if options.progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
     quiet_lightning()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.episodes import BatchNumbers, Episode, EpisodeSampler, TaskBatches
+from data.episodes import BatchNumbers, Episode, TaskBatches
 from data.errors import UserError
 from guides.synthetic import SyntheticGradientGuide
 from inference.elbo import RateDistortionModule
@@ -44,13 +45,13 @@ class MetaSchedule:
 
 
 class MetaTraining(lightning.LightningModule):
-    """Minimise distortion + β · rate over tasks drawn from the base classes.
+    """Minimise distortion + β · rate over tasks drawn from the base classes; ``val/loss`` is the same on validation tasks.
 
     Source: Hu et al. 2019, equation 6; the E-step is the guide's unrolling, the M-step this optimizer.
 
     Args:
         objective: model, guide and objective.
-        train, validation: samplers of feature tasks.
+        train, validation: samplers of feature tasks, such as :class:`~data.episodes.EpisodeSampler`.
         schedule: lengths and rates.
         seed: training and validation tasks, posterior draws.
     """
@@ -58,14 +59,14 @@ class MetaTraining(lightning.LightningModule):
     def __init__(
         self,
         objective: RateDistortionModule,
-        train: EpisodeSampler,
-        validation: EpisodeSampler,
+        train: Any,
+        validation: Any,
         schedule: MetaSchedule,
         *,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.objective, self.train_tasks, self.validation_tasks = objective, train, validation
+        self.objective, self.training_tasks, self.validation = objective, train, validation
         self.schedule, self.seed = schedule, seed
 
     @property
@@ -78,7 +79,7 @@ class MetaTraining(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         numbers = BatchNumbers(self.schedule.steps, rank=self.global_rank, world_size=self.trainer.world_size)
-        batches = TaskBatches(self.train_tasks, self.schedule.batch, seed=self.seed)
+        batches = TaskBatches(self.training_tasks, self.schedule.batch, seed=self.seed)
         return DataLoader(batches, sampler=numbers, batch_size=None)
 
     def training_step(self, episode: Episode, index: int) -> Tensor:
@@ -100,12 +101,14 @@ class MetaTraining(lightning.LightningModule):
         scores = evaluate(
             self.task_model,
             self.guide,
-            self.validation_tasks,
+            self.validation,
             tasks=schedule.validation_tasks,
             seed=self.seed,
             num_samples=8,
         )[-1]
-        values = {"val/accuracy": scores.accuracy, "val/nll": scores.nll, "val/rate": scores.rate or 0.0}
+        rate = scores.rate or 0.0
+        values = {"val/loss": scores.distortion + self.objective.elbo.beta * rate, "val/rate": rate}
+        values |= {"val/accuracy": scores.accuracy, "val/nll": scores.nll}
         self.log_dict(values, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self):

@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -43,7 +44,9 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
                     axis.plot(steps, factor * np.asarray(values), marker=".", label=stage)
             axis.set(xlabel="training step", ylabel=label)
         axes[0].legend(fontsize=8)
-        axes[2].set_yscale("symlog", linthresh=1)
+        axes[2].set_yscale("log")
+        for formatter in (axes[2].yaxis.set_major_formatter, axes[2].yaxis.set_minor_formatter):
+            formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.4)))
     return figure
 
 
@@ -66,8 +69,9 @@ def accuracy_by_step(records: Sequence[Record]) -> Figure:
                     label = f"{name}, trained with K = 0"
                     axis.axhline(100 * reference["accuracy"], ls="--", color=colour, alpha=0.7, label=label)
         axis.set(xlabel="synthetic gradient steps K", ylabel="test accuracy (%)")
+        axis.margins(y=0.25)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=7, loc="upper left")
     return figure
 
 

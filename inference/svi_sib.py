@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from data.catalogue import load_data
@@ -14,6 +13,7 @@ from inference.commands import build_options, make_parser, options_from_yaml, op
 from inference.draw import draw_run
 from inference.files import RunFolder, load_features, write_atomically, write_json
 from inference.fit import fit
+from inference.lwof import format_lwof, lwof_records
 from inference.options import SibOptions
 from inference.report import evaluate_run, final_records, format_table
 from inference.sib import SIB
@@ -44,13 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     print(f"run folder: {run.path}")
     fitted = fit(options, data, run)
     print("evaluating ...")
+    lwof: list[dict[str, Any]] = []
     with run.timed("evaluate"):
         records = evaluate_run(options, fitted, run)
         if "lwof" in options.protocols:
-            from inference.lwof import lwof_records
-
-            records += lwof_records(options, fitted, run)
-    write_results(run, options, records)
+            lwof = lwof_records(options, run)
     selected = next(
         v
         for v in fitted
@@ -60,9 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     with run.timed("plots"):
         save_posterior(fitted[selected], data, run)
         plots = draw_run(options, fitted, selected, data, records, run)
-    write_results(run, options, records)
+    write_results(run, options, records + lwof)
     print(f"\n{title(options)}\n{format_table(final_records(records))}\n")
     print("* chosen on validation tasks; NLL in nats a query, rate and distortion in nats a task, ± is a 95 % interval")
+    if lwof:
+        print(f"\nlearning without forgetting, {options.test_tasks} tasks\n{format_lwof(lwof)}\n")
     print(f"results: {run.metrics}")
     for plot in plots:
         print(f"plot:    {plot}")
@@ -122,5 +122,3 @@ def title(options: SibOptions) -> str:
 
 if __name__ == "__main__":
     run_command(main)
-
-__all__ = ["Path", "main"]

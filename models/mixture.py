@@ -22,8 +22,8 @@ class GaussianMixture(TorchDistribution):
 
     Args:
         logits: ``[components]``, unnormalised log π.
-        loc: ``[components, D]``, means.
-        scale: ``[components, D]``, standard deviations.
+        loc: ``[..., components, D]``, means; leading dimensions, if any, broadcast against ``batch_shape``.
+        scale: the same shape, standard deviations.
         kl: ``"bound"`` or ``"monte_carlo"``.
         kl_samples: draws of the Monte Carlo estimate.
 
@@ -62,18 +62,21 @@ class GaussianMixture(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return (self.logits.softmax(-1) @ self.loc).expand(self.shape())
+        return (self.logits.softmax(-1)[:, None] * self.loc).sum(-2).expand(self.shape())
 
     @property
     def variance(self) -> Tensor:
-        second = self.logits.softmax(-1) @ (self.loc.square() + self.scale.square())
+        second = (self.logits.softmax(-1)[:, None] * (self.loc.square() + self.scale.square())).sum(-2)
         return (second - self.mean.square()).expand(self.shape())
 
     def sample(self, sample_shape=()) -> Tensor:
         with torch.no_grad():
             shape = torch.Size(sample_shape) + self.batch_shape
-            component = dist.Categorical(logits=self.logits).sample(shape)
-            return torch.normal(self.loc[component], self.scale[component])
+            component = (
+                dist.Categorical(logits=self.logits).sample(shape)[..., None, None].expand(*shape, 1, self.loc.shape[-1])
+            )
+            loc, scale = (t.expand(*shape, *self.loc.shape[-2:]).gather(-2, component) for t in (self.loc, self.scale))
+            return torch.normal(loc, scale).squeeze(-2)
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         """log N(w; μ_k, σ_k²): ``[..., D] -> [..., components]``, nats."""
