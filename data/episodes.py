@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
 from data.errors import UserError
 from data.images import LabelledItems
@@ -156,50 +154,6 @@ class EpisodeSampler:
             rank = priority.argsort(-1, descending=True).argsort(-1)
             counts = torch.minimum(counts + (rank < missing[:, None]), capacity)
         return counts
-
-
-class TaskSource(Protocol):
-    """Draws a batch of tasks."""
-
-    def sample(self, tasks: int, *, seed: int) -> Any: ...
-
-
-class TaskBatches(Dataset):
-    """Endless numbered batches of tasks: batch ``i`` depends on ``(seed, i)`` and nothing else.
-
-    Args:
-        sampler: anything with ``sample(tasks, seed=)``.
-        tasks: tasks a batch.
-        seed: of the whole sequence.
-    """
-
-    def __init__(self, sampler: TaskSource, tasks: int, *, seed: int) -> None:
-        self.sampler, self.tasks, self.seed = sampler, tasks, seed
-
-    def __getitem__(self, index: int) -> Any:
-        return self.sampler.sample(self.tasks, seed=mix_seed(self.seed, index))
-
-
-class BatchNumbers(Sampler[int]):
-    """The batch numbers of one epoch of :class:`TaskBatches`; Lightning calls :meth:`set_epoch`.
-
-    Args:
-        steps: batches an epoch for each process.
-        rank, world_size: this process among ``world_size``; each draws other tasks.
-    """
-
-    def __init__(self, steps: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.steps, self.rank, self.world_size, self.epoch = steps, rank, world_size, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.steps
-        return iter(range(first * self.world_size + self.rank, (first + self.steps) * self.world_size, self.world_size))
-
-    def __len__(self) -> int:
-        return self.steps
 
 
 def mix_seed(*parts: int) -> int:

@@ -56,11 +56,11 @@ def example_task(sib: SIB, data: ImageSplits | None, run: RunFolder) -> tuple[Ep
     spec = sib.options.spec(imbalance=None)
     tasks = EpisodeSampler(part, spec, split="test split").sample(21, seed=sib.options.seed)
     assert tasks.query_y is not None
-    steps = sib.trajectory(tasks.support_x, tasks.support_y, tasks.query_x)
+    steps = sib.trajectory(tasks.support_x, tasks.support_y, tasks.query_x, query_y=tasks.query_y)
     right = [(p.probabilities().argmax(-1) == tasks.query_y.to(p.query_x.device)).sum(-1) for p in (steps[0], steps[-1])]
     median = int((right[1] - right[0]).argsort()[len(right[0]) // 2])
     task = Episode(*(t[median : median + 1] for t in (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)))
-    steps = sib.trajectory(task.support_x, task.support_y, task.query_x)
+    steps = sib.trajectory(task.support_x, task.support_y, task.query_x, query_y=task.query_y)
     return task, steps[0], steps[-1]
 
 

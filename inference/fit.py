@@ -38,7 +38,7 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
     network, features = prepare_features(options, data, run)
     base, fitted = features["train"], {}
     for variant in options.variants():
-        rank = options.feature_rank(variant.predictor, base.num_classes)
+        rank = options.feature_rank(variant.predictor, base.num_classes, base.items.shape[-1])
         space = FeatureSpace(base.items.shape[-1], rank).fit(base.items, base.labels)
         mapped = {split: map_items(space, part) for split, part in features.items()}
         objective = build_objective(options, variant, class_means(mapped["train"].items, base.labels))

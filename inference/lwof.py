@@ -41,6 +41,10 @@ class BaseAndNewEpisode(NamedTuple):
     query_y: Tensor
     base_classes: Tensor
 
+    def to(self, device: torch.device | str) -> BaseAndNewEpisode:
+        """Move every tensor."""
+        return BaseAndNewEpisode(*(tensor.to(device) for tensor in self))
+
 
 class BaseAndNewSampler:
     """Draws tasks with as many base queries as new ones.
@@ -99,8 +103,7 @@ def lwof_columns(
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, tasks, 25):
         episode = sampler.sample(min(25, tasks - start), seed=mix_seed(seed, start))
-        device = guide.log_inner_lr.device
-        support_x, support_y, query_x, query_y, base_classes = (t.to(device) for t in episode)
+        support_x, support_y, query_x, query_y, base_classes = episode.to(guide.log_inner_lr.device)
         loc, log_scale = model.prior.loc[base_classes], model.prior.log_scale[base_classes]
         known, half = base_classes.shape[1], query_x.shape[1] // 2
         for k, theta in enumerate(guide.unroll(support_x, support_y, query_x, known_weights=loc)):
@@ -127,9 +130,9 @@ def lwof_records(options: SibOptions, run: RunFolder) -> list[Record]:
     """
     features = load_features(run.features)
     predictor_name = split_commas(options.predictor)[0]
-    space = FeatureSpace(
-        features["train"].items.shape[-1], options.feature_rank(predictor_name, features["train"].num_classes)
-    ).fit(features["train"].items, features["train"].labels)
+    base = features["train"]
+    dim = base.items.shape[-1]
+    space = FeatureSpace(dim, options.feature_rank(predictor_name, base.num_classes, dim)).fit(base.items, base.labels)
     mapped = {split: map_items(space, part) for split, part in features.items()}
     spec, records = options.spec(imbalance=None), []
     for steps in dict.fromkeys((0, options.steps)):

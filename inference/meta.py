@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.episodes import BatchNumbers, Episode, TaskBatches
+from data.episodes import mix_seed
 from data.errors import UserError
 from guides.synthetic import SyntheticGradientGuide
 from inference.elbo import RateDistortionModule
@@ -42,6 +44,24 @@ class MetaSchedule:
     def steps(self) -> int:
         """Steps an epoch."""
         return max(1, math.ceil(self.tasks / self.batch / self.validations))
+
+
+@contextmanager
+def stop_if_not_finite(step: int) -> Iterator[None]:
+    """Turn a loss, or a distribution's parameter, that is not finite into one line for the user.
+
+    Raises:
+        UserError: in place of the block's error.
+    """
+    try:
+        yield
+    except (FloatingPointError, ValueError) as error:
+        if isinstance(error, FloatingPointError) or "invalid values" in str(error):
+            raise UserError(
+                f"the loss became NaN or infinite at step {step}: training stopped; lower --learning-rate or --inner-lr "
+                "(the last good checkpoint is kept)"
+            ) from error
+        raise
 
 
 class MetaTraining(lightning.LightningModule):
@@ -78,34 +98,27 @@ class MetaTraining(lightning.LightningModule):
         return self.objective.guide
 
     def train_dataloader(self) -> DataLoader:
-        numbers = BatchNumbers(self.schedule.steps, rank=self.global_rank, world_size=self.trainer.world_size)
-        batches = TaskBatches(self.training_tasks, self.schedule.batch, seed=self.seed)
-        return DataLoader(batches, sampler=numbers, batch_size=None)
+        """Batch numbers alone: tasks are drawn in :meth:`training_step`, where a resumed run knows its epoch for certain."""
+        return DataLoader(torch.arange(self.schedule.steps), batch_size=None)  # type: ignore[arg-type]
 
-    def training_step(self, episode: Episode, index: int) -> Tensor:
-        with seeded(self.seed, self.current_epoch, index, self.global_rank, device=self.device):
+    def training_step(self, number: int, index: int) -> Tensor:
+        seeds = (self.seed, self.current_epoch, index, self.global_rank)
+        episode = self.training_tasks.sample(self.schedule.batch, seed=mix_seed(*seeds)).to(self.device)
+        with seeded(*seeds, device=self.device), stop_if_not_finite(self.global_step):
             terms = self.objective.terms(*episode)
-        tasks = len(episode.query_x)
-        loss = terms.loss / tasks
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss became {float(loss)} at step {self.global_step}: training stopped; lower --learning-rate or "
-                "--inner-lr (the last good checkpoint is kept)"
-            )
+            tasks = self.schedule.batch
+            loss = terms.loss / tasks
+            if not torch.isfinite(loss):
+                raise FloatingPointError
         values = {"train/loss": loss, "train/distortion": terms.distortion / tasks, "train/rate": terms.rate / tasks}
-        self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True)
+        self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
     def on_train_epoch_end(self) -> None:
         schedule = self.schedule
-        scores = evaluate(
-            self.task_model,
-            self.guide,
-            self.validation,
-            tasks=schedule.validation_tasks,
-            seed=self.seed,
-            num_samples=8,
-        )[-1]
+        tasks, seed = schedule.validation_tasks, self.seed
+        with stop_if_not_finite(self.global_step):
+            scores = evaluate(self.task_model, self.guide, self.validation, tasks=tasks, seed=seed, num_samples=8)[-1]
         rate = scores.rate or 0.0
         values = {"val/loss": scores.distortion + self.objective.elbo.beta * rate, "val/rate": rate}
         values |= {"val/accuracy": scores.accuracy, "val/nll": scores.nll}

@@ -78,7 +78,7 @@ class SibOptions:
     initialisation: Literal["support", "learned", "queries"] = "support"
     prior: Literal["gaussian", "mixture", "hierarchical"] = "gaussian"
     rank: int | None = None
-    inner_lr: float = 1.0
+    inner_lr: float = 0.2
     learn_inner_lr: bool = True
     whiten: bool = True
     inner_samples: int = 0
@@ -132,16 +132,16 @@ class SibOptions:
         """The training tasks' shape, or one that differs in ``changes``."""
         return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance), **changes)
 
-    def feature_rank(self, predictor: str, base_classes: int) -> int:
+    def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
         """Discriminant directions for a predictor; cosine does better on all dimensions, distances on the leading ones.
 
         Raises:
-            UserError: more directions than the base classes span.
+            UserError: more directions than base classes or features allow.
         """
         if self.rank is None:
-            return 0 if predictor == "cosine" else min(32, base_classes - 1)
-        if self.rank >= base_classes:
-            raise UserError(f"--rank {self.rank} needs more base classes than the {base_classes} there are: lower it")
+            return 0 if predictor == "cosine" else min(32, base_classes - 1, num_features)
+        if self.rank >= base_classes or self.rank > num_features:
+            raise UserError(f"--rank {self.rank} is too large for {base_classes} base classes and {num_features} features")
         return self.rank
 
     def variants(self) -> list[Variant]:

@@ -130,7 +130,7 @@ def task_sheet(images: Episode, posterior: TaskPosterior, *, names: Sequence[str
             for column, query in enumerate(chosen):
                 show_image(axes[row, column], images.query_x[0, query])
                 bars = axes[row + 1, column]
-                bars.bar(range(way), probabilities[query].cpu(), color=[COLOURS[c % 10] for c in range(way)])
+                bars.bar(range(way), probabilities[query].tolist(), color=[COLOURS[c % 10] for c in range(way)])
                 bars.set_ylim(0, 1)
                 bars.set_xticks([int(labels[query])], ["true"], fontsize=7)
                 right = int(probabilities[query].argmax()) == int(labels[query])
@@ -170,7 +170,7 @@ def weight_posterior(before: TaskPosterior, after: TaskPosterior, query_y: Tenso
     plane = torch.linalg.svd(loc - center, full_matrices=False).Vh[:2]
 
     def project(points: Tensor) -> np.ndarray:
-        return ((points - center) @ plane.T).cpu().numpy()
+        return ((points - center) @ plane.T).detach().cpu().numpy()
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from data.augment import LETTERS, PHOTOGRAPHS
 from data.episodes import EpisodeSampler, TaskSpec, mix_seed
@@ -51,36 +50,6 @@ class FeatureNetwork(nn.Module):
         return cls(description["backbone"], tuple(description["image_shape"]), mirror=description["mirror"])
 
 
-class ImageBatches(Dataset):
-    """Mini-batches ``(images, labels)`` of the index lists a :class:`ShuffledBatches` yields."""
-
-    def __init__(self, source: LabelledItems) -> None:
-        self.source = source
-
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.source.items[indices], self.source.labels[indices]
-
-
-class ShuffledBatches(Sampler[Tensor]):
-    """A new order each epoch that depends on ``(seed, epoch)`` alone; each process takes its own slice."""
-
-    def __init__(self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.size, self.batch_size, self.seed, self.epoch = size, min(batch_size, size), seed, 0
-        self.rank, self.world_size = rank, world_size
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator)[self.rank :: self.world_size]
-        for i in range(len(self)):
-            yield order[i * self.batch_size : (i + 1) * self.batch_size]
-
-    def __len__(self) -> int:
-        return max(1, self.size // self.world_size // self.batch_size)
-
-
 class Pretraining(lightning.LightningModule):
     """Cross-entropy of a cosine classifier over the base classes; ``val_accuracy`` is few-shot, on validation classes.
 
@@ -110,22 +79,23 @@ class Pretraining(lightning.LightningModule):
         self.validation = EpisodeSampler(data.val, spec, split="validation")
 
     def train_dataloader(self) -> DataLoader:
-        batches = ShuffledBatches(
-            len(self.source),
-            self.batch_size,
-            seed=self.seed,
-            rank=self.global_rank,
-            world_size=self.trainer.world_size,
-        )
-        return DataLoader(ImageBatches(self.source), sampler=batches, batch_size=None)
+        """Batch numbers alone: images are taken in :meth:`training_step`, where a resumed run knows its epoch for certain."""
+        steps = max(1, len(self.source) // self.trainer.world_size // self.batch_size)
+        return DataLoader(torch.arange(steps), batch_size=None)  # type: ignore[arg-type]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        images, labels = batch
+    def on_train_epoch_start(self) -> None:
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, self.current_epoch))
+        order = torch.randperm(len(self.source), generator=generator)
+        self.order = order[self.global_rank :: self.trainer.world_size]
+
+    def training_step(self, number: int, index: int) -> Tensor:
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        images, labels = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
         images = self.augmentation(images, seed=mix_seed(self.seed, self.current_epoch, index, self.global_rank))
         logits = self.classifier(self.network(images))
         loss = F.cross_entropy(logits, labels)
-        self.log("pretrain/loss", loss, prog_bar=True)
-        self.log("pretrain/accuracy", (logits.argmax(-1) == labels).float().mean(), prog_bar=True)
+        self.log("pretrain/loss", loss, prog_bar=True, batch_size=len(images))
+        self.log("pretrain/accuracy", (logits.argmax(-1) == labels).float().mean(), prog_bar=True, batch_size=len(images))
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -126,12 +126,18 @@ class SIB:
         return self.trajectory(support_x, support_y, query_x, steps=steps)[-1]
 
     def trajectory(
-        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        *,
+        steps: int | None = None,
+        query_y: Tensor | None = None,
     ) -> list[TaskPosterior]:
-        """The posterior before the first and after every step."""
+        """The posterior before the first and after every step; ``query_y`` is for the exact-gradient reference alone."""
         if support_y.dim() == 1:
             support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
-        episode = self.embed_episode(Episode(support_x, support_y, query_x)).to(self.guide.log_inner_lr.device)
+        episode = self.embed_episode(Episode(support_x, support_y, query_x, query_y)).to(self.guide.log_inner_lr.device)
         return trajectory(self.model, self.guide, episode, steps=steps)
 
     def metadata(self) -> dict[str, Any]:

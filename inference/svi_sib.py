@@ -8,6 +8,7 @@ from typing import Any
 
 from data.catalogue import load_data
 from data.episodes import EpisodeSampler
+from data.errors import UserError
 from data.images import ImageSplits
 from inference.commands import build_options, make_parser, options_from_yaml, options_to_yaml, run_command
 from inference.draw import draw_run
@@ -15,6 +16,7 @@ from inference.files import RunFolder, load_features, write_atomically, write_js
 from inference.fit import fit
 from inference.lwof import format_lwof, lwof_records
 from inference.options import SibOptions
+from inference.pretrain import FeatureNetwork
 from inference.report import evaluate_run, final_records, format_table
 from inference.sib import SIB
 
@@ -83,9 +85,13 @@ def describe(data: ImageSplits) -> ImageSplits:
 
 
 def check(options: SibOptions, data: ImageSplits) -> None:
-    """Fail before any work where a split cannot give the tasks that will be asked of it."""
+    """Fail before any work where a split cannot give the tasks that will be asked of it, or the network cannot be built."""
     for split in data.splits:
         EpisodeSampler(data[split], options.spec(), split=f"{split} split")
+    try:
+        FeatureNetwork(options.backbone, data.image_shape)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def write_results(run: RunFolder, options: SibOptions, records: list[dict[str, Any]]) -> None:
