@@ -21,6 +21,8 @@ from inference.evaluate import evaluate
 from inference.seeding import seeded
 from models.task_model import EmpiricalBayesModel
 
+TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
+
 
 @dataclass(frozen=True)
 class MetaSchedule:
@@ -103,8 +105,8 @@ class MetaTraining(lightning.LightningModule):
 
     def training_step(self, number: int, index: int) -> Tensor:
         seeds = (self.seed, self.current_epoch, index, self.global_rank)
-        episode = self.training_tasks.sample(self.schedule.batch, seed=mix_seed(*seeds)).to(self.device)
-        with seeded(*seeds, device=self.device), stop_if_not_finite(self.global_step):
+        episode = self.training_tasks.sample(self.schedule.batch, seed=mix_seed(*seeds, TASKS)).to(self.device)
+        with seeded(*seeds, DRAWS, device=self.device), stop_if_not_finite(self.global_step):
             terms = self.objective.terms(*episode)
             tasks = self.schedule.batch
             loss = terms.loss / tasks

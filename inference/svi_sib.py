@@ -17,6 +17,7 @@ from inference.fit import fit
 from inference.lwof import format_lwof, lwof_records
 from inference.options import SibOptions
 from inference.pretrain import FeatureNetwork
+from inference.regression import regression_run
 from inference.report import evaluate_run, final_records, format_table
 from inference.sib import SIB
 
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
         options = build_options(SibOptions, values)
         run = None
     if options.data in ("sinusoids", "linear"):
-        from inference.regression import regression_run
-
-        return regression_run(options, run)
+        if run is not None:
+            raise UserError("regression runs take seconds and are not resumed: start a new one")
+        return regression_run(options)
     data = None if options.features else describe(load(options))
     if options.features:
         load_features(options.features)  # fails before a run folder is made
