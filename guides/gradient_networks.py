@@ -14,25 +14,13 @@ from torch import Tensor, nn
 from models.task_model import Likelihood
 
 
-class TaskNorm(nn.Module):
-    """Batch norm over the queries of one task: ``[..., query, channels]``, in training and testing alike.
-
-    No running statistics and no mixing across tasks, so results do not depend on how many tasks are batched together.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        normalised = F.layer_norm(hidden.mT, hidden.shape[-2:-1]).mT  # layer norm along the query axis
-        return self.weight * normalised + self.bias
-
-
 class MLPGradient(nn.Module):
-    """The paper's ξ: a three-layer perceptron on the logits of one query, hidden size 8 · way.
+    """The paper's ξ: a three-layer perceptron on the logits of one query, hidden size 8 · way, with batch norm.
 
-    It has a fixed way and sees one query at a time (but for the norm). Source: Hu et al. 2019, section 3.
+    It has a fixed way and sees one query at a time, but for the norm. That is taken over the queries of one task, in training
+    and testing alike, without running statistics: tasks do not leak into each other, and results do not depend on how many
+    are batched together. As layers over ``[tasks, channels, query]`` these are convolutions of width one and instance norms.
+    Source: Hu et al. 2019, section 3.
 
     Args:
         way: number of logits.
@@ -42,8 +30,8 @@ class MLPGradient(nn.Module):
     def __init__(self, way: int, hidden: int | None = None) -> None:
         super().__init__()
         self.way, width = way, hidden or 8 * way
-        layers = [nn.Linear(way, width), nn.ReLU(), TaskNorm(width)]
-        layers += [nn.Linear(width, width), nn.ReLU(), TaskNorm(width), nn.Linear(width, way)]
+        layers = [nn.Conv1d(way, width, 1), nn.ReLU(), nn.InstanceNorm1d(width, affine=True)]
+        layers += [nn.Conv1d(width, width, 1), nn.ReLU(), nn.InstanceNorm1d(width, affine=True), nn.Conv1d(width, way, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, outputs: Tensor) -> Tensor:
@@ -52,7 +40,7 @@ class MLPGradient(nn.Module):
                 f"this gradient network was built for {self.way} classes, the task has {outputs.shape[-1]}: "
                 "train with the equivariant one to change the way"
             )
-        return self.layers(outputs)
+        return self.layers(outputs.mT.flatten(0, -3)).mT.reshape(outputs.shape)
 
 
 class EquivariantGradient(nn.Module):

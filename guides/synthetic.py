@@ -145,11 +145,12 @@ class SyntheticGradientGuide(PyroModule):
         # sampled hyperparameters carry the plates' dimensions, [..., 1, 1, D]; the tasks' own dimension is enough here
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = self.way or num_classes(support_y)
+        prepared = self.predictor.prepare(query_x)
         posterior = Posterior(*self.initialisation(support_x, support_y, query_x, way))
         trajectory = [posterior]
         for k in range(self.steps if steps is None else steps):
             posterior = self.step(
-                posterior, query_x, query_y, hyperparameters, min(k, len(self.scale_shift) - 1), known_weights
+                posterior, prepared, query_y, hyperparameters, min(k, len(self.scale_shift) - 1), known_weights
             )
             trajectory.append(posterior)
         return trajectory
@@ -163,7 +164,7 @@ class SyntheticGradientGuide(PyroModule):
         index: int,
         known_weights: Tensor | None = None,
     ) -> Posterior:
-        """One synthetic gradient step, equation 9; ``index`` picks the step's learned rates."""
+        """One synthetic gradient step, equation 9, on prepared features; ``index`` picks the step's learned rates."""
         loc, log_scale = posterior
         rate = self.log_inner_lr[index].exp()
         loc_gradient, log_scale_gradient = self.synthetic_gradient(posterior, query_x, query_y, known_weights)
@@ -191,9 +192,11 @@ class SyntheticGradientGuide(PyroModule):
         self, weights: Tensor, query_x: Tensor, query_y: Tensor | None, known_weights: Tensor | None = None
     ) -> Tensor:
         """Σ_i ξ(ŷ_i) ∂ŷ_i/∂w: ``[..., tasks, way, D]`` to the same shape."""
-        outputs = self.predictor(query_x, weights)
+        outputs = self.predictor.outputs(query_x, weights)
         if known_weights is not None:
-            outputs = torch.cat([self.predictor(query_x, known_weights).expand(*outputs.shape[:-1], -1), outputs], dim=-1)
+            outputs = torch.cat(
+                [self.predictor.outputs(query_x, known_weights).expand(*outputs.shape[:-1], -1), outputs], dim=-1
+            )
         needs_labels = getattr(self.gradient, "needs_labels", False)
         cotangent = self.gradient(outputs, query_y) if needs_labels else self.gradient(outputs)
         pull_back = self.predictor.pull_back if self.closed_form else self.predictor.generic_pull_back

@@ -16,7 +16,7 @@ from guides.synthetic import SyntheticGradientGuide
 from inference.commands import options_to_yaml
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.files import RunFolder, save_tensors, write_json
-from inference.meta import DRAWS
+from inference.meta import DRAWS, TASKS
 from inference.options import SibOptions
 from inference.posterior import TaskPosterior
 from inference.seeding import seeded
@@ -38,7 +38,10 @@ def regression_tasks(name: str, tasks: int, *, queries: int, seed: int) -> Episo
 
 def build_regression(name: str, num_features: int, beta: float) -> RateDistortionModule:
     """Gaussian prior, linear predictor, Gaussian likelihood with learned noise; the guide is ridge regression on the support
-    set (K = 0), which for linear tasks contains the exact posterior mean."""
+    set (K = 0), which for linear tasks contains the exact posterior mean.
+
+    The queries' noise is learned together with that guide, so it also covers what the support set leaves unknown.
+    """
     prior = GaussianPrior(torch.zeros(num_features), torch.ones(num_features))
     predictor = LinearPredictor(1.0, learned=False)
     model = EmpiricalBayesModel(prior, predictor, GaussianLikelihood(1.0), way=1)

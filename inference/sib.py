@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from data.episodes import Episode
 from data.errors import UserError
-from data.images import ImageSplits
+from data.images import ImageSplits, LabelledItems
 from guides.synthetic import SyntheticGradientGuide
 from inference.build import blank_means, build_objective
+from inference.commands import options_to_yaml
 from inference.elbo import RateDistortionModule
-from inference.files import RunFolder, load_state, load_tensors, read_json
+from inference.files import RunFolder, load_state, load_tensors, read_json, save_tensors
 from inference.options import SibOptions, Variant
 from inference.posterior import TaskPosterior, trajectory
 from inference.pretrain import FeatureNetwork, embed
@@ -52,10 +53,12 @@ class SIB:
         self.guide: SyntheticGradientGuide = objective.guide
 
     @classmethod
-    def fit(cls, data: ImageSplits, **options: Any) -> SIB:
+    def fit(cls, data: ImageSplits, *, network: FeatureNetwork | None = None, **options: Any) -> SIB:
         """Pre-train a feature network and train a guide on ``data``.
 
         Args:
+            data: images with disjoint training, validation and test classes.
+            network: a trained feature network to use as it is, such as another fit's ``network``.
             options: fields of :class:`~inference.options.SibOptions`. With several β the one with the best validation
                 accuracy is returned. ``out`` keeps the run folder; otherwise nothing stays on disk.
         """
@@ -64,7 +67,9 @@ class SIB:
 
         chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
         with tempfile.TemporaryDirectory() as scratch:
-            run = RunFolder.create(chosen.out or Path(scratch) / "run", "sib", "")
+            run = RunFolder.create(chosen.out or Path(scratch) / "run", "sib", options_to_yaml(chosen))
+            if network is not None:
+                save_tensors(run.network, network.state_dict(), network.description())
             fitted = fit(chosen, data, run)
             return fitted[choose_variant(fitted, run)]
 
@@ -110,6 +115,12 @@ class SIB:
             return self.space(images)
         flat = embed(self.network, images.flatten(0, -4))
         return self.space(flat.unflatten(0, images.shape[:-3]))
+
+    def embedded(self, part: LabelledItems) -> LabelledItems:
+        """Backbone features of labelled images, as :func:`~inference.report.evaluate_variant` takes them."""
+        if self.network is None:
+            return part
+        return LabelledItems(embed(self.network, part.items), part.labels, part.class_names)
 
     def embed_episode(self, episode: Episode) -> Episode:
         """The same tasks with features in place of images."""

@@ -11,13 +11,21 @@ from torch import Tensor, nn
 
 
 class Predictor(nn.Module):
-    """Base class: subclasses write :meth:`forward`; :meth:`pull_back` is then generic, through ``torch.func.vjp``.
+    """Base class: subclasses write :meth:`outputs`; :meth:`pull_back` is then generic, through ``torch.func.vjp``.
 
     A subclass with a closed form overrides :meth:`pull_back`; the tests hold one against the other.
     """
 
     def forward(self, features: Tensor, weights: Tensor) -> Tensor:
         """``[..., query, D], [..., way, D] -> [..., query, way]``"""
+        return self.outputs(self.prepare(features), weights)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        """What can be done once for features that meet several weights; :meth:`outputs` and :meth:`pull_back` take this."""
+        return features
+
+    def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
+        """:meth:`forward` on prepared features."""
         raise NotImplementedError
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
@@ -28,8 +36,8 @@ class Predictor(nn.Module):
         return Predictor.generic_pull_back(self, features, weights, cotangent)
 
     def generic_pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
-        """The same by reverse-mode differentiation of :meth:`forward`, for any predictor."""
-        vjp = torch.func.vjp(lambda w: self(features, w), weights)[1]
+        """The same by reverse-mode differentiation of :meth:`outputs`, for any predictor."""
+        vjp = torch.func.vjp(lambda w: self.outputs(features, w), weights)[1]
         return vjp(cotangent)[0]
 
 
@@ -54,16 +62,18 @@ class CosinePredictor(ScaledPredictor):
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
         self.bias = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
-        cosine = F.normalize(features, dim=-1) @ F.normalize(weights, dim=-1).mT
+    def prepare(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=-1)
+
+    def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
+        cosine = features @ F.normalize(weights, dim=-1).mT
         return self.scale * (cosine + self.bias)
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖."""
-        unit_features = F.normalize(features, dim=-1)
         length = weights.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         unit_weights = weights / length
-        ascent = cotangent.mT @ unit_features  # [..., way, D]
+        ascent = cotangent.mT @ features  # [..., way, D]
         radial = (ascent * unit_weights).sum(-1, keepdim=True)  # Σ_i v_ic cos(f_i, w_c)
         return self.scale * (ascent - radial * unit_weights) / length
 
@@ -78,7 +88,7 @@ class DistancePredictor(ScaledPredictor):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
-    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+    def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * (features @ weights.mT - 0.5 * weights.square().sum(-1)[..., None, :])
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
@@ -97,7 +107,7 @@ class LinearPredictor(ScaledPredictor):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(scale).log(), requires_grad=learned)
 
-    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+    def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * features @ weights.mT
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:

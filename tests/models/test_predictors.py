@@ -14,6 +14,7 @@ def test_closed_form_equals_reverse_mode(name, batch):
     predictor = PREDICTORS[name](7.0).double()
     features, weights = torch.randn(*batch, 11, 6), torch.randn(*batch, 4, 6)
     cotangent = torch.randn(*batch, 11, 4)
+    features = predictor.prepare(features)
     closed = predictor.pull_back(features, weights, cotangent)
     generic = predictor.generic_pull_back(features, weights, cotangent)
     torch.testing.assert_close(closed, generic, rtol=1e-6, atol=1e-12)

@@ -1,0 +1,101 @@
+"""Train a checkout of the original SIB code on our feature file, and time its step beside ours.
+
+    python benchmarks/original_sib.py --original PATH --features FILE --tasks 16000
+
+PATH is a checkout of the authors' release (github.com/hushell/sib_meta_learn); only its ``sib.py`` and ``networks.py`` are
+imported. Training follows its configuration: one task a step, SGD 1e-3, Nesterov momentum 0.9, weight decay 5e-4; then Adam
+1e-3 with eight tasks a step, which converges sooner. Both are tested on the same tasks as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import torch
+
+from data.episodes import EpisodeSampler, TaskSpec, mix_seed
+from data.images import LabelledItems
+from inference.build import build_objective
+from inference.files import load_features
+from inference.metrics import confidence_interval
+from inference.options import SibOptions, Variant
+from inference.report import TEST_SEED
+from models.features import FeatureSpace, class_means
+
+
+def train_original(classifier, sampler: EpisodeSampler, *, tasks: int, batch: int, optimizer) -> float:
+    """Train in place; returns tasks a second."""
+    start = time.perf_counter()
+    for step in range(tasks // batch):
+        episode = sampler.sample(batch, seed=mix_seed(0, step))
+        scores = classifier(episode.support_x, episode.support_y, episode.query_x, 1e-3)
+        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return tasks / (time.perf_counter() - start)
+
+
+def test_original(classifier, sampler: EpisodeSampler, tasks: int) -> tuple[float, float]:
+    """Accuracy and 95 % half-width; one task at a time, since its batch norm mixes the tasks of a batch."""
+    right = []
+    for start in range(0, tasks, 50):
+        episode = sampler.sample(50, seed=mix_seed(mix_seed(TEST_SEED), start))
+        for t in range(50):
+            one = [x[t : t + 1] for x in episode]
+            scores = classifier(one[0], one[1], one[2], 1e-3)
+            right.append((scores.argmax(-1) == one[3]).float().mean())
+    values = torch.stack(right)[:tasks]
+    return float(values.mean()), confidence_interval(values)
+
+
+def time_ours(bank: LabelledItems, gradient: str, batch: int, tasks: int) -> float:
+    """Tasks a second of our training step (sampling, forward, backward, Adam) in the original's setting: cosine, delta."""
+    options = SibOptions(posterior="delta", predictor="cosine", gradient=gradient)
+    objective = build_objective(options, Variant("cosine", 0.0, 3), class_means(bank.items, bank.labels))
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 5e-3)
+    sampler = EpisodeSampler(bank, TaskSpec())
+    for step in range(-5, tasks // batch):
+        if step == 0:
+            start = time.perf_counter()
+        loss = objective(*sampler.sample(batch, seed=mix_seed(0, step))) / batch
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return tasks / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--original", required=True)
+    parser.add_argument("--features", required=True)
+    parser.add_argument("--tasks", type=int, default=16000)
+    arguments = parser.parse_args()
+    sys.path.insert(0, arguments.original)
+    from networks import dni_linear  # noqa: F401 (fails early, with a clear message, where the checkout is wrong)
+    from sib import ClassifierSIB
+
+    features = load_features(arguments.features)
+    space = FeatureSpace(features["train"].items.shape[-1])
+    banks = {s: LabelledItems(space(f.items), f.labels, f.class_names) for s, f in features.items()}
+    train, test = (EpisodeSampler(banks[s], TaskSpec()) for s in ("train", "test"))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    recipes = {
+        "SGD, 1 task a step": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
+        "Adam, 8 tasks a step": (8, lambda p: torch.optim.Adam(p, 1e-3)),
+    }
+    for name, (batch, make) in recipes.items():
+        torch.manual_seed(0)
+        classifier = ClassifierSIB(5, space.num_outputs, 3)
+        speed = train_original(classifier, train, tasks=arguments.tasks, batch=batch, optimizer=make(classifier.parameters()))
+        accuracy, half_width = test_original(classifier, test, 1000)
+        print(f"original, {name}: {100 * accuracy:.2f} ± {100 * half_width:.2f} %, {speed:.0f} tasks/s")
+    for gradient in ("mlp", "equivariant"):
+        for batch in (16, 64, 256):
+            print(f"ours, {gradient}, {batch} tasks a step: {time_ours(banks['train'], gradient, batch, 4096):.0f} tasks/s")
+
+
+if __name__ == "__main__":
+    main()
