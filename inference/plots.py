@@ -202,16 +202,22 @@ def rate_distortion_curve(records: Sequence[Record]) -> Figure:
     """Distortion and accuracy against rate, one curve a predictor, one point a β, from K-step test records."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-        for colour, predictor in zip(COLOURS, sorted({r["predictor"] for r in records}), strict=False):
+        offsets = ((4, 5), (-30, -11), (4, -11))  # labels of neighbouring curves on different sides
+        names = sorted({r["predictor"] for r in records})
+        for colour, offset, predictor in zip(COLOURS, offsets, names, strict=False):
             rows = sorted((r for r in records if r["predictor"] == predictor), key=lambda r: r["beta"])
             rates = [max(r["rate"], 1e-2) for r in rows]
             axes[0].plot(rates, [r["distortion"] for r in rows], marker="o", color=colour, label=predictor)
             accuracy, errors = [100 * r["accuracy"] for r in rows], [100 * r["ci95"] for r in rows]
             axes[1].errorbar(rates, accuracy, errors, marker="o", capsize=3, color=colour, label=predictor)
             for row, rate in zip(rows, rates, strict=True):
-                offset = (3, 5)
                 axes[0].annotate(
-                    f"β={row['beta']:g}", (rate, row["distortion"]), offset, textcoords="offset points", fontsize=7
+                    f"β={row['beta']:g}",
+                    (rate, row["distortion"]),
+                    offset,
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=colour,
                 )
         for axis, label in zip(axes, ("distortion (nats a task)", "test accuracy (%)"), strict=True):
             axis.set(xscale="log", xlabel="rate (nats a task)", ylabel=label)
