@@ -19,6 +19,7 @@ from data.episodes import EpisodeSampler, TaskSpec, mix_seed
 from data.images import LabelledItems
 from inference.build import build_objective
 from inference.files import load_features
+from inference.fit import map_items
 from inference.metrics import confidence_interval
 from inference.options import SibOptions, Variant
 from inference.report import TEST_SEED
@@ -51,10 +52,14 @@ def test_original(classifier, sampler: EpisodeSampler, tasks: int) -> tuple[floa
     return float(values.mean()), confidence_interval(values)
 
 
-def time_ours(bank: LabelledItems, gradient: str, batch: int, tasks: int) -> float:
-    """Tasks a second of our training step (sampling, forward, backward, Adam) in the original's setting: cosine, delta."""
-    options = SibOptions(posterior="delta", predictor="cosine", gradient=gradient)
-    objective = build_objective(options, Variant("cosine", 0.0, 3), class_means(bank.items, bank.labels))
+def time_ours(features: LabelledItems, gradient: str, batch: int, tasks: int, predictor: str, posterior: str) -> float:
+    """Tasks a second of our training step: sampling, forward, backward, Adam."""
+    options = SibOptions(posterior=posterior, predictor=predictor, gradient=gradient)
+    dim = features.items.shape[-1]
+    space = FeatureSpace(dim, options.feature_rank(predictor, features.num_classes, dim)).fit(features.items, features.labels)
+    bank = map_items(space, features)
+    beta = 0.1 if posterior == "gaussian" else 0.0
+    objective = build_objective(options, Variant(predictor, beta, 3), class_means(bank.items, bank.labels))
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 5e-3)
     sampler = EpisodeSampler(bank, TaskSpec())
     for step in range(-5, tasks // batch):
@@ -79,7 +84,7 @@ def main() -> None:
 
     features = load_features(arguments.features)
     space = FeatureSpace(features["train"].items.shape[-1])
-    banks = {s: LabelledItems(space(f.items), f.labels, f.class_names) for s, f in features.items()}
+    banks = {split: map_items(space, part) for split, part in features.items()}
     train, test = (EpisodeSampler(banks[s], TaskSpec()) for s in ("train", "test"))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     recipes = {
@@ -92,9 +97,11 @@ def main() -> None:
         speed = train_original(classifier, train, tasks=arguments.tasks, batch=batch, optimizer=make(classifier.parameters()))
         accuracy, half_width = test_original(classifier, test, 1000)
         print(f"original, {name}: {100 * accuracy:.2f} ± {100 * half_width:.2f} %, {speed:.0f} tasks/s")
-    for gradient in ("mlp", "equivariant"):
-        for batch in (16, 64, 256):
-            print(f"ours, {gradient}, {batch} tasks a step: {time_ours(banks['train'], gradient, batch, 4096):.0f} tasks/s")
+    for predictor, posterior in (("cosine", "delta"), ("distance", "gaussian")):
+        for gradient in ("mlp", "equivariant"):
+            for batch in (16, 64, 256):
+                speed = time_ours(features["train"], gradient, batch, 4096, predictor, posterior)
+                print(f"ours, {predictor}, {posterior}, {gradient}, {batch} tasks a step: {speed:.0f} tasks/s")
 
 
 if __name__ == "__main__":
