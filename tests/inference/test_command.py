@@ -185,7 +185,7 @@ def test_every_choice_trains(options, tmp_path):
     assert all((r["rate"] is None) == ("delta" in options) for r in records)
 
 
-def test_early_stopping_and_two_processes(tmp_path):
+def test_early_stopping(tmp_path):
     common = ["--features", feature_file(tmp_path), "--beta", "0.1", "--protocols", "standard", *TINY]
     stopped = svi_sib([*common, "--patience", "1", "--validations", "6", "--out", str(tmp_path / "stopped")])
     assert stopped.metrics.exists()
