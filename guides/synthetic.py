@@ -141,7 +141,7 @@ class SyntheticGradientGuide(PyroModule):
             ``steps + 1`` posteriors.
         """
         if hyperparameters is None:
-            hyperparameters = tuple(self.hyper.locs) if self.hyper is not None else self.prior.hyperparameters()
+            hyperparameters = self.point_hyperparameters()
         # sampled hyperparameters carry the plates' dimensions, [..., 1, 1, D]; the tasks' own dimension is enough here
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = self.way or num_classes(support_y)
@@ -154,6 +154,10 @@ class SyntheticGradientGuide(PyroModule):
             )
             trajectory.append(posterior)
         return trajectory
+
+    def point_hyperparameters(self) -> tuple[Tensor, ...]:
+        """ψ without sampling: the prior's own, or the mean of q(ψ) of a hierarchical one."""
+        return tuple(self.hyper.locs) if self.hyper is not None else self.prior.hyperparameters()
 
     def step(
         self,

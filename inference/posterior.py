@@ -26,12 +26,14 @@ class TaskPosterior:
         theta: mean and log standard deviation, ``[tasks, way, D]``.
         family: Gaussian or delta.
         query_x: the features that were adapted on, ``[tasks, query, D]``; what the methods predict by default.
+        hyperparameters: ψ of the prior that the rate is taken against.
     """
 
     model: EmpiricalBayesModel
     theta: Posterior
     family: Family
     query_x: Tensor
+    hyperparameters: tuple[Tensor, ...]
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
@@ -71,10 +73,8 @@ class TaskPosterior:
         loc, log_scale = self.theta
         if self.family is Family.DELTA:
             return loc.new_full(loc.shape[:1], torch.nan)
-        prior = self.model.prior
-        hyperparameters = (prior.loc, prior.log_scale)  # in a hierarchical prior: the centre of p(ψ)
         q = torch.distributions.Normal(loc, log_scale.exp())
-        p = prior.distribution(hyperparameters, loc.shape[-2])
+        p = self.model.prior.distribution(self.hyperparameters, loc.shape[-2])
         q_event = torch.distributions.Independent(torch.distributions.Independent(q, 1), 1)
         return torch.distributions.kl_divergence(q_event, p.expand(loc.shape[:1]))
 
@@ -138,4 +138,4 @@ def trajectory(
     if not getattr(guide.gradient, "needs_labels", False):
         episode = episode.unlabelled()
     thetas = guide.unroll(*episode, steps=steps)
-    return [TaskPosterior(model, theta, guide.family, episode.query_x) for theta in thetas]
+    return [TaskPosterior(model, theta, guide.family, episode.query_x, guide.point_hyperparameters()) for theta in thetas]

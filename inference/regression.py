@@ -79,7 +79,8 @@ def score_regression(objective: RateDistortionModule, options: SibOptions, *, nu
     episode = regression_tasks(options.data, options.test_tasks, queries=options.queries, seed=seed)
     assert episode.query_y is not None
     theta = objective.guide.unroll(*episode.unlabelled())[-1]
-    posterior = TaskPosterior(objective.model, theta, objective.guide.family, episode.query_x)
+    guide = objective.guide
+    posterior = TaskPosterior(objective.model, theta, guide.family, episode.query_x, guide.point_hyperparameters())
     outputs = posterior.outputs(num_samples=num_samples)
     log_likelihood = objective.model.likelihood(outputs).log_prob(episode.query_y)
     noise = objective.model.likelihood.log_noise.exp()

@@ -8,12 +8,14 @@ from torch.distributions import Normal, kl_divergence
 
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from guides.gradient_networks import EquivariantGradient, ExactGradient, MLPGradient
+from guides.hyper import HyperGuide
 from guides.initialisation import LearnedStart, QueryMeans, SupportMeans
 from guides.synthetic import Posterior, SyntheticGradientGuide
 from inference.elbo import RateDistortionELBO
+from inference.posterior import infer
 from models.features import class_means
 from models.predictors import PREDICTORS, CosinePredictor
-from models.priors import GaussianPrior, MixturePrior
+from models.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior
 from models.task_model import CategoricalLikelihood, EmpiricalBayesModel
 from tests.conftest import gaussian_bank
 
@@ -172,3 +174,16 @@ def test_unroll_is_differentiable_to_the_start():
     hyper = guide.prior.hyperparameters()
     step = lambda m, s: guide.step(Posterior(m, s), tasks.query_x, None, hyper, 0)  # noqa: E731
     assert torch.autograd.gradcheck(step, (loc, log_scale), atol=1e-4)
+
+
+def test_rate_of_a_hierarchical_prior_is_against_the_mean_of_its_posterior():
+    model, _ = build(prior=HierarchicalGaussianPrior)
+    hyper = HyperGuide(model.prior)
+    hyper.locs[0].data.add_(3.0)  # what q(ψ) learned differs from the centre of p(ψ)
+    guide = SyntheticGradientGuide(
+        model.prior, model.predictor, SupportMeans(DIM), EquivariantGradient(), num_features=DIM, hyper=hyper
+    ).double()
+    posterior = infer(model, guide, episode())
+    q = Normal(posterior.theta.loc, posterior.theta.log_scale.exp())
+    expected = kl_divergence(q, Normal(hyper.locs[0], hyper.locs[1].exp())).sum((-2, -1))
+    torch.testing.assert_close(posterior.rate(), expected.detach())
