@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.task_model import Likelihood
+from models.likelihoods import Likelihood
 
 
 class MLPGradient(nn.Module):

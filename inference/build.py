@@ -12,9 +12,10 @@ from guides.synthetic import SyntheticGradientGuide
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.options import SibOptions, Variant
 from inference.seeding import seeded
+from models.likelihoods import CategoricalLikelihood
 from models.predictors import PREDICTORS
 from models.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior, Prior
-from models.task_model import CategoricalLikelihood, EmpiricalBayesModel
+from models.task_model import EmpiricalBayesModel
 
 START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
 

@@ -20,9 +20,10 @@ from inference.meta import DRAWS, TASKS
 from inference.options import SibOptions
 from inference.posterior import TaskPosterior
 from inference.seeding import seeded
+from models.likelihoods import GaussianLikelihood
 from models.predictors import LinearPredictor
 from models.priors import GaussianPrior
-from models.task_model import EmpiricalBayesModel, GaussianLikelihood
+from models.task_model import EmpiricalBayesModel
 
 LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
 NOISE = {"linear": 0.5, "sinusoids": 0.1}

@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.likelihoods import CategoricalLikelihood, Likelihood
 from models.predictors import Predictor
 from models.priors import Prior
-
-
-class Likelihood(PyroModule):
-    """p(y given ŷ): turns predictor outputs ``[..., query, outputs]`` into a distribution of batch_shape ``[..., query]``."""
-
-    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
-        raise NotImplementedError
-
-    def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """∂(−log p(y given ŷ))/∂ŷ, which the synthetic gradient stands in for: same shape as ``outputs``."""
-        total = lambda outputs: -self(outputs).log_prob(targets).sum()  # noqa: E731
-        return torch.func.grad(total)(outputs)
-
-
-class CategoricalLikelihood(Likelihood):
-    """y ~ Categorical(softmax ŷ): classification."""
-
-    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
-        return dist.Categorical(logits=outputs)
-
-    def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Closed form: softmax(ŷ) − onehot(y)."""
-        return outputs.softmax(-1) - nn.functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
-
-
-class GaussianLikelihood(Likelihood):
-    """y ~ N(ŷ, noise²): regression with one output.
-
-    Args:
-        noise: standard deviation, initial or fixed.
-        learned: whether the noise is a parameter.
-    """
-
-    def __init__(self, noise: float = 1.0, *, learned: bool = True) -> None:
-        super().__init__()
-        self.log_noise = nn.Parameter(torch.tensor(noise).log(), requires_grad=learned)
-
-    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(outputs[..., 0], self.log_noise.exp())
 
 
 class EmpiricalBayesModel(PyroModule):

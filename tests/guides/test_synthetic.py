@@ -14,9 +14,10 @@ from guides.synthetic import Posterior, SyntheticGradientGuide
 from inference.elbo import RateDistortionELBO
 from inference.posterior import infer
 from models.features import class_means
+from models.likelihoods import CategoricalLikelihood
 from models.predictors import PREDICTORS, CosinePredictor
 from models.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior
-from models.task_model import CategoricalLikelihood, EmpiricalBayesModel
+from models.task_model import EmpiricalBayesModel
 from tests.conftest import gaussian_bank
 
 WAY, DIM = 4, 10

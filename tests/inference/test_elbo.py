@@ -12,9 +12,10 @@ from torch.distributions import kl_divergence
 from data.regression import linear_evidence, linear_posterior, linear_tasks
 from guides.full_covariance import FullCovarianceGuide
 from inference.elbo import RateDistortionELBO
+from models.likelihoods import GaussianLikelihood
 from models.predictors import LinearPredictor
 from models.priors import GaussianPrior, HierarchicalGaussianPrior
-from models.task_model import EmpiricalBayesModel, GaussianLikelihood
+from models.task_model import EmpiricalBayesModel
 from tests.guides.test_synthetic import build, episode
 
 NOISE = 0.5
