@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
-from pyro.infer.util import check_fully_reparametrized, torch_item
+from pyro.infer.trace_mean_field_elbo import _check_mean_field_requirement
+from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -95,6 +99,20 @@ class RateDistortionELBO(TraceMeanField_ELBO):
                     sums[name] = sums.get(name, 0.0) + value / self.num_particles
         return total
 
+    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace]:
+        """Model and guide trace. Only observed sites are scored: KLs need no log-density of the draw."""
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        if is_validation_enabled():
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+            _check_mean_field_requirement(model_trace, guide_trace)
+        model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        model_trace.compute_log_prob(lambda name, site: site["is_observed"])
+        if is_validation_enabled():
+            for name in model_trace.observation_nodes:
+                check_site_shape(model_trace.nodes[name], self.max_plate_nesting)
+        return model_trace, guide_trace
+
     def trace_terms(self, model_trace: Trace, guide_trace: Trace) -> RateDistortion:
         """Both terms of one pair of traces, summed over its plates and vectorised particles."""
         if extra := [name for name in guide_trace.stochastic_nodes if name not in model_trace]:
@@ -111,13 +129,14 @@ class RateDistortionELBO(TraceMeanField_ELBO):
 
     def site_rate(self, model_site: Mapping[str, Any], guide_site: Mapping[str, Any]) -> Tensor:
         """KL(q ‖ p) of one latent site, nats."""
-        check_fully_reparametrized(guide_site)
+        if not guide_site["fn"].has_rsample:
+            raise NotImplementedError(f"site {guide_site['name']!r} of the guide is not reparameterised: {guide_site['fn']}")
         try:
             kl = kl_divergence(guide_site["fn"], model_site["fn"])
         except NotImplementedError:
             if not self.monte_carlo:
                 raise
-            return guide_site["log_prob_sum"] - model_site["log_prob_sum"]
+            kl = guide_site["fn"].log_prob(guide_site["value"]) - model_site["fn"].log_prob(guide_site["value"])
         return scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"]).sum()
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
