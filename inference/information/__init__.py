@@ -1,0 +1,1 @@
+"""Information measures: of discrete sources and channels, and of what weights know about their training set."""
