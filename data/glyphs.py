@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -65,9 +66,7 @@ def load_glyphs(image_size: int = 28, *, images_per_class: int = 30, max_classes
 @functools.cache
 def draw_alphabet() -> dict[str, dict[str, Tensor]]:
     """split -> letter name -> ``[faces, MASTER_SIZE, MASTER_SIZE]`` drawings, look-alikes removed."""
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    faces = [ImageFont.truetype(str(folder / f"{face}.ttf"), MASTER_SIZE * 5 // 8) for face in FACES]
-    fonts = [(face, bytes(face.getmask("\uffff"))) for face in faces]
+    fonts = load_fonts()
     seen: list[Tensor] = []
     alphabet: dict[str, dict[str, Tensor]] = {}
     for split, scripts in SCRIPTS.items():
@@ -82,6 +81,19 @@ def draw_alphabet() -> dict[str, dict[str, Tensor]]:
             seen.append(signature)
             alphabet[split][unicodedata.name(letter)] = torch.stack(drawings)
     return alphabet
+
+
+def load_fonts() -> list[tuple[ImageFont.FreeTypeFont, bytes]]:
+    """Every face with the mark it shows for a letter it lacks."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    faces = [ImageFont.truetype(str(folder / f"{face}.ttf"), MASTER_SIZE * 5 // 8) for face in FACES]
+    return [(face, bytes(face.getmask("\uffff"))) for face in faces]
+
+
+def draw_letters(characters: str) -> dict[str, Tensor]:
+    """Character -> ``[faces, MASTER_SIZE, MASTER_SIZE]`` drawings, for characters that every face has."""
+    fonts = load_fonts()
+    return {c: torch.stack([d for font in fonts if (d := draw_letter(c, *font)) is not None]) for c in characters}
 
 
 def letters_of(scripts: tuple[str, ...]) -> list[str]:
@@ -118,21 +130,44 @@ def look(drawing: Tensor) -> Tensor:
     return F.normalize(small - small.mean(), dim=0)
 
 
-def render(drawings: Tensor, count: int, image_size: int, generator: torch.Generator) -> Tensor:
-    """``count`` hard-to-read pictures of one letter: random face, affine map, hole and noise.
+HARD_WARP = Warp(rotation=18, scale=(0.95, 1.5), shear=0.2, shift=0.07)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What makes a drawn letter hard to read.
+
+    Args:
+        warp: ranges of the random affine map.
+        hole: side of a square that is blanked out, a fraction of the image.
+        noise: standard deviation of the pixels' noise; ink on paper is at most 0.7.
+    """
+
+    warp: Warp = HARD_WARP
+    hole: float = 0.25
+    noise: float = 0.18
+
+
+HARD, MILD = Degradation(), Degradation(Warp(rotation=12, scale=(1.0, 1.4), shear=0.1, shift=0.04), hole=0.0, noise=0.12)
+
+
+def render(
+    drawings: Tensor, count: int, image_size: int, generator: torch.Generator, degradation: Degradation = HARD
+) -> Tensor:
+    """``count`` pictures of one letter: random face, affine map, hole and noise.
 
     Returns:
         ``[count, 1, image_size, image_size]`` uint8.
     """
     face = torch.randint(len(drawings), (count,), generator=generator)
-    maps = affine_maps(count, Warp(rotation=18, scale=(0.95, 1.5), shear=0.2, shift=0.07), generator)
+    maps = affine_maps(count, degradation.warp, generator)
     ink = warp(drawings[face, None], maps, padding="zeros")
     ink = F.interpolate(ink, size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False)
-    hole = image_size // 4
+    hole = int(degradation.hole * image_size)
     corner = torch.randint(image_size - hole + 1, (2, count, 1, 1, 1), generator=generator)
     row, column = torch.arange(image_size)[:, None], torch.arange(image_size)[None, :]
     inside = (row >= corner[0]) & (row < corner[0] + hole) & (column >= corner[1]) & (column < corner[1] + hole)
     contrast = 0.5 + 0.5 * torch.rand(count, 1, 1, 1, generator=generator)
-    noise = 0.18 * torch.randn(ink.shape, generator=generator)
+    noise = degradation.noise * torch.randn(ink.shape, generator=generator)
     picture = 0.15 + 0.7 * contrast * ink.masked_fill(inside, 0.0) + noise
     return picture.mul_(255).clamp_(0, 255).to(torch.uint8)

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from data.episodes import EpisodeSampler
-from data.errors import UserError
 from data.images import SPLITS, ImageSplits, LabelledItems
 from inference.build import build_objective
 from inference.files import Features, RunFolder, load_features, load_state, save_features, save_tensors
@@ -20,6 +13,7 @@ from inference.options import SibOptions, Variant
 from inference.pretrain import FeatureNetwork, Pretraining, embed
 from inference.seeding import seeded
 from inference.sib import SIB
+from inference.training import train
 from models.features import FeatureSpace, class_means
 
 
@@ -103,7 +97,16 @@ def pretrain(options: SibOptions, data: ImageSplits, run: RunFolder) -> FeatureN
     if options.epochs:
         with run.timed("pretrain"), seeded(options.seed):
             module = Pretraining(network, data, epochs=options.epochs, seed=options.seed)
-            train(module, options, run, "pretrain", epochs=options.epochs, monitor="val_accuracy", mode="max")
+            train(
+                module,
+                options,
+                run,
+                "pretrain",
+                epochs=options.epochs,
+                monitor="val_accuracy",
+                mode="max",
+                precision=options.precision,
+            )
     save_tensors(run.network, network.state_dict(), network.description())
     return network
 
@@ -124,69 +127,15 @@ def meta_train(sib: SIB, features: Features, data: ImageSplits | None, run: RunF
         }
         with run.timed(variant.name), seeded(options.seed):
             module = MetaTraining(sib.objective, samplers["train"], samplers["val"], schedule, seed=options.seed)
-            train(module, options, run, variant.name, epochs=schedule.validations, monitor="val/loss", mode="min")
+            train(
+                module,
+                options,
+                run,
+                variant.name,
+                epochs=schedule.validations,
+                monitor="val/loss",
+                mode="min",
+                patience=options.patience,
+            )
         save_tensors(finished, sib.state().state_dict(), sib.metadata())
     load_state(sib.state(), finished)
-
-
-def train(
-    module: lightning.LightningModule, options: SibOptions, run: RunFolder, stage: str, *, epochs: int, monitor: str, mode: str
-) -> None:
-    """Run Lightning for one stage, resuming from its last checkpoint, and leave the best validated weights in ``module``.
-
-    Raises:
-        UserError: the checkpoint is damaged or of another configuration.
-    """
-    folder = run.checkpoints / stage
-    best, last = folder / "best.ckpt", folder / "last.ckpt"
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder,
-            "best",
-            monitor=monitor,
-            mode=mode,
-            save_last=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
-    ]
-    if options.patience and stage != "pretrain":
-        callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.patience))
-    if options.progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
-    quiet_lightning()
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator={"cuda": "gpu"}.get(options.device, options.device),
-        devices=options.devices,
-        strategy="ddp_spawn_find_unused_parameters_true" if options.devices > 1 else "auto",
-        precision=options.precision if stage == "pretrain" else "32-true",  # type: ignore[arg-type]
-        logger=TensorBoardLogger(run.path, name="logs", version=stage),
-        callbacks=callbacks,
-        enable_progress_bar=options.progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-    )
-    try:
-        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(state)
-    except (OSError, EOFError, KeyError, RuntimeError) as error:
-        if not last.exists():
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{last} cannot be resumed from ({reason}): delete {folder} to train this stage anew") from error
-
-
-def quiet_lightning() -> None:
-    """Drop Lightning's hints about hardware, loggers and data workers; our batches are tensors and need no workers."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*LeafSpec.* is deprecated.*",
-        ".*number of training batches.*smaller than the logging interval.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -43,21 +43,26 @@ def score(probabilities: Tensor, labels: Tensor, *, rate: Tensor, distortion: Te
         rate, distortion: ``[tasks]``, nats.
     """
     accuracy = (probabilities.argmax(-1) == labels).to(torch.float64).mean(-1)
-    one_hot = torch.nn.functional.one_hot(labels, probabilities.shape[-1])
-    ece = multiclass_calibration_error(
-        probabilities.flatten(0, 1), labels.flatten(), num_classes=probabilities.shape[-1], n_bins=15, norm="l1"
-    )
-    true = probabilities.gather(-1, labels[..., None]).clamp_min(torch.finfo(probabilities.dtype).tiny)
     return Scores(
         episodes=len(labels),
-        accuracy=float(accuracy.mean()),
         ci95=confidence_interval(accuracy),
-        nll=float(-true.log().mean()),
-        ece=float(ece),
-        brier=float((probabilities - one_hot).square().sum(-1).mean()),
         rate=None if bool(rate.isnan().any()) else float(rate.mean()),
         distortion=float(distortion.mean()),
+        **predictive_scores(probabilities.flatten(0, -2), labels.flatten()),
     )
+
+
+def predictive_scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """``accuracy``, ``nll``, ``ece`` and ``brier`` of class probabilities ``[n, classes]``, as in :class:`Scores`."""
+    classes = probabilities.shape[-1]
+    true = probabilities.gather(-1, labels[:, None]).clamp_min(torch.finfo(probabilities.dtype).tiny)
+    one_hot = torch.nn.functional.one_hot(labels, classes)
+    return {
+        "accuracy": float((probabilities.argmax(-1) == labels).to(torch.float64).mean()),
+        "nll": float(-true.log().mean()),
+        "ece": float(multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=15, norm="l1")),
+        "brier": float((probabilities - one_hot).square().sum(-1).mean()),
+    }
 
 
 def confidence_interval(values: Tensor) -> float:

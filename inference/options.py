@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -100,9 +101,7 @@ class SibOptions:
         self.spec()
         minima = {"epochs": 0, "steps": 0, "rank": 0, "inner_samples": 0, "tasks": 1, "batch": 1, "patience": 0}
         minima |= {"validations": 1, "test_tasks": 2, "holdout": 0, "devices": 1, "seed": 0}
-        for name, least in minima.items():
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)} is too small: at least {least}")
+        check_minima(self, minima)
         for name in ("inner_lr", "learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"--{name} {getattr(self, name)} must be positive")
@@ -112,21 +111,13 @@ class SibOptions:
             raise UserError(f"unknown protocol {', '.join(sorted(unknown))}: choose standard, imbalanced, lwof")
         if "lwof" in self.protocols and not self.holdout and not self.features:
             raise UserError("the lwof protocol tests on held-out images of base classes: add --holdout 50, for example")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("no GPU is available to PyTorch: use --device cpu, or auto")
+        check_device(self.device)
         self.betas  # noqa: B018 (checked here)
 
     @property
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
-        try:
-            parts = self.beta if isinstance(self.beta, list) else split_commas(str(self.beta))
-            values = sorted({float(part) for part in parts})
-        except ValueError:
-            raise UserError(f"--beta {self.beta!r} is neither a number nor numbers separated by commas") from None
-        if not values or not all(0 <= value < float("inf") for value in values):
-            raise UserError(f"--beta {self.beta!r}: every value must be finite and not negative")
-        return tuple(values)
+        return parse_betas(self.beta)
 
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
@@ -169,6 +160,35 @@ class Variant:
     def name(self) -> str:
         """Used for folders and logs."""
         return f"{self.predictor}-beta{self.beta:g}-k{self.steps}"
+
+
+def parse_betas(beta: str | float | list[float]) -> tuple[float, ...]:
+    """The values of ``--beta``, ascending.
+
+    Raises:
+        UserError: no number, a negative one, or one that is not finite.
+    """
+    try:
+        values = sorted({float(part) for part in (beta if isinstance(beta, list) else split_commas(str(beta)))})
+    except ValueError:
+        raise UserError(f"--beta {beta!r} is neither a number nor numbers separated by commas") from None
+    if not values or not all(0 <= value < float("inf") for value in values):
+        raise UserError(f"--beta {beta!r}: every value must be finite and not negative")
+    return tuple(values)
+
+
+def check_minima(options: Any, minima: Mapping[str, float]) -> None:
+    """Raise :class:`UserError` for the first option that is set and below its least value."""
+    for name, least in minima.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value} is too small: at least {least}")
+
+
+def check_device(device: str) -> None:
+    """Raise :class:`UserError` where a GPU is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU is available to PyTorch: use --device cpu, or auto")
 
 
 def split_commas(text: str) -> list[str]:

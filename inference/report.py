@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -113,8 +113,12 @@ def format_table(records: Iterable[Record]) -> str:
                 f"{record['distortion']:.1f}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    left = (0, 1, 2)
+    return align(rows, left=(0, 1, 2))
+
+
+def align(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
+    """Rows of cells as text in columns, the ``left`` ones flush left and the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
         for row in rows
