@@ -48,10 +48,11 @@ def test_readme_example_runs(monkeypatch, capsys):
 
 
 def test_readme_names_only_commands_and_options_that_exist():
+    from inference.bnn.options import BnnOptions
     from inference.options import SibOptions
     from inference.predict import PredictOptions
 
-    known = {f.replace("_", "-") for o in (SibOptions, PredictOptions) for f in o.__dataclass_fields__}
+    known = {f.replace("_", "-") for o in (SibOptions, BnnOptions, PredictOptions) for f in o.__dataclass_fields__}
     known |= {"config", "resume", "help"}
     used = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", (ROOT / "README.md").read_text()))
     assert used <= known, used - known

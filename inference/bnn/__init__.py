@@ -1,0 +1,1 @@
+"""β-BNN: Bayesian neural networks by rate and distortion."""

@@ -1,0 +1,146 @@
+"""The pictures of a β-BNN run, one function each; every function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from data.supervised import curve
+from inference.bnn.options import Algorithm
+from inference.bnn.posterior import WeightPosterior
+from inference.plots import COLOURS, STYLE
+from models.likelihoods import GaussianLikelihood
+
+Record = Mapping[str, Any]
+
+
+def colour(algorithm: str) -> str:
+    """Each algorithm has its own colour in all pictures."""
+    return COLOURS[list(Algorithm).index(Algorithm(algorithm))]
+
+
+def rate_distortion_curve(records: Sequence[Record]) -> Figure:
+    """Distortion on the training data and NLL on validation data against rate, one curve an algorithm, one point a β."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+        offsets = itertools.cycle(((4, 5), (-38, -10), (4, -11)))  # labels of neighbouring curves on different sides
+        for offset, algorithm in zip(offsets, dict.fromkeys(r["algorithm"] for r in records), strict=False):
+            rows = sorted((r for r in records if r["algorithm"] == algorithm), key=lambda r: r["beta"])
+            rates = [max(r["rate"], 1e-3) for r in rows]
+            for axis, values in zip(
+                axes, ([r["distortion"] / r["items"] for r in rows], [r["nll"] for r in rows]), strict=True
+            ):
+                axis.plot(rates, values, marker="o", color=colour(algorithm), label=algorithm)
+                for row, rate, value in zip(rows, rates, values, strict=True):
+                    style = {"textcoords": "offset points", "fontsize": 7, "color": colour(algorithm)}
+                    axis.annotate(f"β={row['beta']:g}", (rate, value), offset, **style)
+        labels = ("distortion (nats a training item)", "validation NLL (nats an item)")
+        for axis, label in zip(axes, labels, strict=True):
+            axis.set(xscale="log", xlabel="rate KL(q ‖ m) (nats)", ylabel=label)
+        axes[0].legend(fontsize=8)
+    return figure
+
+
+def learning_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> Figure:
+    """Accuracy and NLL on test items (at most 2000) over each posterior's own epochs.
+
+    Args:
+        history: algorithm -> scalar name -> (epochs, values).
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+        for algorithm, scalars in history.items():
+            for axis, (name, factor) in zip(axes, (("val/accuracy", 100), ("val/nll", 1)), strict=True):
+                if name in scalars:
+                    epochs, values = scalars[name]
+                    line = {"color": colour(algorithm), "label": algorithm, "marker": ".", "lw": 1.2}
+                    axis.plot(epochs, factor * np.asarray(values), **line)
+        for axis, label in zip(axes, ("test accuracy (%)", "test NLL (nats an item)"), strict=True):
+            axis.set(xlabel="epochs of each posterior", ylabel=label)
+        axes[1].set_yscale("log")
+        axes[1].legend(fontsize=8)
+    return figure
+
+
+def predictive_entropy(named: Mapping[str, tuple[Tensor, Tensor]], classes: int) -> Figure:
+    """How uncertain predictions are on test items and on items of another kind, one panel an algorithm.
+
+    Args:
+        named: algorithm -> entropies (nats) of test items ``[n]`` and of outside items ``[m]``.
+    """
+    bins = np.linspace(0, math.log(classes), 40)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(named), figsize=(2.6 * len(named) + 0.6, 2.8), sharey=True, layout="constrained", squeeze=False
+        )
+        for axis, (name, entropies) in zip(axes[0], named.items(), strict=True):
+            for values, tint, label in zip(entropies, (COLOURS[0], COLOURS[1]), ("test items", "letters"), strict=True):
+                axis.hist(values.numpy(), bins, density=True, alpha=0.6, color=tint, label=label)
+            axis.set(title=name, xlabel="entropy (nats)")
+            axis.title.set_fontsize(9)
+        axes[0, 0].set(ylabel="density (1/nat)", yscale="log")
+        axes[0, -1].legend(fontsize=8)
+    return figure
+
+
+def regression_bands(named: Mapping[str, WeightPosterior], x: Tensor, y: Tensor, *, num_samples: int = 200) -> Figure:
+    """Function-space posteriors of a one-dimensional regression: draws, and bands of ±2 standard deviations.
+
+    Args:
+        named: algorithm -> posterior.
+        x, y: training data, ``[n, 1]`` and ``[n]``.
+    """
+    grid = torch.linspace(-3, 3, 200)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(named), figsize=(3 * len(named), 3.2), sharey=True, layout="constrained", squeeze=False
+        )
+        for axis, (name, posterior) in zip(axes[0], named.items(), strict=True):
+            draws = posterior.outputs(grid[:, None], num_samples=num_samples)[..., 0].cpu()
+            mean, std = draws.mean(0).numpy(), draws.std(0, correction=0).numpy()
+            likelihood = posterior.model.likelihood
+            assert isinstance(likelihood, GaussianLikelihood)
+            total = np.sqrt(std**2 + math.exp(2 * float(likelihood.log_noise.detach())))
+            axis.fill_between(grid.numpy(), mean - 2 * total, mean + 2 * total, color=colour(name), alpha=0.15, lw=0)
+            axis.fill_between(grid.numpy(), mean - 2 * std, mean + 2 * std, color=colour(name), alpha=0.35, lw=0)
+            axis.plot(grid.numpy(), draws[:8].T.numpy(), color=colour(name), lw=0.5, alpha=0.7)
+            axis.plot(grid.numpy(), curve(grid).numpy(), "k--", lw=1)
+            axis.scatter(x[:, 0].numpy(), y.numpy(), s=5, color="black", alpha=0.6, zorder=3)
+            axis.set(title=name, xlabel="x", ylim=(-3, 3))
+            axis.title.set_fontsize(9)
+        axes[0, 0].set_ylabel("y")
+        axes[0, -1].plot([], [], color="black", marker="o", ls="", ms=3, label="training data")
+        axes[0, -1].plot([], [], "k--", lw=1, label="true function")
+        axes[0, -1].fill_between([], [], [], color="grey", alpha=0.6, label="±2 sd of the function")
+        axes[0, -1].fill_between([], [], [], color="grey", alpha=0.25, label="±2 sd with noise")
+        axes[0, -1].legend(fontsize=6, loc="lower right")
+    return figure
+
+
+def information_plane(points: Sequence[tuple[float, float]], total: float, source_entropy: float) -> Figure:
+    """The bottleneck's frontier: what a code keeps of y against what it costs about x.
+
+    Args:
+        points: (I(x; t), I(t; y)) in nats, along β.
+        total: I(x; y).
+        source_entropy: H(x).
+    """
+    rates, kept = zip(*sorted(points), strict=True)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
+        axis.plot(rates, kept, marker="o", ms=4, color=COLOURS[0], label="optimal codes")
+        axis.axhline(total, color="grey", ls="--", lw=1, label="I(x; y)")
+        limit = min(total, source_entropy)
+        axis.plot([0, limit], [0, limit], color="grey", lw=1, label="I(t; y) = I(x; t)")
+        axis.fill_between([0, limit, source_entropy], [0, limit, limit], 1.12 * total, color="grey", alpha=0.15, lw=0)
+        axis.set(xlabel="rate I(x; t) (nats)", ylabel="kept I(t; y) (nats)", xlim=(0, None), ylim=(0, 1.12 * total))
+        axis.legend(fontsize=8, loc="lower right")
+    return figure

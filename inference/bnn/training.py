@@ -1,0 +1,173 @@
+"""Training of the posteriors over a network's weights, as one Lightning module for all algorithms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data.episodes import mix_seed
+from data.images import LabelledItems
+from guides.mean_field import MeanFieldGuide
+from inference.bnn.options import Plan
+from inference.bnn.posterior import WeightPosterior
+from inference.elbo import RateDistortionModule
+from inference.meta import stop_if_not_finite
+from inference.seeding import seeded
+from models.weight_priors import MixtureWeightPrior
+
+WATCH_DRAWS = 16
+BOOTSTRAP, ORDER, DRAWS = 0, 1, 2  # streams of random numbers
+
+
+class BnnTraining(lightning.LightningModule):
+    """θ_k ← argmin distortion(B_k) + β KL(q_k ‖ m) for the posteriors of a :class:`~inference.bnn.options.Plan`.
+
+    With a :class:`~models.weight_priors.MixtureWeightPrior` the prior's components are Θ, the posteriors so far: they are
+    refreshed when a posterior has finished its round, and each round starts from them. The bootstrap samples B_k are drawn
+    anew each round; without a mixture the only posterior sees all data.
+
+    Source: slide "β-BNN".
+
+    Args:
+        objective: model (``posteriors`` = those at once), guide, objective.
+        data: training items.
+        plan: order of training.
+        start: ``[K, P]`` initial means.
+        initial_scale: initial standard deviation.
+        bootstrap_size: n_b.
+        batch, learning_rate: of Adam with a cosine decay.
+        scale_speed: learning rate of the log standard deviations relative to that of the means.
+        watch: items on which ``val/accuracy`` and ``val/nll`` are logged along the way; they decide nothing.
+        seed: bootstrap samples, order, weight draws.
+    """
+
+    rates: Tensor
+    start: Tensor
+
+    def __init__(
+        self,
+        objective: RateDistortionModule,
+        data: LabelledItems,
+        plan: Plan,
+        start: Tensor,
+        *,
+        initial_scale: float,
+        bootstrap_size: int,
+        batch: int,
+        learning_rate: float,
+        scale_speed: float = 1.0,
+        watch: LabelledItems | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.objective, self.source, self.plan, self.watch = objective, data, plan, watch
+        self.initial_scale, self.bootstrap_size, self.batch = initial_scale, bootstrap_size, min(batch, bootstrap_size)
+        self.learning_rate, self.scale_speed, self.seed = learning_rate, scale_speed, seed
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("rates", torch.zeros(plan.posteriors))
+
+    @property
+    def mixture(self) -> MixtureWeightPrior | None:
+        """The prior, where it is a mixture of posteriors."""
+        prior = self.objective.model.prior
+        return prior if isinstance(prior, MixtureWeightPrior) else None
+
+    def train_dataloader(self) -> DataLoader:
+        """Batch numbers alone: items are taken in :meth:`training_step`, where a resumed run knows its epoch for certain."""
+        steps = max(1, self.bootstrap_size // self.batch // self.trainer.world_size)
+        return DataLoader(torch.arange(steps), batch_size=None)  # type: ignore[arg-type]
+
+    def on_train_epoch_start(self) -> None:
+        place = self.plan.position(self.current_epoch)
+        if place.epoch == 0:
+            self.start_segment(place.round, place.rows)
+        members = range(*place.rows.indices(self.plan.posteriors))
+        self.order = torch.stack([self.draw_order(place.round, k, place.epoch) for k in members])
+
+    def start_segment(self, number: int, rows: slice) -> None:
+        """Put the posteriors ``rows`` of Θ into the guide; Adam starts anew."""
+        guide = self.objective.guide
+        with torch.no_grad():
+            if number == 0 or self.mixture is None:
+                guide.loc.copy_(self.start[rows])
+                if isinstance(guide, MeanFieldGuide):
+                    guide.log_scale.fill_(math.log(self.initial_scale))
+            else:
+                guide.loc.copy_(self.mixture.loc[rows])
+                guide.log_scale.copy_(self.mixture.log_scale[rows])
+        self.trainer.optimizers[0].state.clear()
+
+    def draw_order(self, number: int, k: int, epoch: int) -> Tensor:
+        """Indices of posterior ``k``'s items in this epoch: its bootstrap sample, shuffled."""
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, number, k, BOOTSTRAP))
+        n = len(self.source)
+        sample = torch.arange(n)
+        if self.mixture is not None:
+            sample = torch.randint(n, (self.bootstrap_size,), generator=generator)
+        generator.manual_seed(mix_seed(self.seed, number, k, epoch, ORDER))
+        return sample[torch.randperm(len(sample), generator=generator)]
+
+    def training_step(self, number: int, index: int) -> Tensor:
+        world, rank = self.trainer.world_size, self.global_rank
+        first = (index * world + rank) * self.batch
+        chosen = self.order[:, first : first + self.batch]
+        chosen = chosen.squeeze(0) if self.plan.at_once == 1 else chosen
+        x, y = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
+        with (
+            seeded(self.seed, self.current_epoch, index, rank, DRAWS, device=self.device),
+            stop_if_not_finite(self.global_step),
+        ):
+            terms = self.objective.terms(x, y)
+            per_item = 1 / (self.bootstrap_size * self.plan.at_once)
+            loss = terms.loss * per_item
+            if not torch.isfinite(loss):
+                raise FloatingPointError
+        values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
+        self.log_dict({name: v.detach() for name, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        place = self.plan.position(self.current_epoch)
+        guide, model = self.objective.guide, self.objective.model
+        if isinstance(guide, MeanFieldGuide) and self.plan.ends_segment(self.current_epoch):
+            self.rates[place.rows] = WeightPosterior(model, guide.loc, guide.log_scale).rate()
+            if self.mixture is not None:
+                self.mixture.refresh(place.rows, guide.loc, guide.log_scale)
+        last_row = place.rows.stop == self.plan.posteriors
+        if self.watch is not None and last_row and (place.epoch + 1) % self.plan.sparse == 0:
+            scores = self.posterior().scores(self.watch, num_samples=WATCH_DRAWS)
+            epoch = place.round * self.plan.epochs_a_round + place.epoch + 1
+            logged = {f"val/{name}": scores[name] for name in ("accuracy", "nll") if name in scores}
+            self.log_dict(logged | {"own_epoch": float(epoch)}, sync_dist=True)
+
+    def posterior(self) -> WeightPosterior:
+        """The posteriors as they are: those in training, and Θ for the others."""
+        guide = self.objective.guide
+        log_scale = guide.log_scale if isinstance(guide, MeanFieldGuide) else None
+        if self.mixture is None or len(guide.loc) == self.plan.posteriors:
+            return WeightPosterior(self.objective.model, guide.loc, log_scale)
+        return WeightPosterior(self.objective.model, self.mixture.loc, self.mixture.log_scale)
+
+    def configure_optimizers(self):
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters())
+        scale = "objective.guide.log_scale"
+        others = [p for name, p in self.named_parameters() if p.requires_grad and name != scale]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        groups += [
+            {"params": [p], "lr": self.scale_speed * self.learning_rate} for name, p in self.named_parameters() if name == scale
+        ]
+        optimizer = torch.optim.Adam(groups, self.learning_rate, fused=fused)
+        steps = max(1, self.bootstrap_size // self.batch // self.trainer.world_size)
+
+        def cosine(step: int) -> float:
+            epoch = min(step / steps, self.plan.total_epochs - 1e-6)
+            return 0.5 * (1 + math.cos(math.pi * self.plan.progress(epoch)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,72 @@
+"""``python -m inference.svi_bnn``: fit Bayesian neural networks by four algorithms, compare them, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data.errors import UserError
+from data.supervised import SupervisedData, load_supervised
+from inference.bnn.bnn import BNN, check_data, choose_likelihood
+from inference.bnn.draw import draw_run
+from inference.bnn.options import BnnOptions
+from inference.bnn.report import choose_items, final_records, fit_run, format_table, make_network, outside_items
+from inference.commands import build_options, make_parser, options_from_yaml, options_to_yaml, run_command
+from inference.files import RunFolder, write_atomically, write_json
+
+DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN.
+Without arguments it compares them on embedded digits in about two minutes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> RunFolder:
+    """Run the command; returns the run folder."""
+    values = make_parser(BnnOptions, "svi_bnn", DESCRIPTION).parse_args(arguments)
+    run = RunFolder.existing(values.resume) if values.resume else None
+    options = options_from_yaml(BnnOptions, run.config.read_text(), run.config) if run else build_options(BnnOptions, values)
+    print(f"loading {options.data} ...")
+    data = load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
+    check(options, data)
+    run = run or RunFolder.create(options.out, "svi_bnn", options_to_yaml(options))
+    print(f"run folder: {run.path}")
+    fitted, sweep = fit_run(options, data, run)
+    outside = outside_items(data) if data.is_classification else None
+    print("evaluating ...")
+    with run.timed("evaluate"):
+        records = final_records(options, fitted, data, outside)
+    with run.timed("plots"):
+        save_posterior(list(fitted.values())[-1], data, run)
+        plots = draw_run(options, fitted, data, outside, sweep, run)
+    content = {"command": "svi_bnn", "dataset": options.data, "seed": options.seed, "seconds": run.seconds()}
+    write_json(run.metrics, content | {"results": sweep + records})
+    print(f"\n{options.data}, {options.network}, {records[0]['items']} training items\n{format_table(records)}\n")
+    print("β: chosen on validation data, where there are several; NLL in nats an item; rate and distortion in nats, all items")
+    print("gap: training minus test accuracy; I(w; S): at most the rate for a fixed prior, estimated (≤ log K) for a mixture;")
+    print("bound: on the expected gap, sqrt(I(w; S)/2n), a guarantee for fixed priors alone")
+    print(f"results: {run.metrics}")
+    for plot in plots:
+        print(f"plot:    {plot}")
+    return run
+
+
+def check(options: BnnOptions, data: SupervisedData) -> None:
+    """Fail before any work where data and options do not fit together.
+
+    Raises:
+        UserError: see :func:`~inference.bnn.bnn.check_data`.
+    """
+    train = choose_items(data.train, options.train_size, options.seed)
+    if options.likelihood == "categorical" and not data.is_classification:
+        raise UserError(f"--data {options.data} has real targets: --likelihood gaussian")
+    if options.likelihood in ("gaussian", "bernoulli", "poisson") and data.is_classification:
+        raise UserError(f"--data {options.data} has classes: --likelihood categorical")
+    likelihood = choose_likelihood(options.likelihood, train.labels)
+    check_data(make_network(options, data), train, likelihood, options.bootstrap_size or 1)
+
+
+def save_posterior(bnn: BNN, data: SupervisedData, run: RunFolder) -> None:
+    """``posterior.nc``: ArviZ data of the last algorithm on a hundred test items."""
+    posterior = bnn.posterior.to_arviz(data.test.items[:100], data.test.labels[:100], num_samples=100)
+    write_atomically(run.posterior, lambda file: posterior.to_netcdf(str(file)))
+
+
+if __name__ == "__main__":
+    run_command(main)
