@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from guides.mean_field import MeanFieldGuide
 from inference.elbo import RateDistortionELBO
+from inference.training import keep_freed_memory
 from models.bayesian_network import BayesianNetwork
 from models.networks import mlp
 
@@ -124,6 +125,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    keep_freed_memory()  # for all of them
     x, y = torch.randn(options.batch, 784), torch.randint(10, (options.batch,))
     steps = {
         "deterministic": deterministic(x, y),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
 import warnings
 from typing import Protocol
 
@@ -75,6 +77,7 @@ def train(
     if options.progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
     quiet_lightning()
+    keep_freed_memory()
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator={"cuda": "gpu"}.get(options.device, options.device),
@@ -99,6 +102,18 @@ def train(
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{last} cannot be resumed from ({reason}): delete {folder} to train this stage anew") from error
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep arrays up to 32 MiB for the next step instead of returning them to the system (glibc alone).
+
+    By default each step gets its larger arrays page by page anew, which costs a Bayesian network's step a quarter of its time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 1 << 25)
 
 
 def quiet_lightning() -> None:

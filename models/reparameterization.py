@@ -113,7 +113,7 @@ def local(
     variance = func(inputs.square(), weight.variance, None if bias is None else bias.variance, **options)
     if bias is None:  # a variance may be 0, where the root has no gradient
         variance = variance.clamp_min(torch.finfo(variance.dtype).tiny)
-    return torch.addcmul(mean, variance.sqrt(), torch.randn_like(mean))
+    return mean + variance.sqrt() * torch.randn_like(mean)
 
 
 class LocalLinear(torch.autograd.Function):
@@ -126,24 +126,26 @@ class LocalLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(inputs: Tensor, weight: Tensor, weight_variance: Tensor, bias: Tensor, bias_variance: Tensor):
-        """The outputs, and ε/(2 s)."""
-        scale = F.linear(inputs * inputs, weight_variance, bias_variance).sqrt()
+        """The outputs, ε/(2 s), and x²."""
+        squares = inputs * inputs
+        scale = F.linear(squares, weight_variance, bias_variance).sqrt_()
         noise = torch.randn_like(scale)
-        return torch.addcmul(F.linear(inputs, weight, bias), scale, noise), 0.5 * noise / scale
+        outputs = F.linear(inputs, weight, bias).add_(scale * noise)
+        return outputs, noise.div_(scale).mul_(0.5), squares
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs[:3], output[1])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:3], *output[1:])
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, _):
-        inputs, weight, weight_variance, ratio = ctx.saved_tensors
+    def backward(ctx, gradient: Tensor, *_):
+        inputs, weight, weight_variance, ratio, squares = ctx.saved_tensors
         spread = gradient * ratio  # gradient with respect to the outputs' variance
         to_inputs = None
         if ctx.needs_input_grad[0]:
-            to_inputs = torch.addcmul(gradient @ weight, inputs, spread @ weight_variance, value=2)
-        return to_inputs, gradient.mT @ inputs, spread.mT @ (inputs * inputs), gradient.sum(0), spread.sum(0)
+            to_inputs = (spread @ weight_variance).mul_(inputs).mul_(2).add_(gradient @ weight)
+        return to_inputs, gradient.mT @ inputs, spread.mT @ squares, gradient.sum(0), spread.sum(0)
 
 
 def flipout(

@@ -1,0 +1,75 @@
+"""Mean and spread over seeds of ``svi_bnn`` runs: ``python benchmarks/bnn_table.py RUN [RUN ...]``.
+
+Runs with the same number of training items form one table; each cell is mean ± standard deviation over the seeds. Below it:
+which pairs of algorithms differ in accuracy by more than twice the standard error of their paired difference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from inference.report import align
+
+COLUMNS = {
+    "accuracy": ("accuracy %", 100, 2),
+    "nll": ("NLL", 1, 4),
+    "ece": ("ECE %", 100, 2),
+    "rate": ("rate", 1, 1),
+    "gap": ("gap %", 100, 2),
+    "information": ("I(w; S)", 1, 2),
+    "bound": ("bound %", 100, 1),
+    "auroc": ("AUROC", 1, 4),
+}
+
+
+def load(folders: list[str]) -> dict[int, dict[str, dict[int, dict]]]:
+    """items -> algorithm -> seed -> test record."""
+    tables: dict[int, dict[str, dict[int, dict]]] = {}
+    for folder in folders:
+        content = json.loads((Path(folder) / "metrics.json").read_text())
+        for record in content["results"]:
+            if record["split"] == "test":
+                algorithms = tables.setdefault(record["items"], {})
+                algorithms.setdefault(record["algorithm"], {})[content["seed"]] = record
+    return tables
+
+
+def cell(values: list[float | None], factor: float, digits: int) -> str:
+    """``mean ± sd``."""
+    numbers = [factor * v for v in values if v is not None]
+    if not numbers:
+        return "-"
+    mean = f"{statistics.mean(numbers):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean
+
+
+def compare(algorithms: dict[str, dict[int, dict]]) -> list[str]:
+    """One line for each pair whose accuracies differ by more than the seeds' spread."""
+    lines = []
+    for (a, first), (b, second) in itertools.combinations(algorithms.items(), 2):
+        shared = sorted(first.keys() & second.keys())
+        if len(shared) < 2:
+            continue
+        differences = [100 * (first[s]["accuracy"] - second[s]["accuracy"]) for s in shared]
+        mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+        verdict = "differ" if abs(mean) > 2 * error else "no difference beyond the seeds' spread"
+        lines.append(f"{a} − {b}: {mean:+.2f} ± {error:.2f} (standard error): {verdict}")
+    return lines
+
+
+def main() -> None:
+    for items, algorithms in sorted(load(sys.argv[1:]).items()):
+        rows = [("algorithm", "β", *(title for title, _, _ in COLUMNS.values()))]
+        for name, seeds in algorithms.items():
+            betas = "/".join(f"{seeds[s]['beta']:g}" for s in sorted(seeds))
+            cells = (cell([r.get(key) for r in seeds.values()], f, d) for key, (_, f, d) in COLUMNS.items())
+            rows.append((name, betas, *cells))
+        print(f"n = {items}\n{align(rows)}\n" + "\n".join(compare(algorithms)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
