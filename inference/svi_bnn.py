@@ -8,10 +8,12 @@ from data.errors import UserError
 from data.supervised import SupervisedData, load_supervised
 from inference.bnn.bnn import BNN, check_data, choose_likelihood
 from inference.bnn.draw import draw_run
-from inference.bnn.options import BnnOptions
+from inference.bnn.options import Algorithm, BnnOptions
 from inference.bnn.report import choose_items, final_records, fit_run, format_table, make_network, outside_items
 from inference.commands import build_options, make_parser, options_from_yaml, options_to_yaml, run_command
 from inference.files import RunFolder, write_atomically, write_json
+from inference.options import split_commas
+from models.bayesian_network import BayesianNetwork
 
 DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN.
 Without arguments it compares them on embedded digits in about two minutes."""
@@ -59,7 +61,13 @@ def check(options: BnnOptions, data: SupervisedData) -> None:
     if options.likelihood in ("gaussian", "bernoulli", "poisson") and data.is_classification:
         raise UserError(f"--data {options.data} has classes: --likelihood categorical")
     likelihood = choose_likelihood(options.likelihood, train.labels)
-    check_data(make_network(options, data), train, likelihood, options.bootstrap_size or 1)
+    network = make_network(options, data)
+    check_data(network, train, likelihood, options.bootstrap_size or 1)
+    for algorithm in map(Algorithm, split_commas(options.algorithms)):
+        try:
+            BayesianNetwork(network, posteriors=options.plan(algorithm).at_once)
+        except ValueError as error:
+            raise UserError(f"{algorithm}: {error}") from None
 
 
 def save_posterior(bnn: BNN, data: SupervisedData, run: RunFolder) -> None:

@@ -107,8 +107,11 @@ def fit_posterior(
     likelihood = likelihood if likelihood is not None else choose_likelihood(options.likelihood, data.labels)
     size = options.bootstrap_size if algorithm.is_mixture and options.bootstrap_size else len(data)
     check_data(network, data, likelihood, size)
-    with seeded(mix_seed(options.seed)):
-        objective, start = build_objective(network, options, algorithm, beta, plan, size, prior, likelihood)
+    try:
+        with seeded(mix_seed(options.seed)):
+            objective, start = build_objective(network, options, algorithm, beta, plan, size, prior, likelihood)
+    except ValueError as error:  # batch norm with several posteriors
+        raise UserError(f"{algorithm}: {error}") from None
     module = BnnTraining(
         objective,
         data,

@@ -134,7 +134,7 @@ class TestAlgorithms:
 
     def test_draws_come_from_all_components(self):
         x, y = blobs(60)
-        fitted = BNN.fit(nn.Linear(4, 3), x, y, algorithm="beta-bnn", posteriors=3, epochs=4)
+        fitted = BNN.fit(nn.Linear(4, 3), x, y, algorithm="beta-bnn", posteriors=3, epochs=3)
         draws = fitted.posterior.sample(6)
         nearest = torch.cdist(draws, fitted.posterior.loc).argmin(1)
         assert nearest.tolist() == [0, 1, 2, 0, 1, 2]
@@ -142,7 +142,7 @@ class TestAlgorithms:
     def test_uncertainty_grows_away_from_the_data(self):
         x, y = blobs(300)
         network = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
-        fitted = BNN.fit(network, x, y, algorithm="beta-bnn", beta=1.0, epochs=40, learning_rate=0.01, scale_speed=5.0)
+        fitted = BNN.fit(network, x, y, algorithm="beta-bnn", beta=1.0, epochs=42, learning_rate=0.01, scale_speed=5.0)
         inside = LabelledItems(x, y, ("0", "1", "2"))
         outside = LabelledItems(0.3 * torch.randn(200, 4), torch.zeros(200, dtype=torch.long), ("0",))
         assert out_of_distribution(fitted, inside, outside, 40) > 0.7
@@ -214,6 +214,7 @@ class TestErrors:
             (["--network", "lenet"], "needs images"),
             (["--hidden", "ten"], "--hidden"),
             (["--train-size", "100000"], "there are 120"),
+            (["--data", "glyphs", "--network", "resnet18"], "beta-bnn: batch norm's running statistics"),
             (["--data", "nothing"], "unknown data set"),
             (["--data", "mnist"], "needs --root"),
         ],
