@@ -1,0 +1,108 @@
+"""Gaussian decoders q(t given s): what a student's layer s says about a teacher's layer t."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+SMALLEST_VARIANCE = 1e-3
+
+
+class GaussianDecoder(PyroModule):
+    """q(t given s) = N(μ(s), σ²), σ² = softplus(α) + 10⁻³ with one α a unit or channel, whatever the input.
+
+    With E over the data, H(t) + E log q(t given s) ≤ I(t; s). Source: Ahn et al. 2019, equations 2 to 4.
+
+    Args:
+        mean: the network μ, from student features to the teacher's shape.
+        teacher_shape: ``[units]`` or ``[channels, height, width]``.
+        variance: initial σ².
+        spread: for a heteroscedastic decoder (beyond the paper): a network like ``mean`` that gives α(s), an offset to α.
+    """
+
+    def __init__(
+        self, mean: nn.Module, teacher_shape: tuple[int, ...], *, variance: float = 5.0, spread: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.mean, self.spread = mean, spread
+        start = torch.tensor(max(variance - SMALLEST_VARIANCE, 1e-4)).expm1().log()  # inverse of softplus
+        self.alpha = nn.Parameter(start.expand(teacher_shape[0], *(1 for _ in teacher_shape[1:])).clone())
+
+    def variance(self, student: Tensor) -> Tensor:
+        """σ², ``[units]`` or ``[channels, 1, 1]``; heteroscedastic: ``[n, *teacher_shape]``."""
+        alpha = self.alpha if self.spread is None else self.alpha + self.spread(student)
+        return F.softplus(alpha) + SMALLEST_VARIANCE
+
+    def forward(self, student: Tensor) -> dist.TorchDistribution:
+        """Student features ``[n, *student_shape]`` to a distribution of batch_shape ``[n]`` and event_shape
+        ``teacher_shape``."""
+        mean = self.mean(student)
+        return dist.Normal(mean, self.variance(student).sqrt()).to_event(mean.dim() - 1)
+
+
+class ResizeMaps(nn.Module):
+    """Maps ``[n, channels, h, w]`` to another height and width: averaged where they shrink, bilinear where they grow."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, maps: Tensor) -> Tensor:
+        height, width = maps.shape[-2:]
+        if (height, width) == self.size:
+            return maps
+        if height >= self.size[0] and width >= self.size[1]:
+            return F.adaptive_avg_pool2d(maps, self.size)
+        return F.interpolate(maps, self.size, mode="bilinear", align_corners=False)
+
+
+def mean_network(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> nn.Sequential:
+    """μ for any pair of layers.
+
+    * to a vector: linear; the student's maps are averaged over positions first (equation 3);
+    * from maps to maps: two 1×1 convolutions with batch norm and ReLU between them, then resized (equation 4);
+    * from a vector to maps: a transposed convolution that spreads it over all positions, then as above.
+
+    Raises:
+        ValueError: features that are neither vectors nor maps.
+    """
+    for owner, shape in (("student", student_shape), ("teacher", teacher_shape)):
+        if len(shape) not in (1, 3):
+            raise ValueError(f"the {owner}'s layer has shape {shape}: choose one with [units] or [channels, height, width]")
+    if len(teacher_shape) == 1:
+        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if len(student_shape) == 3 else []
+        return nn.Sequential(*pool, nn.Linear(student_shape[0], teacher_shape[0]))
+    channels, height, width = teacher_shape
+    spread: list[nn.Module] = []
+    if len(student_shape) == 1:
+        spread = [nn.Unflatten(1, (student_shape[0], 1, 1)), nn.ConvTranspose2d(student_shape[0], channels, (height, width))]
+        spread += [nn.BatchNorm2d(channels), nn.ReLU()]
+        student_shape = (channels, height, width)
+    return nn.Sequential(
+        *spread,
+        nn.Conv2d(student_shape[0], channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 1),
+        ResizeMaps((height, width)),
+    )
+
+
+def build_decoder(
+    student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], *, heteroscedastic: bool = False, variance: float = 5.0
+) -> GaussianDecoder:
+    """A decoder for a pair of layers, by :func:`mean_network`.
+
+    Raises:
+        ValueError: features that are neither vectors nor maps.
+    """
+    spread = mean_network(student_shape, teacher_shape) if heteroscedastic else None
+    if spread is not None:
+        last = [m for m in spread.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+        nn.init.zeros_(last.weight)  # starts homoscedastic
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+    return GaussianDecoder(mean_network(student_shape, teacher_shape), teacher_shape, variance=variance, spread=spread)
