@@ -15,12 +15,12 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class LabelledItems:
-    """Images, or their features, with class labels: what tasks are sampled from.
+    """Images, or their features, with labels: what tasks and batches are sampled from.
 
     Attributes:
         items: ``[n, *item_shape]``; images are uint8 ``[n, channels, height, width]``, features float32 ``[n, D]``.
-        labels: ``[n]`` int64, an index into ``class_names``.
-        class_names: one name a class.
+        labels: ``[n]`` int64, an index into ``class_names``; in regression real targets ``[n]``.
+        class_names: one name a class; none in regression.
     """
 
     items: Tensor
@@ -46,6 +46,19 @@ class LabelledItems:
     def subset(self, mask: Tensor) -> LabelledItems:
         """The items where ``mask`` (``[n]`` bool) holds; all class names are kept."""
         return LabelledItems(self.items[mask], self.labels[mask], self.class_names)
+
+    def choose(self, count: int | None, seed: int) -> LabelledItems:
+        """A seeded choice of ``count`` items; all of them, in their order, where it is ``None``.
+
+        Raises:
+            UserError: more than there are.
+        """
+        if count is None:
+            return self
+        if count > len(self):
+            raise UserError(f"{count} items asked for, but there are {len(self)}")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
+        return LabelledItems(self.items[order], self.labels[order], self.class_names)
 
     def hold_out(self, images: int) -> tuple[LabelledItems, LabelledItems]:
         """Split off the last ``images`` items of every class: (kept, held out).

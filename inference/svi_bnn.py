@@ -8,8 +8,9 @@ from data.errors import UserError
 from data.supervised import SupervisedData, load_supervised
 from inference.bnn.bnn import BNN, check_data, choose_likelihood
 from inference.bnn.draw import draw_run
+from inference.bnn.fit import fit_run, make_network
 from inference.bnn.options import Algorithm, BnnOptions
-from inference.bnn.report import choose_items, final_records, fit_run, format_table, make_network, outside_items
+from inference.bnn.report import final_records, format_table, outside_items
 from inference.commands import build_options, make_parser, options_from_yaml, options_to_yaml, run_command
 from inference.files import RunFolder, write_atomically, write_json
 from inference.options import split_commas
@@ -55,7 +56,7 @@ def check(options: BnnOptions, data: SupervisedData) -> None:
     Raises:
         UserError: see :func:`~inference.bnn.bnn.check_data`.
     """
-    train = choose_items(data.train, options.train_size, options.seed)
+    train = data.train.choose(options.train_size, options.seed)
     if options.likelihood == "categorical" and not data.is_classification:
         raise UserError(f"--data {options.data} has real targets: --likelihood gaussian")
     if options.likelihood in ("gaussian", "bernoulli", "poisson") and data.is_classification:

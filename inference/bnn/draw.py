@@ -10,7 +10,7 @@ from data.supervised import SupervisedData
 from inference.bnn import plots
 from inference.bnn.bnn import BNN
 from inference.bnn.options import Algorithm, BnnOptions
-from inference.bnn.report import Record, choose_items
+from inference.bnn.report import Record
 from inference.draw import read_history
 from inference.files import RunFolder
 from inference.plots import reliability_diagram, save_figure
@@ -29,7 +29,7 @@ def draw_run(
     if sweep:
         figures["rate_distortion"] = plots.rate_distortion_curve(sweep)
     if data.is_classification:
-        test = choose_items(data.test, min(5000, len(data.test)), options.seed)
+        test = data.test.choose(min(5000, len(data.test)), options.seed)
         predictions = {
             name.value: (bnn.posterior.probabilities(test.items, num_samples=options.samples).cpu(), test.labels)
             for name, bnn in fitted.items()
@@ -44,7 +44,7 @@ def draw_run(
             }
             figures["entropy"] = plots.predictive_entropy(entropies, data.train.num_classes)  # type: ignore[arg-type]
     elif data.item_shape == (1,):
-        train = choose_items(data.train, options.train_size, options.seed)
+        train = data.train.choose(options.train_size, options.seed)
         named = {name.value: bnn.posterior for name, bnn in fitted.items()}
         figures["regression"] = plots.regression_bands(named, train.items, train.labels)
     return [save_figure(figure, run.plots / f"{name}.png") for name, figure in figures.items()]

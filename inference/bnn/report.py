@@ -1,4 +1,4 @@
-"""From data to fitted algorithms, records of ``metrics.json``, and the table a β-BNN run ends with."""
+"""From fitted algorithms to records of ``metrics.json`` and the table a β-BNN run ends with."""
 
 from __future__ import annotations
 
@@ -8,93 +8,16 @@ from typing import Any
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from data.errors import UserError
 from data.images import LabelledItems
 from data.supervised import SupervisedData, load_letters
-from inference.bnn.bnn import BNN, choose_likelihood, fit_posterior
+from inference.bnn.bnn import BNN
 from inference.bnn.options import Algorithm, BnnOptions
-from inference.files import RunFolder
 from inference.information.weights import generalisation_bound, sharpness, weight_information
-from inference.options import split_commas
 from inference.report import align
 from inference.seeding import seeded
-from models.backbones import Standardize
-from models.likelihoods import CategoricalLikelihood
-from models.networks import build_network
 
 Record = dict[str, Any]
 SCORED_AT_MOST = 10_000  # training items that distortion and training accuracy are estimated from
-WATCHED_AT_MOST = 2_000
-
-
-def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[dict[Algorithm, BNN], list[Record]]:
-    """Fit every algorithm: choose its β on validation data where there are several, then train on all at that β.
-
-    Returns:
-        algorithm -> fitted on all training data, and the records of the sweep.
-    """
-    network = make_network(options, data)
-    train = choose_items(data.train, options.train_size, options.seed)
-    fitted, sweep = {}, []
-    for algorithm in map(Algorithm, split_commas(options.algorithms)):
-        betas = algorithm.betas(options.betas)
-        best = betas[0]
-        if len(betas) > 1:
-            records = [validate(network, train, options, algorithm, beta, run) for beta in betas]
-            best = min(zip(records, betas, strict=True), key=lambda pair: pair[0]["nll"])[1]
-            sweep += records
-        watch = choose_items(data.test, min(WATCHED_AT_MOST, len(data.test)), options.seed)
-        print(f"{algorithm}: β = {best:g} on {len(train)} items")
-        fitted[algorithm] = fit_posterior(network, train, options, algorithm, best, run, watch=watch)
-    return fitted, sweep
-
-
-def make_network(options: BnnOptions, data: SupervisedData) -> torch.nn.Sequential:
-    """The untrained network of the options, standardising images by the training data.
-
-    Raises:
-        UserError: an unknown network, or one that cannot take the items.
-    """
-    likelihood = choose_likelihood(options.likelihood, data.train.labels)
-    outputs = data.train.num_classes if isinstance(likelihood, CategoricalLikelihood) else 1
-    try:
-        with seeded(options.seed):
-            network = build_network(options.network, data.item_shape, outputs, hidden=options.widths)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    if isinstance(network[0], Standardize):
-        network[0].fit(data.train.items)
-    return network
-
-
-def choose_items(items: LabelledItems, count: int | None, seed: int) -> LabelledItems:
-    """A seeded choice of ``count`` items; all of them where it is ``None``.
-
-    Raises:
-        UserError: more than there are.
-    """
-    if count is None:
-        return items
-    if count > len(items):
-        raise UserError(f"{count} items asked for, but there are {len(items)}")
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
-    return LabelledItems(items.items[order], items.labels[order], items.class_names)
-
-
-def validate(
-    network: torch.nn.Module, train: LabelledItems, options: BnnOptions, algorithm: Algorithm, beta: float, run: RunFolder
-) -> Record:
-    """Train on part of the training data and score the rest: the record of one β of the sweep."""
-    held = max(1, round(options.validation * len(train)))
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed + 1))
-    parts = [LabelledItems(train.items[i], train.labels[i], train.class_names) for i in (order[held:], order[:held])]
-    if options.bootstrap_size is not None and options.bootstrap_size > len(parts[0]):
-        raise UserError(
-            f"--bootstrap_size {options.bootstrap_size} exceeds the {len(parts[0])} items that are left beside validation"
-        )
-    print(f"{algorithm}: validating β = {beta:g}")
-    bnn = fit_posterior(network, parts[0], options, algorithm, beta, run, stage=f"validate-{algorithm}-beta{beta:g}")
-    return make_record(bnn, parts[0], parts[1], options, split="val")
 
 
 def make_record(bnn: BNN, train: LabelledItems, test: LabelledItems, options: BnnOptions, *, split: str) -> Record:
@@ -106,7 +29,7 @@ def make_record(bnn: BNN, train: LabelledItems, test: LabelledItems, options: Bn
     follows from it, which is a guarantee for fixed priors alone.
     """
     posterior = bnn.posterior
-    part = choose_items(train, min(len(train), SCORED_AT_MOST), options.seed)
+    part = train.choose(min(len(train), SCORED_AT_MOST), options.seed)
     scores = posterior.scores(test, num_samples=options.samples)
     on_train = posterior.scores(part, num_samples=max(options.samples // 4, len(posterior.loc)))
     record: Record = {"split": split, "algorithm": bnn.algorithm.value, "beta": bnn.beta, "items": len(train)}
@@ -144,7 +67,7 @@ def final_records(
     options: BnnOptions, fitted: Mapping[Algorithm, BNN], data: SupervisedData, outside: LabelledItems | None
 ) -> list[Record]:
     """One record an algorithm on the test data, with ``auroc`` of the predictive entropy against ``outside`` items."""
-    train = choose_items(data.train, options.train_size, options.seed)
+    train = data.train.choose(options.train_size, options.seed)
     records = []
     for bnn in fitted.values():
         record = make_record(bnn, train, data.test, options, split="test")
