@@ -108,9 +108,8 @@ def load_supervised_folder(root: str | Path, image_size: int) -> SupervisedData:
     """
     folders = find_classes(root)
     members = {split: {k[1:]: v for k, v in folders.items() if k[0] == split and len(k) > 1} for split in ("train", "test")}
-    for split, classes in members.items():
-        if not classes:
-            raise UserError(f"{root} has no images in {split}/: expected train/<class>/* and test/<class>/*")
+    if not all(members.values()):
+        raise UserError(f"{root} lacks train/ or test/: expected train/<class>/* and test/<class>/*, .png or .jpg")
     if odd := sorted(set(members["train"]) ^ set(members["test"])):
         raise UserError(f"{root}: train and test have different classes ({', '.join('/'.join(k) for k in odd[:3])} …)")
     images = read_images([path for classes in members.values() for files in classes.values() for path in files], image_size)
