@@ -107,7 +107,7 @@ def local(
 
     Source: Kingma, Salimans and Welling 2015, equation 6.
     """
-    if func is F.linear and bias is not None:
+    if func is F.linear and inputs.dim() == 2 and bias is not None:
         return LocalLinear.apply(inputs, weight.loc, weight.variance, bias.loc, bias.variance)[0]
     mean = func(inputs, weight.loc, None if bias is None else bias.loc, **options)
     variance = func(inputs.square(), weight.variance, None if bias is None else bias.variance, **options)

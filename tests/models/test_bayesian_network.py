@@ -142,6 +142,15 @@ class TestEstimators:
             outputs = torch.func.functional_call(layer, {n: w.loc for n, w in weights.items()}, (x,))
         torch.testing.assert_close(outputs[:, :1].expand_as(outputs), outputs)
 
+    @pytest.mark.parametrize("estimator", Estimator)
+    def test_gradients_of_a_linear_layer_over_tokens(self, estimator):
+        """The means' gradient of a sum of outputs is the sum of inputs, whatever the noise."""
+        layer, x = nn.Linear(3, 2), torch.randn(5, 4, 3)
+        weights = gaussian(layer)
+        call(layer, weights, x, convolution=estimator).sum().backward()
+        torch.testing.assert_close(weights["weight"].loc.grad, x.sum((0, 1)).expand(2, 3))
+        torch.testing.assert_close(weights["bias"].loc.grad, torch.full((2,), 20.0))
+
     def test_a_layer_used_twice_is_refused(self):
         layer = nn.Linear(3, 3)
         with pytest.raises(ValueError, match="used twice"):
