@@ -58,7 +58,7 @@ class DiagonalGaussian(TorchDistribution):
 
     @functools.cached_property
     def variance(self) -> Tensor:
-        return Variance.apply(self.log_scale)
+        return (2 * self.log_scale).exp()
 
     def as_normal(self) -> dist.TorchDistribution:
         """The same distribution by Pyro's own parts."""
@@ -73,21 +73,6 @@ class DiagonalGaussian(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """``[..., P] -> [...]``, nats."""
         return self.as_normal().log_prob(value)
-
-
-class Variance(torch.autograd.Function):
-    """exp(2 log_scale), with one new array each way."""
-
-    @staticmethod
-    def forward(ctx, log_scale: Tensor) -> Tensor:
-        variance = (2 * log_scale).exp_()
-        ctx.save_for_backward(variance)
-        return variance
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return (gradient * ctx.saved_tensors[0]).mul_(2)
 
 
 @register_kl(DiagonalGaussian, Distribution)
