@@ -1,7 +1,7 @@
 """Mean and spread over seeds of ``svi_bnn`` runs: ``python benchmarks/bnn_table.py RUN [RUN ...]``.
 
 Runs with the same number of training items form one table; each cell is mean ± standard deviation over the seeds. Below it:
-which pairs of algorithms differ in accuracy by more than twice the standard error of their paired difference.
+which pairs of algorithms differ in accuracy or NLL beyond the seeds' spread (paired, Student's t, 95 %).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import statistics
 import sys
 from pathlib import Path
+
+import scipy.stats
 
 from inference.report import align
 
@@ -47,17 +49,22 @@ def cell(values: list[float | None], factor: float, digits: int) -> str:
     return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean
 
 
-def compare(algorithms: dict[str, dict[int, dict]]) -> list[str]:
-    """One line for each pair whose accuracies differ by more than the seeds' spread."""
-    lines = []
+def compare(algorithms: dict[str, dict[int, dict]], key: str) -> list[str]:
+    """One line for each pair whose paired difference of ``key`` exceeds the seeds' spread: Student's t, 95 %."""
+    _, factor, digits = COLUMNS[key]
+    lines, pairs = [], 0
     for (a, first), (b, second) in itertools.combinations(algorithms.items(), 2):
         shared = sorted(first.keys() & second.keys())
         if len(shared) < 2:
             continue
-        differences = [100 * (first[s]["accuracy"] - second[s]["accuracy"]) for s in shared]
+        pairs += 1
+        differences = [factor * (first[s][key] - second[s][key]) for s in shared]
         mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
-        verdict = "differ" if abs(mean) > 2 * error else "no difference beyond the seeds' spread"
-        lines.append(f"{a} − {b}: {mean:+.2f} ± {error:.2f} (standard error): {verdict}")
+        width = float(scipy.stats.t.ppf(0.975, len(shared) - 1)) * error
+        if abs(mean) > width:
+            lines.append(f"{COLUMNS[key][0]}: {a} − {b} = {mean:+.{digits}f} ± {width:.{digits}f} exceeds the seeds' spread")
+    if pairs:
+        lines.append(f"{COLUMNS[key][0]}: the other {pairs - len(lines)} pairs do not differ beyond the seeds' spread")
     return lines
 
 
@@ -68,7 +75,7 @@ def main() -> None:
             betas = "/".join(f"{seeds[s]['beta']:g}" for s in sorted(seeds))
             cells = (cell([r.get(key) for r in seeds.values()], f, d) for key, (_, f, d) in COLUMNS.items())
             rows.append((name, betas, *cells))
-        print(f"n = {items}\n{align(rows)}\n" + "\n".join(compare(algorithms)) + "\n")
+        print(f"n = {items}\n{align(rows)}\n" + "\n".join(compare(algorithms, "accuracy") + compare(algorithms, "nll")) + "\n")
 
 
 if __name__ == "__main__":
