@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 
 class Backbone(StrEnum):
-    """Named feature networks; any other name is looked up in ``torchvision.models``."""
+    """Named feature networks; ``conv4-w`` and ``wrn-d-k`` of other sizes are built too, and other names are looked up in
+    ``torchvision.models``."""
 
     CONV4_64 = "conv4-64"
     """Four 3×3 convolutions of 64 channels, each with batch norm, ReLU and a 2×2 max-pool."""
@@ -18,14 +20,17 @@ class Backbone(StrEnum):
     """The same with 64, 64, 128 and 128 channels (Gidaris and Komodakis 2018, "C128F")."""
     WRN_28_10 = "wrn-28-10"
     """Wide residual network, depth 28, width 10 (Zagoruyko and Komodakis 2016)."""
+    VGG9 = "vgg9"
+    """The eight 3×3 convolutions of VGG-11 (Simonyan and Zisserman 2015, table 1, A) with batch norm, five max-pools and global
+    averaging; with the classifier nine layers."""
 
 
 def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
     """A feature network for images of ``image_shape`` (channels, height, width).
 
     Args:
-        name: a :class:`Backbone`, or a classification model of ``torchvision.models`` such as ``resnet18`` (its last
-            linear layer is removed; weights are random).
+        name: a :class:`Backbone`, ``conv4-w``, ``wrn-d-k``, or a classification model of ``torchvision.models`` such as
+            ``resnet18`` (its last linear layer is removed; weights are random).
 
     Returns:
         A module from float images ``[n, *image_shape]`` to features ``[n, num_features]`` with an int attribute
@@ -35,12 +40,17 @@ def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
         ValueError: an unknown name, or images too small for the network.
     """
     channels, height, width = image_shape
-    if name in (Backbone.CONV4_64, Backbone.CONV4_128):
+    if conv := re.fullmatch(r"conv4-(\d+)", name):
         if min(height, width) < 16:
             raise ValueError(f"{name} needs images of at least 16×16 pixels, not {height}×{width}")
-        return Conv4(channels, (64, 64, 64, 64) if name == Backbone.CONV4_64 else (64, 64, 128, 128), height, width)
-    if name == Backbone.WRN_28_10:
-        return WideResNet(channels, depth=28, width=10, stem_stride=2 if height > 48 else 1)
+        widths = (64, 64, 128, 128) if name == Backbone.CONV4_128 else 4 * (int(conv[1]),)
+        return Conv4(channels, widths, height, width)
+    if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+        return WideResNet(channels, depth=int(wide[1]), width=int(wide[2]), stem_stride=2 if height > 48 else 1)
+    if name == Backbone.VGG9:
+        if min(height, width) < 32:
+            raise ValueError(f"{name} needs images of at least 32×32 pixels, not {height}×{width}")
+        return vgg9(channels)
     return torchvision_backbone(name, image_shape)
 
 
@@ -69,23 +79,20 @@ class WideResNet(nn.Module):
 
     def __init__(self, channels: int = 3, *, depth: int = 28, width: int = 10, stem_stride: int = 1) -> None:
         super().__init__()
-        if (depth - 4) % 6:
+        if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"a wide ResNet has depth 6 n + 4, not {depth}")
         widths = (16 * width, 32 * width, 64 * width)
         self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        blocks: list[nn.Module] = []
-        inputs = 16
-        for outputs, stride in zip(widths, (stem_stride, 2, 2), strict=True):
-            for index in range((depth - 4) // 6):
-                blocks.append(PreActivationBlock(inputs, outputs, stride if index == 0 else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(inputs)
-        self.num_features = inputs
+        self.groups = nn.Sequential()
+        for inputs, outputs, stride in zip((16, *widths), widths, (stem_stride, 2, 2), strict=False):
+            later = [PreActivationBlock(outputs, outputs, 1) for _ in range((depth - 4) // 6 - 1)]
+            self.groups.append(nn.Sequential(PreActivationBlock(inputs, outputs, stride), *later))
+        self.num_features = widths[-1]
+        self.norm = nn.BatchNorm2d(self.num_features)
         init_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = F.relu(self.norm(self.blocks(self.stem(images))))
+        maps = F.relu(self.norm(self.groups(self.stem(images))))
         return maps.mean(dim=(-2, -1))
 
 
@@ -106,13 +113,26 @@ class PreActivationBlock(nn.Module):
         return residual + (maps if self.shortcut is None else self.shortcut(active))
 
 
+def vgg9(channels: int) -> nn.Module:
+    """torchvision's VGG-11 with batch norm up to its last max-pool, then global averaging; see :class:`Backbone`."""
+    from torchvision.models import vgg11_bn
+
+    start = [RepeatChannels(3)] if channels == 1 else []
+    network = nn.Sequential(*start, vgg11_bn(weights=None).features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.num_features = 512  # type: ignore[assignment]
+    return network
+
+
 def torchvision_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
     """A torchvision classification model without its last linear layer."""
     from torchvision.models import get_model, list_models
 
     if name not in list_models(module=None):
         named = ", ".join(backbone.value for backbone in Backbone)
-        raise ValueError(f"unknown backbone {name!r}: choose {named}, or a classification model of torchvision.models")
+        raise ValueError(
+            f"unknown network {name!r}: choose {named}, conv4-w, wrn-d-k, a classification model of torchvision.models"
+            " or, outside few-shot learning, mlp, mlp-h or lenet"
+        )
     network = get_model(name, weights=None)
     parent, last = network, ""
     for path, module in network.named_modules():

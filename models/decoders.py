@@ -28,19 +28,37 @@ class GaussianDecoder(PyroModule):
     ) -> None:
         super().__init__()
         self.mean, self.spread = mean, spread
-        start = torch.tensor(max(variance - SMALLEST_VARIANCE, 1e-4)).expm1().log()  # inverse of softplus
-        self.alpha = nn.Parameter(start.expand(teacher_shape[0], *(1 for _ in teacher_shape[1:])).clone())
+        shape = (teacher_shape[0], *(1 for _ in teacher_shape[1:]))
+        self.alpha = nn.Parameter(alpha_of(torch.full(shape, variance)))
+
+    @torch.no_grad()
+    def ignore_student(self, teacher: Tensor) -> None:
+        """Start close to the best decoder that ignores the student: N(mean, variance) of each unit or channel of ``teacher``.
+
+        From here the bound on I(t; s) starts at about zero. Decoders that start at one σ for all channels are still on their
+        way when a short training ends, for a step of Adam moves α by no more than its learning rate.
+        """
+        values = teacher.transpose(0, 1).flatten(1)
+        last = [m for m in self.mean.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+        last.weight.mul_(0.1)  # not 0: the student would get no gradient
+        last.bias.copy_(values.mean(-1))  # type: ignore[union-attr]
+        self.alpha.copy_(alpha_of(values.var(-1, correction=0)).view_as(self.alpha))
 
     def variance(self, student: Tensor) -> Tensor:
         """σ², ``[units]`` or ``[channels, 1, 1]``; heteroscedastic: ``[n, *teacher_shape]``."""
         alpha = self.alpha if self.spread is None else self.alpha + self.spread(student)
-        return F.softplus(alpha) + SMALLEST_VARIANCE
+        return F.softplus(alpha.to(self.alpha.dtype)) + SMALLEST_VARIANCE
 
     def forward(self, student: Tensor) -> dist.TorchDistribution:
         """Student features ``[n, *student_shape]`` to a distribution of batch_shape ``[n]`` and event_shape
         ``teacher_shape``."""
-        mean = self.mean(student)
+        mean = self.mean(student).to(self.alpha.dtype)  # under autocast densities stay in full precision
         return dist.Normal(mean, self.variance(student).sqrt()).to_event(mean.dim() - 1)
+
+
+def alpha_of(variance: Tensor) -> Tensor:
+    """α with softplus(α) + 10⁻³ = ``variance``, as far as that is possible."""
+    return (variance - SMALLEST_VARIANCE).clamp_min(1e-4).expm1().log()
 
 
 class ResizeMaps(nn.Module):
@@ -106,3 +124,34 @@ def build_decoder(
         if last.bias is not None:
             nn.init.zeros_(last.bias)
     return GaussianDecoder(mean_network(student_shape, teacher_shape), teacher_shape, variance=variance, spread=spread)
+
+
+@torch.no_grad()
+def marginal_entropy(teacher: Tensor) -> Tensor:
+    """Ĥ(t): entropy of the Gaussian that has the mean and variance of each unit or channel of ``[n, *teacher_shape]``, nats.
+
+    It is what −E log q(t) comes to for the best decoder of :class:`GaussianDecoder`'s form that ignores the student.
+    """
+    values = teacher.transpose(0, 1).flatten(1).to(torch.float64)
+    variance = values.var(-1, correction=0)
+    allowed = variance.clamp_min(SMALLEST_VARIANCE)
+    per_number = 0.5 * ((2 * torch.pi * allowed).log() + variance / allowed)
+    return per_number.sum() * (values.shape[1] // len(teacher))
+
+
+@torch.no_grad()
+def information_bound(decoder: GaussianDecoder, student: Tensor, teacher: Tensor) -> Tensor:
+    """Ĥ(t) + E log q(t given s), nats an item: how much better the teacher's layer is known with the student than without.
+
+    The variational bound is H(t) + E log q ≤ I(t; s), but the entropy H(t) of a network's layer is not known. Ĥ is
+    :func:`marginal_entropy`, at least H(t): the figure is the bound plus the constant Ĥ − H(t), the same for every student of a
+    teacher, and the bound itself where t is Gaussian with independent units. Source: Ahn et al. 2019, section 2.
+    """
+    return marginal_entropy(teacher) + decoder(student).log_prob(teacher).to(torch.float64).mean()
+
+
+@torch.no_grad()
+def surprise_map(decoder: GaussianDecoder, student: Tensor, teacher: Tensor) -> Tensor:
+    """−log q(t given s) summed over channels, ``[n, height, width]`` in nats: where the student does not know its teacher."""
+    units = decoder(student).base_dist
+    return -units.log_prob(teacher).sum(1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyro
@@ -13,84 +12,54 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from models.bayesian_network import data_plate
-from models.decoders import build_decoder
+from models.decoders import GaussianDecoder, build_decoder
+from models.layers import capture, layer_outputs
 from models.likelihoods import CategoricalLikelihood, Likelihood
+from models.transfer import LayerLoss, Transfer, build_loss
 
 
 class Pair(NamedTuple):
-    """Which layer of the teacher a layer of the student is to explain, by module names.
+    """Which layer of the teacher a layer of the student is to learn from, and how.
 
     Attributes:
         teacher, student: as in ``named_modules()``.
         weight: λ ≥ 0; 0 leaves the pair out.
+        transfer: VID, or one of the methods it is compared with.
     """
 
     teacher: str
     student: str
     weight: float = 1.0
+    transfer: Transfer = Transfer.VID
 
-
-@contextmanager
-def capture(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of named layers while the block runs; the hooks are gone after it, whatever happens.
-
-    Raises:
-        ValueError: an unknown layer; the message lists those there are.
-    """
-    modules = dict(network.named_modules())
-    if unknown := [name for name in names if name not in modules]:
-        known = ", ".join(name for name in modules if name)
-        raise ValueError(f"no layer {', '.join(map(repr, unknown))}: choose from {known}")
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str):
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            found[name] = output
-
-        return hook
-
-    handles = [modules[name].register_forward_hook(keep(name)) for name in dict.fromkeys(names)]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Outputs of named layers in evaluation mode, without gradients: parameters, statistics and mode stay as they were."""
-    was_training = [module.training for module in network.modules()]
-    network.eval()
-    try:
-        with capture(network, names) as found:
-            network(x)
-    finally:
-        for module, training in zip(network.modules(), was_training, strict=True):
-            module.training = training
-    return found
+    @property
+    def site(self) -> str:
+        """Name of its sample site: ``teacher.<layer>`` for VID, else ``<method>.<layer>``."""
+        return f"{'teacher' if self.transfer is Transfer.VID else self.transfer}.{self.teacher}"
 
 
 class DistillationModel(PyroModule):
     """y ~ p(y given student(x)) and, for each pair of layers, t ~ q(t given s) with weight λ.
 
-    Sites, in the plate ``data``: ``labels``, and ``teacher.<layer>`` for each teacher layer, its log-density times λ. As
-    nothing is latent, the negative ELBO of the model with an empty guide is L_S − Σ_k λ_k log q(t_k given s_k), summed over
-    the data. Without ``y`` the labels are not observed and unlabelled images train the student through its layers alone.
+    Sites, in the plate ``data``: ``labels``, and one for each pair. VID's are observed teacher layers ``teacher.<layer>``, with
+    λ times their log-density; those of other methods are factors exp(−λ · loss). As nothing is latent, the negative ELBO of the
+    model with an empty guide is L_S − Σ_k λ_k log q(t_k given s_k), summed over the data. Without ``y`` the labels are not
+    observed and unlabelled images train the student through its layers alone.
 
     Source: Ahn et al. 2019, equation 2.
 
     Args:
         student: trained.
-        teacher: read once for its layers' shapes, and never kept: give its :func:`features` to :meth:`forward`.
+        teacher: read once for its layers' shapes, and never kept: give its :func:`~models.layers.features` to :meth:`forward`.
         pairs: layers; those of weight 0 are left out altogether, so that the student trains as if they were not there.
-        example: inputs ``[n, *item]`` both networks can take.
+        example: inputs ``[n, *item]`` both networks can take, a few hundred: where VID's decoders start.
         likelihood: categorical when not given.
         num_data: n of the data set that minibatches come from; ``None``: the batch is the data set.
         heteroscedastic: decoders whose σ depends on s.
 
     Raises:
-        ValueError: unknown layers, a negative weight, or inputs that one of the networks cannot take.
+        ValueError: unknown layers, a negative weight, a pair given twice, layers a method cannot compare, or inputs that one of
+            the networks cannot take.
     """
 
     def __init__(
@@ -110,13 +79,33 @@ class DistillationModel(PyroModule):
         self.student, self.num_data = student, num_data
         self.likelihood = likelihood if likelihood is not None else CategoricalLikelihood()
         self.pairs = [pair for pair in pairs if pair.weight > 0]
-        taught = layer_shapes("teacher", teacher, example, [pair.teacher for pair in self.pairs])
-        learned = layer_shapes("student", student, example, [pair.student for pair in self.pairs])
+        sites = [pair.site for pair in self.pairs]
+        if twice := [site for site in sites if sites.count(site) > 1]:
+            raise ValueError(f"{twice[0]} is given twice: a teacher's layer has one pair in each method")
+        taught = layer_outputs("teacher", teacher, example, [pair.teacher for pair in self.pairs])
+        learned = layer_outputs("student", student, example, [pair.student for pair in self.pairs])
         state = torch.random.get_rng_state()  # decoders draw their start from a stream of their own
-        self.decoders = nn.ModuleList(
-            build_decoder(learned[pair.student], taught[pair.teacher], heteroscedastic=heteroscedastic) for pair in self.pairs
-        )
+        self.transfers = nn.ModuleList()
+        for pair in self.pairs:
+            shapes = tuple(learned[pair.student].shape[1:]), tuple(taught[pair.teacher].shape[1:])
+            if pair.transfer is Transfer.VID:
+                decoder = build_decoder(*shapes, heteroscedastic=heteroscedastic)
+                decoder.ignore_student(taught[pair.teacher])
+                self.transfers.append(decoder)
+            else:
+                self.transfers.append(build_loss(pair.transfer, *shapes))
         torch.random.set_rng_state(state)
+
+    @property
+    def teacher_layers(self) -> list[str]:
+        """The teacher's layers that :meth:`forward` wants."""
+        return list(dict.fromkeys(pair.teacher for pair in self.pairs))
+
+    @property
+    def decoders(self) -> dict[str, GaussianDecoder]:
+        """VID's decoders by their teacher layer."""
+        modules = zip(self.pairs, self.transfers, strict=True)
+        return {pair.teacher: module for pair, module in modules if isinstance(module, GaussianDecoder)}
 
     def forward(self, x: Tensor, y: Tensor | None = None, teacher_features: dict[str, Tensor] | None = None) -> Tensor:
         """Run the program; returns the student's outputs ``[n, outputs]``.
@@ -132,21 +121,15 @@ class DistillationModel(PyroModule):
             if y is not None:
                 pyro.sample("labels", self.likelihood(outputs), obs=y)
             if teacher_features is not None:
-                for pair, decoder in zip(self.pairs, self.decoders, strict=True):
-                    with poutine.scale(scale=pair.weight):
-                        pyro.sample(f"teacher.{pair.teacher}", decoder(found[pair.student]), obs=teacher_features[pair.teacher])
+                for pair, module in zip(self.pairs, self.transfers, strict=True):
+                    observe(pair, module, found[pair.student], teacher_features[pair.teacher])
         return outputs
 
 
-def layer_shapes(owner: str, network: nn.Module, example: Tensor, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Layer name -> shape of one item's features.
-
-    Raises:
-        ValueError: an unknown layer, or inputs the network cannot take.
-    """
-    try:
-        found = features(network, example, names)
-    except RuntimeError as error:
-        shape = "×".join(map(str, example.shape[1:]))
-        raise ValueError(f"the {owner} cannot take inputs of shape {shape}: {str(error).splitlines()[0]}") from error
-    return {name: tuple(tensor.shape[1:]) for name, tensor in found.items()}
+def observe(pair: Pair, module: nn.Module, student: Tensor, teacher: Tensor) -> None:
+    """The pair's sample site: λ log q(t given s), or −λ · loss."""
+    with poutine.scale(scale=pair.weight):
+        if isinstance(module, LayerLoss):
+            pyro.factor(pair.site, -module(student, teacher))
+        else:
+            pyro.sample(pair.site, module(student), obs=teacher)

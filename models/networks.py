@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 
 from torch import nn
 
-from models.backbones import Standardize, torchvision_backbone
+from models.backbones import Standardize, build_backbone
 
 
 def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidden: Sequence[int] = (400, 400)) -> nn.Sequential:
     """A network from items to ``[n, outputs]``; images (uint8 or float) are standardised first.
 
     Args:
-        name: ``mlp``, ``lenet``, or a classification model of ``torchvision.models`` such as ``resnet18``.
+        name: ``mlp``, ``mlp-h`` (four hidden layers of h units), ``lenet``, or a name of
+            :func:`~models.backbones.build_backbone`, which gets a linear layer on top: ``wrn-16-1``, ``conv4-64``, ``vgg9``,
+            ``resnet18``.
         item_shape: (channels, height, width) of images, or (features,).
         outputs: numbers an item.
         hidden: widths of ``mlp``.
@@ -25,6 +28,8 @@ def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidde
     """
     is_image = len(item_shape) == 3
     start: list[nn.Module] = [Standardize(item_shape[0])] if is_image else []
+    if wide := re.fullmatch(r"mlp-(\d+)", name):
+        name, hidden = "mlp", 4 * (int(wide[1]),)
     if name == "mlp":
         activation = nn.ReLU if is_image else nn.Tanh  # smooth functions for regression
         return nn.Sequential(*start, nn.Flatten(), *mlp(math.prod(item_shape), hidden, outputs, activation))
@@ -32,12 +37,7 @@ def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidde
         raise ValueError(f"{name} needs images; for inputs of shape {item_shape} choose mlp")
     if name == "lenet":
         return nn.Sequential(*start, *lenet(item_shape, outputs))
-    try:
-        backbone = torchvision_backbone(name, item_shape)
-    except ValueError:
-        raise ValueError(
-            f"unknown network {name!r}: choose mlp, lenet, or a classification model of torchvision.models"
-        ) from None
+    backbone = build_backbone(name, item_shape)
     return nn.Sequential(*start, backbone, nn.Linear(int(backbone.num_features), outputs))  # type: ignore[arg-type]
 
 

@@ -2,11 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import StrEnum
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.decoders import ResizeMaps
+from models.decoders import ResizeMaps, mean_network
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Transfer(StrEnum):
+    """How a layer of the student learns from a layer of the teacher."""
+
+    VID = "vid"
+    """Variational information distillation: :class:`~models.decoders.GaussianDecoder`."""
+    KD = "kd"
+    """:func:`knowledge_distillation`."""
+    LWF = "lwf"
+    """:func:`learning_without_forgetting`."""
+    FITNET = "fitnet"
+    """:func:`hint`."""
+    AT = "at"
+    """:func:`attention_transfer`."""
+    NST = "nst"
+    """:func:`neuron_selectivity_transfer`."""
+
+
+class LayerLoss(nn.Module):
+    """loss(adapter(s), t), ``[n]``.
+
+    Args:
+        adapter: from the student's features to what the loss compares; trained with the student.
+        loss: one of this module's functions.
+    """
+
+    def __init__(self, adapter: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.adapter, self.loss = adapter, loss
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Features ``[n, *layer_shape]`` of both to ``[n]``."""
+        return self.loss(self.adapter(student).to(teacher.dtype), teacher)
+
+
+def build_loss(transfer: Transfer, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> LayerLoss:
+    """The loss of a method for a pair of layers, with the adapter it needs.
+
+    FitNet's regressor is the network μ of VID's decoder, and LwF keeps a linear head for the teacher's task.
+
+    Raises:
+        ValueError: layers the method cannot compare.
+    """
+    if transfer is Transfer.KD and student_shape != teacher_shape:
+        raise ValueError("kd compares the same classes, and the teacher has others: lwf keeps a head for the teacher's")
+    if transfer in (Transfer.AT, Transfer.NST) and not len(student_shape) == len(teacher_shape) == 3:
+        raise ValueError(f"{transfer} compares maps [channels, height, width], not {student_shape} with {teacher_shape}")
+    adapted = transfer in (Transfer.FITNET, Transfer.LWF)
+    adapter = mean_network(student_shape, teacher_shape) if adapted else nn.Identity()
+    return LayerLoss(adapter, LOSSES[transfer])
 
 
 def knowledge_distillation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -70,3 +126,12 @@ def neuron_selectivity_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         return (a @ b.mT).square().mean((-2, -1))
 
     return kernel(t, t) + kernel(s, s) - 2 * kernel(t, s)
+
+
+LOSSES: dict[Transfer, Loss] = {
+    Transfer.KD: knowledge_distillation,
+    Transfer.LWF: learning_without_forgetting,
+    Transfer.FITNET: hint,
+    Transfer.AT: attention_transfer,
+    Transfer.NST: neuron_selectivity_transfer,
+}

@@ -280,7 +280,7 @@ class TestErrors:
             (["--protocols", "lwof"], "--holdout"),
             (["--gradient", "magic"], "gradient"),
             (["--no-such-option", "1"], "no_such_option"),
-            (["--backbone", "conv-9000"], "unknown backbone"),
+            (["--backbone", "conv-9000"], "unknown network"),
             (["--image-size", "8"], "too small"),
             (["--features", "/no/such/file"], "missing"),
             (["--config", "/no/such.yaml"], "config"),

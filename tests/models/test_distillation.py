@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from guides.empty import EmptyGuide
 from inference.elbo import RateDistortionELBO
-from models.decoders import SMALLEST_VARIANCE, build_decoder
-from models.distillation import DistillationModel, Pair, capture, features
+from models.decoders import SMALLEST_VARIANCE, build_decoder, information_bound, marginal_entropy, surprise_map
+from models.distillation import DistillationModel, Pair
+from models.layers import capture, features
+from models.transfer import Transfer, knowledge_distillation
 
 
 def networks():
@@ -17,10 +20,6 @@ def networks():
     teacher.append(nn.Linear(6 * 16, 3))
     student = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 64, 5), nn.Linear(5, 3))
     return teacher, student
-
-
-def no_guide(*args, **kwargs):
-    """Nothing is latent."""
 
 
 class TestDecoders:
@@ -84,6 +83,38 @@ class TestDecoders:
         assert float(entropy + values.mean()) == pytest.approx(information, rel=0.02)
 
 
+class TestInformation:
+    def test_marginal_entropy_is_that_of_the_fitted_gaussian(self, float64):
+        t = 2 + 3 * torch.randn(500, 4, 3, 3)
+        mean, std = t.mean((0, 2, 3), keepdim=True), t.std((0, 2, 3), correction=0, keepdim=True)
+        expected = -torch.distributions.Normal(mean, std).log_prob(t).sum((1, 2, 3)).mean()
+        torch.testing.assert_close(marginal_entropy(t), expected)
+        units = torch.randn(500, 2)
+        expected = 0.5 * (2 * math.pi * math.e * units.var(0, correction=0)).log().sum()
+        torch.testing.assert_close(marginal_entropy(units), expected)
+
+    @pytest.mark.parametrize("shape", [(5,), (5, 4, 4)])
+    def test_bound_is_zero_for_a_decoder_that_ignores_the_student(self, float64, shape):
+        scale = torch.rand(shape[0], *(1 for _ in shape[1:])) + 0.5
+        s, t = torch.randn(300, *shape), 1 + scale * torch.randn(300, *shape)
+        decoder = build_decoder(shape, shape)
+        before = float(information_bound(decoder, s, t))
+        decoder.ignore_student(t)
+        numbers = math.prod(shape)
+        assert before < -0.2 * numbers
+        assert -0.05 * numbers < float(information_bound(decoder, s, t)) < 0
+        last = [m for m in decoder.mean.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+        nn.init.zeros_(last.weight)
+        assert float(information_bound(decoder, s, t)) == pytest.approx(0, abs=1e-6 * numbers)
+
+    def test_surprise_adds_up_to_the_density(self, float64):
+        decoder = build_decoder((4, 8, 8), (3, 4, 4), heteroscedastic=True).eval()
+        s, t = torch.randn(6, 4, 8, 8), torch.randn(6, 3, 4, 4)
+        maps = surprise_map(decoder, s, t)
+        assert maps.shape == (6, 4, 4)
+        torch.testing.assert_close(maps.sum((1, 2)), -decoder(s).log_prob(t))
+
+
 class TestDistillation:
     def test_loss_is_task_loss_minus_weighted_log_densities(self, float64):
         teacher, student = networks()
@@ -91,13 +122,13 @@ class TestDistillation:
         pairs = [Pair("3", "1", 0.3), Pair("5", "3", 2.0)]
         model = DistillationModel(student, teacher, pairs, x).eval()
         taught = features(teacher, x, ["3", "5"])
-        terms = RateDistortionELBO()(model, no_guide).terms(x, y, taught)
+        terms = RateDistortionELBO()(model, EmptyGuide()).terms(x, y, taught)
         assert set(terms.distortions) == {"labels", "teacher.3", "teacher.5"}
         torch.testing.assert_close(terms.distortions["labels"], F.cross_entropy(student(x), y, reduction="sum"))
         with capture(student, ["1", "3"]) as found:
             student(x)
-        for pair, decoder in zip(pairs, model.decoders, strict=True):
-            expected = -pair.weight * decoder(found[pair.student]).log_prob(taught[pair.teacher]).sum()
+        for pair in pairs:
+            expected = -pair.weight * model.decoders[pair.teacher](found[pair.student]).log_prob(taught[pair.teacher]).sum()
             torch.testing.assert_close(terms.distortions[f"teacher.{pair.teacher}"], expected)
 
     def test_weight_zero_is_the_plain_student_bit_for_bit(self):
@@ -108,7 +139,7 @@ class TestDistillation:
             teacher, student = networks()
             if distil:
                 model = DistillationModel(student, teacher, [Pair("3", "1", 0.0)], x)
-                objective = RateDistortionELBO()(model, no_guide)
+                objective = RateDistortionELBO()(model, EmptyGuide())
                 taught = features(teacher, x, ["3"])
             optimizer = torch.optim.SGD(student.parameters(), 0.01)
             for _ in range(5):
@@ -122,13 +153,32 @@ class TestDistillation:
         for a, b in zip(*trained, strict=True):
             assert torch.equal(a, b)
 
+    def test_other_methods_are_factors_of_the_same_program(self, float64):
+        teacher, student = networks()
+        x, y = torch.randn(6, 1, 8, 8), torch.randint(3, (6,))
+        chosen = [("5", "4", Transfer.KD), ("5", "3", Transfer.LWF), ("3", "1", Transfer.FITNET), ("3", "1", Transfer.AT)]
+        chosen += [("3", "1", Transfer.NST), ("3", "1", Transfer.VID)]
+        pairs = [Pair(t, s, 0.1 * (i + 1), transfer) for i, (t, s, transfer) in enumerate(chosen)]
+        model = DistillationModel(student, teacher, pairs, x).eval()
+        assert model.teacher_layers == ["5", "3"]
+        taught = features(teacher, x, model.teacher_layers)
+        terms = RateDistortionELBO()(model, EmptyGuide()).terms(x, y, taught)
+        assert set(terms.distortions) == {"labels", "kd.5", "lwf.5", "fitnet.3", "at.3", "nst.3", "teacher.3"}
+        with capture(student, ["1", "3", "4"]) as found:
+            student(x)
+        for pair, module in zip(pairs[:5], model.transfers, strict=False):
+            expected = pair.weight * module(found[pair.student], taught[pair.teacher]).sum()
+            torch.testing.assert_close(terms.distortions[pair.site], expected)
+        expected = 0.1 * knowledge_distillation(found["4"], taught["5"]).sum()
+        torch.testing.assert_close(terms.distortions["kd.5"], expected)
+
     def test_teacher_does_not_change_and_hooks_do_not_leak(self):
         teacher, student = networks()
         teacher.train()
         before = {name: value.clone() for name, value in teacher.state_dict().items()}
         x = torch.randn(4, 1, 8, 8)
         model = DistillationModel(student, teacher, [Pair("3", "1")], x)
-        objective = RateDistortionELBO()(model, no_guide)
+        objective = RateDistortionELBO()(model, EmptyGuide())
         objective(x, torch.zeros(4, dtype=torch.long), features(teacher, x, ["3"])).backward()
         assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
         assert all(p.grad is None for p in teacher.parameters())
@@ -142,7 +192,7 @@ class TestDistillation:
         teacher, student = networks()
         x = torch.randn(4, 1, 8, 8)
         model = DistillationModel(student, teacher, [Pair("3", "1")], x)
-        RateDistortionELBO()(model, no_guide)(x, None, features(teacher, x, ["3"])).backward()
+        RateDistortionELBO()(model, EmptyGuide())(x, None, features(teacher, x, ["3"])).backward()
         assert bool((student[0].weight.grad != 0).any())
         assert student[4].weight.grad is None
 
@@ -153,8 +203,14 @@ class TestDistillation:
             (Pair("3", "head"), 8, r"no layer 'head': choose from 0, 1, 2, 3, 4"),
             (Pair("3", "1", -1.0), 8, "must not be negative"),
             (Pair("3", "1"), 10, "cannot take inputs of shape 1×10×10"),
+            (Pair("5", "3", 1.0, Transfer.KD), 8, "lwf keeps a head"),
+            (Pair("3", "3", 1.0, Transfer.AT), 8, "at compares maps"),
         ],
     )
     def test_bad_input_is_named(self, pair, size, message):
         with pytest.raises(ValueError, match=message):
             DistillationModel(*reversed(networks()), [pair], torch.randn(2, 1, size, size))
+
+    def test_a_pair_given_twice_is_named(self):
+        with pytest.raises(ValueError, match=r"teacher\.3 is given twice"):
+            DistillationModel(*reversed(networks()), [Pair("3", "1"), Pair("3", "0")], torch.randn(2, 1, 8, 8))
