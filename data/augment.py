@@ -54,6 +54,9 @@ class Augmentation:
 PHOTOGRAPHS = Augmentation(Warp(rotation=8, scale=(0.95, 1.5), shift=0.12, mirror=True))
 """Random crops, small rotations and mirror images; colour changes did not help small images."""
 
+CROPS = Augmentation(Warp(shift=0.125, mirror=True))
+"""Shifts by up to an eighth and mirror images, as is usual for CIFAR."""
+
 LETTERS = Augmentation(Warp(rotation=10, scale=(0.85, 1.15), shear=0.1, shift=0.06))
 """Small affine changes; letters are never mirrored."""
 

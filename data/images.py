@@ -60,6 +60,22 @@ class LabelledItems:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
         return LabelledItems(self.items[order], self.labels[order], self.class_names)
 
+    def choose_per_class(self, count: int, seed: int) -> LabelledItems:
+        """A seeded choice of ``count`` items of every class; a smaller count with the same seed is a part of it.
+
+        Raises:
+            UserError: a class has fewer.
+        """
+        least = int(self.counts.argmin())
+        if count > int(self.counts[least]):
+            has = f"class {self.class_names[least]} has {int(self.counts[least])}"
+            raise UserError(f"{count} images a class asked for, but {has}")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order = order[self.labels[order].argsort(stable=True)]
+        first = self.counts.cumsum(0) - self.counts
+        chosen = order[(first[:, None] + torch.arange(count)).flatten()]
+        return LabelledItems(self.items[chosen], self.labels[chosen], self.class_names)
+
     def hold_out(self, images: int) -> tuple[LabelledItems, LabelledItems]:
         """Split off the last ``images`` items of every class: (kept, held out).
 

@@ -12,7 +12,7 @@ import torch
 from data.catalogue import from_torchvision
 from data.errors import UserError
 from data.folder import find_classes, label_classes, read_images
-from data.glyphs import MILD, draw_letters, render
+from data.glyphs import HARD, MILD, Degradation, draw_letters, render
 from data.images import LabelledItems
 from data.mini_imagenet import resize
 
@@ -32,6 +32,8 @@ class SupervisedName(StrEnum):
     """torchvision's."""
     FOLDER = "folder"
     """``root/{train,test}/<class>/*``, a folder or a zip archive."""
+    LETTERS = "letters"
+    """The capital Latin letters A to Z, harder to read than the digits; embedded."""
     CURVE = "curve"
     """A one-dimensional regression with a gap in the inputs; embedded."""
 
@@ -82,6 +84,8 @@ def load_supervised(
         raise UserError(f"unknown data set {name!r}: choose {', '.join(SupervisedName)}") from None
     if kind is SupervisedName.GLYPHS:
         return load_digits(image_size or 28, seed=seed)
+    if kind is SupervisedName.LETTERS:
+        return load_alphabet(image_size or 28, seed=seed)
     if kind is SupervisedName.CURVE:
         return load_curve(seed=seed)
     if root is None:
@@ -138,11 +142,25 @@ def load_letters(image_size: int = 28, *, images: int = 40, seed: int = 0) -> La
     return render_letters("".join(letters), images, image_size, seed + 1_000_003)
 
 
-def render_letters(characters: str, count: int, image_size: int, seed: int) -> LabelledItems:
+def load_alphabet(image_size: int = 28, *, train: int = 200, test: int = 50, seed: int = 0) -> SupervisedData:
+    """Capital Latin letters rendered from matplotlib's fonts, much warped, with a hole and strong noise.
+
+    Args:
+        train, test: images a class.
+    """
+    characters = string.ascii_uppercase
+    return SupervisedData(
+        "letters",
+        render_letters(characters, train, image_size, 2 * seed, HARD),
+        render_letters(characters, test, image_size, 2 * seed + 1, HARD),
+    )
+
+
+def render_letters(characters: str, count: int, image_size: int, seed: int, degradation: Degradation = MILD) -> LabelledItems:
     """``count`` images of each character."""
     generator = torch.Generator().manual_seed(seed)
     drawings = draw_letters(characters)
-    images = torch.cat([render(drawings[c], count, image_size, generator, MILD) for c in characters])
+    images = torch.cat([render(drawings[c], count, image_size, generator, degradation) for c in characters])
     return LabelledItems(images, torch.arange(len(characters)).repeat_interleave(count), tuple(characters))
 
 

@@ -110,8 +110,8 @@ class Pretraining(lightning.LightningModule):
 
 
 @torch.no_grad()
-def embed(network: FeatureNetwork, images: Tensor, *, batch_size: int = 256) -> Tensor:
-    """Features ``[n, D]`` (float32, on the CPU) of uint8 ``images`` in evaluation mode; the network is left as it was."""
+def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
+    """A network's outputs ``[n, D]`` (float32, on the CPU) for ``images`` in evaluation mode; the network is left as it was."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

@@ -51,8 +51,10 @@ def test_readme_names_only_commands_and_options_that_exist():
     from inference.bnn.options import BnnOptions
     from inference.options import SibOptions
     from inference.predict import PredictOptions
+    from inference.vid.options import VidOptions
 
-    known = {f.replace("_", "-") for o in (SibOptions, BnnOptions, PredictOptions) for f in o.__dataclass_fields__}
+    commands = (SibOptions, BnnOptions, VidOptions, PredictOptions)
+    known = {f.replace("_", "-") for options in commands for f in options.__dataclass_fields__}
     known |= {"config", "resume", "help"}
     used = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", (ROOT / "README.md").read_text()))
     assert used <= known, used - known

@@ -17,6 +17,7 @@ from guides.mean_field import MeanFieldGuide, PointGuide
 from inference.bnn.options import Algorithm, BnnOptions, Plan
 from inference.bnn.posterior import WeightPosterior
 from inference.bnn.training import BnnTraining
+from inference.checks import check_items
 from inference.commands import options_to_yaml
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.files import RunFolder, load_state, save_tensors
@@ -174,24 +175,8 @@ def check_data(network: nn.Module, data: LabelledItems, likelihood: Likelihood, 
     """Fail before any work.
 
     Raises:
-        UserError: items that are not finite, labels the network has no output for, or a bootstrap sample larger than the data.
+        UserError: a bootstrap sample larger than the data, or what :func:`~inference.checks.check_items` finds.
     """
     if bootstrap_size > len(data):
         raise UserError(f"bootstrap samples of {bootstrap_size} items from {len(data)}: n_b must not exceed n")
-    if data.items.is_floating_point() and not bool(data.items.isfinite().all()):
-        bad = int((~data.items.flatten(1).isfinite()).any(1).sum())
-        raise UserError(f"{bad} of {len(data)} items hold NaN or infinite numbers: remove or repair them")
-    if data.labels.is_floating_point() and not bool(data.labels.isfinite().all()):
-        raise UserError("the targets hold NaN or infinite numbers: remove or repair them")
-    try:
-        was_training = network.training
-        with torch.no_grad():
-            outputs = network.eval()(data.items[:2]).shape[-1]
-        network.train(was_training)
-    except RuntimeError as error:
-        shape = "×".join(map(str, data.items.shape[1:]))
-        raise UserError(f"the network cannot take items of shape {shape}: {str(error).splitlines()[0]}") from error
-    if isinstance(likelihood, CategoricalLikelihood):
-        low, high = int(data.labels.min()), int(data.labels.max())
-        if low < 0 or high >= outputs:
-            raise UserError(f"labels from {low} to {high}, but the network has outputs for 0 to {outputs - 1}")
+    check_items(network, data, classes=isinstance(likelihood, CategoricalLikelihood))

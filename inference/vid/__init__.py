@@ -1,0 +1,1 @@
+"""VID: variational information distillation and the methods it is compared with."""

@@ -1,0 +1,147 @@
+"""The methods of a VID run by name: which layers they compare, by which loss, with which λ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from data.errors import UserError
+from models.distillation import Pair
+from models.layers import intermediate_layers, layer_outputs, logits_layer, match_layers, penultimate_layer
+from models.transfer import Transfer
+
+
+class Kind(NamedTuple):
+    """What a term of a method stands for.
+
+    Attributes:
+        transfer: its loss.
+        teacher, student: the layers: inside, logits, or penultimate.
+        weight: λ at strength 1: for a whole layer, or for each of its numbers.
+        per_element: whether λ is for each number of the teacher's layer, so that the loss is a mean over them.
+    """
+
+    transfer: Transfer
+    teacher: str
+    student: str
+    weight: float
+    per_element: bool
+
+
+KINDS = {
+    "kd": Kind(Transfer.KD, "logits", "logits", 1.0, False),
+    "lwf": Kind(Transfer.LWF, "logits", "penultimate", 1.0, False),
+    "fitnet": Kind(Transfer.FITNET, "inside", "inside", 1.0, True),
+    "at": Kind(Transfer.AT, "inside", "inside", 10.0, False),
+    "nst": Kind(Transfer.NST, "inside", "inside", 10.0, False),
+    "vid": Kind(Transfer.VID, "inside", "inside", 1.0, True),
+    "vid-logits": Kind(Transfer.VID, "logits", "penultimate", 1.0, True),
+}
+"""Terms by name. ``vid`` is the paper's MI-I, ``vid-logits`` its MI-L."""
+
+PLAIN = ("student", "finetuned", "fitnet-stages")
+"""``student`` learns from labels alone; ``finetuned`` starts from weights trained on the teacher's data; ``fitnet-stages``
+trains its lower half by one hint, then the whole by KD (Romero et al. 2015, algorithm 1)."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sum of terms, each with a coefficient, and where the student starts.
+
+    Attributes:
+        terms: (coefficient, name in :data:`KINDS`).
+        finetuned: start from weights trained on the teacher's data.
+        stages: a hint stage comes first.
+    """
+
+    terms: tuple[tuple[float, str], ...] = ()
+    finetuned: bool = False
+    stages: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Method:
+        """``"kd+vid"`` or ``"0.5*kd+2*vid"``.
+
+        Raises:
+            UserError: an unknown term or a coefficient that is no positive number.
+        """
+        terms: list[tuple[float, str]] = []
+        flags = set()
+        for part in text.split("+"):
+            coefficient, times, name = part.strip().rpartition("*")
+            if name in PLAIN and not times:
+                flags.add(name)
+            elif name in KINDS:
+                terms.append((read_coefficient(coefficient) if times else 1.0, name))
+            else:
+                raise UserError(f"unknown method {part.strip()!r}: choose {', '.join((*PLAIN, *KINDS))}, or sums")
+        if "fitnet-stages" in flags:
+            terms.insert(0, (1.0, "kd"))
+        return cls(tuple(terms), "finetuned" in flags, "fitnet-stages" in flags)
+
+    @property
+    def has_strength(self) -> bool:
+        """Whether it has a λ to choose."""
+        return bool(self.terms)
+
+    def pairs(
+        self, teacher: nn.Module, student: nn.Module, example: Tensor, strength: float, inside: Layers | None = None
+    ) -> list[Pair]:
+        """The pairs of layers that its terms compare, with λ = strength · coefficient · weight of the kind.
+
+        Args:
+            inside: (teacher's, student's) layers of the terms that look inside; found by themselves when not given.
+
+        Raises:
+            ValueError: layers that do not exist or cannot be found.
+        """
+        return [
+            pair
+            for coefficient, name in self.terms
+            for pair in make_pairs(KINDS[name], teacher, student, example, strength * coefficient, inside)
+        ]
+
+    def hint_pairs(
+        self, teacher: nn.Module, student: nn.Module, example: Tensor, strength: float, inside: Layers | None = None
+    ) -> list[Pair]:
+        """The one pair of the hint stage, in the middle of both networks."""
+        pairs = make_pairs(KINDS["fitnet"], teacher, student, example, strength, inside)
+        return [pairs[(len(pairs) - 1) // 2]]
+
+
+Layers = Sequence[tuple[str, str]]
+
+
+def make_pairs(
+    kind: Kind, teacher: nn.Module, student: nn.Module, example: Tensor, strength: float, inside: Layers | None
+) -> list[Pair]:
+    """The pairs of one term."""
+    if kind.teacher == "inside":
+        found = inside or match_layers(intermediate_layers(teacher, example), intermediate_layers(student, example))
+    else:
+        pick = penultimate_layer if kind.student == "penultimate" else logits_layer
+        found = [(logits_layer(teacher, example), pick(student, example))]
+    weight = strength * kind.weight
+    if not kind.per_element:
+        return [Pair(t, s, weight, kind.transfer) for t, s in found]
+    taught = layer_outputs("teacher", teacher, example[:1], [t for t, _ in found])
+    return [Pair(t, s, weight / taught[t].numel(), kind.transfer) for t, s in found]
+
+
+def read_coefficient(text: str) -> float:
+    """A positive number.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"coefficient {text!r} of a method must be a positive number")
+    return value
