@@ -9,7 +9,7 @@ from torch import nn
 
 from guides.empty import EmptyGuide
 from inference.elbo import RateDistortionELBO
-from models.decoders import SMALLEST_VARIANCE, build_decoder, information_bound, marginal_entropy, surprise_map
+from models.decoders import SMALLEST_VARIANCE, LayerNormal, build_decoder, information_bound, marginal_entropy, surprise_map
 from models.distillation import DistillationModel, Pair
 from models.layers import capture, features
 from models.transfer import Transfer, knowledge_distillation
@@ -39,6 +39,28 @@ class TestDecoders:
         assert sigma.shape == (3, 1, 1)
         terms = torch.distributions.Normal(mean, sigma.expand(3, 8, 8)).log_prob(t)
         torch.testing.assert_close(decoder(s).log_prob(t), terms.sum((1, 2, 3)))
+
+    @pytest.mark.parametrize("shape", [(3,), (3, 4, 5)])
+    @pytest.mark.parametrize("heteroscedastic", [False, True])
+    def test_density_term_by_term(self, float64, shape, heteroscedastic):
+        decoder = build_decoder((4, 8, 8), shape, heteroscedastic=heteroscedastic).eval()
+        nn.init.normal_(decoder.alpha)
+        for p in decoder.parameters():
+            nn.init.normal_(p)
+        s, t = torch.randn(7, 4, 8, 8), torch.randn(7, *shape)
+        q = decoder(s)
+        terms = torch.distributions.Normal(q.mean, q.variance.sqrt()).log_prob(t)
+        torch.testing.assert_close(q.log_prob_of_units(t), terms)
+        torch.testing.assert_close(q.log_prob(t), terms.flatten(1).sum(-1))
+        loc, scale = q.mean.detach().requires_grad_(), decoder.alpha.detach().clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda loc, scale: LayerNormal(loc, scale.exp()).log_prob(t), (loc, scale))
+
+    def test_draws_have_the_moments(self, float64):
+        q = LayerNormal(torch.randn(2, 3, 2, 2), torch.rand(3, 1, 1) + 0.1)
+        draws = q.rsample((40_000,))
+        assert q.log_prob(draws[:5]).shape == (5, 2)
+        torch.testing.assert_close(draws.mean(0), q.mean, atol=0.03, rtol=0)
+        torch.testing.assert_close(draws.var(0), q.variance, atol=0.05, rtol=0)
 
     @pytest.mark.parametrize("student", [(4,), (4, 8, 8), (4, 2, 2), (4, 3, 5)])
     @pytest.mark.parametrize("teacher", [(3,), (3, 4, 4)])
@@ -106,6 +128,13 @@ class TestInformation:
         last = [m for m in decoder.mean.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
         nn.init.zeros_(last.weight)
         assert float(information_bound(decoder, s, t)) == pytest.approx(0, abs=1e-6 * numbers)
+
+    @pytest.mark.parametrize("variance", [2e-3, 0.5, 30.0, 1e4])
+    def test_variances_of_any_size_can_be_started_from(self, variance):
+        t = variance**0.5 * torch.tensor([[-1.0], [1.0]])
+        decoder = build_decoder((2,), (1,))
+        decoder.ignore_student(t)
+        torch.testing.assert_close(decoder.variance(torch.zeros(1, 2)).squeeze(), torch.tensor(variance), rtol=1e-4, atol=0)
 
     def test_surprise_adds_up_to_the_density(self, float64):
         decoder = build_decoder((4, 8, 8), (3, 4, 4), heteroscedastic=True).eval()
