@@ -33,13 +33,13 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "kd": Kind(Transfer.KD, "logits", "logits", 1.0, False),
+    "kd": Kind(Transfer.KD, "logits", "logits", 3.0, False),
     "lwf": Kind(Transfer.LWF, "logits", "penultimate", 1.0, False),
-    "fitnet": Kind(Transfer.FITNET, "inside", "inside", 1.0, True),
-    "at": Kind(Transfer.AT, "inside", "inside", 10.0, False),
-    "nst": Kind(Transfer.NST, "inside", "inside", 10.0, False),
-    "vid": Kind(Transfer.VID, "inside", "inside", 1.0, True),
-    "vid-logits": Kind(Transfer.VID, "logits", "penultimate", 1.0, True),
+    "fitnet": Kind(Transfer.FITNET, "inside", "inside", 10.0, True),
+    "at": Kind(Transfer.AT, "inside", "inside", 5.0, False),
+    "nst": Kind(Transfer.NST, "inside", "inside", 5.0, False),
+    "vid": Kind(Transfer.VID, "inside", "inside", 30.0, True),
+    "vid-logits": Kind(Transfer.VID, "logits", "penultimate", 10.0, True),
 }
 """Terms by name. ``vid`` is the paper's MI-I, ``vid-logits`` its MI-L."""
 

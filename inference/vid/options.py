@@ -72,17 +72,17 @@ class VidOptions:
         progress: progress bars.
     """
 
-    data: str = "glyphs"
+    data: str = "letters"
     root: str | None = None
     image_size: int | None = None
     teacher_data: str | None = None
     teacher_root: str | None = None
-    teacher: str = "conv4-64"
+    teacher: str = "conv4-32"
     teacher_weights: str | None = None
-    student: str = "lenet"
+    student: str = "conv4-16"
     student_weights: str | None = None
-    epochs: int = 6
-    updates: int = 300
+    epochs: int = 10
+    updates: int = 400
     batch: int = 64
     learning_rate: float = 5e-3
     weight_decay: float = 0.05

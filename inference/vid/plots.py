@@ -57,13 +57,15 @@ def information_curves(
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
         left.plot(*history["train/labels"], color="black", marker=".")
-        left.set(xlabel="update", ylabel="task loss (nats an item)", yscale="log")
+        left.set(xlabel="update", ylabel="task loss (nats an item)", ylim=(0, None))
         for tint, (layer, entropy) in zip(COLOURS, entropies.items(), strict=False):
             updates, values = history[f"train/teacher.{layer}"]
             right.plot(updates, entropy - np.asarray(values), color=tint, marker=".", label=layer)
         right.axhline(0, color="grey", lw=1)
         right.set(xlabel="update", ylabel="bound on I(t; s) (nats an item)")
         right.set_yscale("symlog", linthresh=10)
+        curves = np.concatenate([np.asarray(line.get_ydata()) for line in right.lines[:-1]])
+        right.set_ylim(min(0.0, 1.3 * curves.min()), 2 * curves.max())
         right.legend(fontsize=8, title="teacher's layer", title_fontsize=8)
     return figure
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,22 @@ from inference.vid.training import DistillationTraining
 from models.decoders import information_bound, marginal_entropy, surprise_map
 from models.distillation import DistillationModel, Pair
 from models.layers import features, layer_outputs
+
+
+class Frozen(nn.Module):
+    """A network that stays in evaluation mode and takes no gradient."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
 
 EXAMPLES = 256  # items that decoders start from
 
@@ -94,6 +112,18 @@ class VID:
                 student, teacher, data if y is not None else None, chosen, run, "student",
                 method=method, strength=strength, everything=everything,
             )  # fmt: skip
+
+    @classmethod
+    def probe(cls, student: nn.Module, teacher: nn.Module, x: Tensor, **options: Any) -> VID:
+        """Train decoders alone, for a copy of ``student`` as it is: what any student knows of a teacher.
+
+        Args:
+            x: ``[n, *item]``.
+            options: as for :meth:`fit`.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # which is meant here
+            return cls.fit(Frozen(copy.deepcopy(student)), teacher, x, None, **options)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Predictive probabilities ``[n, classes]``, on the CPU."""

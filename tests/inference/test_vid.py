@@ -181,6 +181,18 @@ class TestLibrary:
         maps = fitted.surprise(data.test.items[:5])
         assert [m.shape for m in maps.values()] == [(5, 8, 8), (5, 4, 4), (5, 2, 2), (5, 1, 1)]
 
+    def test_probe_trains_decoders_alone(self):
+        x, y, _ = digits()
+        teacher, student = networks()
+        VID.fit(student, teacher, x, y, method="student", updates=20)
+        before = copy.deepcopy(student.state_dict())
+        probes = [VID.probe(student, teacher, x, updates=updates, augment=False) for updates in (1, 100)]
+        assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+        assert all(torch.equal(value, before[name]) for name, value in probes[1].student.network.state_dict().items())
+        first, last = (list(probe.information(x).values()) for probe in probes)
+        assert all(b > a for a, b in zip(first, last, strict=True))
+        assert last[0] > 10
+
     def test_unlabelled_images_alone(self):
         x, _, _ = digits()
         teacher, student = networks()
