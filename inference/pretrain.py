@@ -15,6 +15,7 @@ from data.episodes import EpisodeSampler, TaskSpec, mix_seed
 from data.images import ImageSplits, LabelledItems
 from models.backbones import CosineClassifier, Standardize, build_backbone
 from models.features import class_means
+from models.layers import device_of
 
 
 class FeatureNetwork(nn.Module):
@@ -112,7 +113,7 @@ class Pretraining(lightning.LightningModule):
 @torch.no_grad()
 def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
     """A network's outputs ``[n, D]`` (float32, on the CPU) for ``images`` in evaluation mode; the network is left as it was."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     was_training = network.training
     network.eval()
     features = torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])

@@ -48,6 +48,11 @@ def capture(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tens
         raise ValueError(f"the output of layer {changed[0]!r} is overwritten in place by the layer after it: choose that one")
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
 @torch.no_grad()
 def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Outputs of named layers in evaluation mode, without gradients: parameters, statistics and mode stay as they were.
@@ -59,7 +64,7 @@ def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, T
     network.eval()
     try:
         with capture(network, names) as found:
-            network(x)
+            network(x.to(device_of(network)))
     finally:
         for module, training in zip(network.modules(), was_training, strict=True):
             module.training = training

@@ -14,7 +14,7 @@ from data.episodes import mix_seed
 from data.images import LabelledItems
 from inference.elbo import RateDistortion, RateDistortionModule
 from inference.meta import stop_if_not_finite
-from models.layers import features
+from models.layers import device_of, features
 
 ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
 EPOCHS = 30  # the run is logged and saved this often
@@ -72,7 +72,12 @@ class DistillationTraining(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.teacher[0] is not None:
+            self.home = device_of(self.teacher[0])
             self.teacher[0].to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def on_fit_end(self) -> None:
+        if self.teacher[0] is not None:
+            self.teacher[0].to(self.home)
 
     def draw(self, source: LabelledItems, step: int, stream: int) -> tuple[Tensor, Tensor]:
         """The ``step``-th batch of passes over ``source``, each in an order of its own; augmented, on the device."""

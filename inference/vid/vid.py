@@ -144,20 +144,18 @@ class VID:
         return {layer: float(marginal_entropy(t)) for layer, (_, t) in self.decoded(x).items()}
 
     def surprise(self, x: Tensor) -> dict[str, Tensor]:
-        """−log q(t given s) over space, nats a position: teacher layer -> ``[n, height, width]``, for layers that are maps."""
+        """−log q(t given s) over space, nats a position: teacher layer -> ``[n, height, width]`` on the CPU, for maps."""
         decoded = {layer: pair for layer, pair in self.decoded(x).items() if pair[1].dim() == 4}
-        return {layer: surprise_map(self.model.decoders[layer], s, t) for layer, (s, t) in decoded.items()}
+        return {layer: surprise_map(self.model.decoders[layer], s, t).cpu() for layer, (s, t) in decoded.items()}
 
     def decoded(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Teacher layer -> (s, t) of the pairs that have decoders, in evaluation mode."""
         if self.teacher is None or not self.model.decoders:
             return {}
         self.model.eval()
-        x = x.to(next(self.student.parameters()).device)
         pairs = {pair.teacher: pair.student for pair in self.model.pairs if pair.teacher in self.model.decoders}
-        taught = features(self.teacher.to(x.device), x, list(pairs))
-        learned = features(self.student, x, list(pairs.values()))
-        return {t: (learned[s], taught[t]) for t, s in pairs.items()}
+        taught, learned = features(self.teacher, x, list(pairs)), features(self.student, x, list(pairs.values()))
+        return {t: (learned[s], taught[t].to(learned[s].device)) for t, s in pairs.items()}
 
 
 def fit_student(
