@@ -32,6 +32,9 @@ from models.distillation import DistillationModel, Pair
 from models.layers import features, layer_outputs
 
 
+EXAMPLES = 256  # items that decoders start from
+
+
 class Frozen(nn.Module):
     """A network that stays in evaluation mode and takes no gradient."""
 
@@ -45,9 +48,6 @@ class Frozen(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
-
-
-EXAMPLES = 256  # items that decoders start from
 
 
 @dataclass(frozen=True)
