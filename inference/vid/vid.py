@@ -31,7 +31,6 @@ from models.decoders import information_bound, marginal_entropy, surprise_map
 from models.distillation import DistillationModel, Pair
 from models.layers import features, layer_outputs
 
-
 EXAMPLES = 256  # items that decoders start from
 
 
