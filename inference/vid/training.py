@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning
@@ -88,28 +89,28 @@ class DistillationTraining(lightning.LightningModule):
         x, y = source.items[chosen].to(self.device), source.labels[chosen].to(self.device)
         if self.augmentation is not None:
             x = self.augmentation(x, seed=mix_seed(self.seed, step, stream, WARPS))
-        return x.contiguous(memory_format=torch.channels_last), y
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y
 
     def teacher_features(self, x: Tensor) -> dict[str, Tensor] | None:
         """The teacher's layers, where any are asked for."""
         layers = self.objective.model.teacher_layers
         return features(self.teacher[0], x, layers) if layers and self.teacher[0] is not None else None
 
+    def batches(self, step: int) -> Iterator[tuple[Tensor, Tensor | None, dict[str, Tensor] | None]]:
+        """(images, labels, teacher's layers) of a step: all at once, or labels and layers of separate images."""
+        if self.labelled is not None:
+            x, y = self.draw(self.labelled, step, ORDER)
+            yield x, y, self.teacher_features(x) if self.everything is None else None
+        if self.everything is not None and self.objective.model.pairs:
+            x, _ = self.draw(self.everything, step, UNLABELLED_ORDER)
+            yield x, None, self.teacher_features(x)
+
     def training_step(self, number: int, index: int) -> Tensor:
         step = (self.current_epoch * self.steps_an_epoch + index) * self.trainer.world_size + self.global_rank
         values: dict[str, Tensor] = {}
         with stop_if_not_finite(self.global_step):
-            if self.labelled is not None and self.everything is None:
-                x, y = self.draw(self.labelled, step, ORDER)
-                loss = self.mean_loss(self.objective.terms(x, y, self.teacher_features(x)), len(x), values)
-            else:
-                loss = torch.zeros((), device=self.device)
-                if self.labelled is not None:
-                    x, y = self.draw(self.labelled, step, ORDER)
-                    loss = self.mean_loss(self.objective.terms(x, y), len(x), values)
-                if self.everything is not None and self.objective.model.pairs:
-                    x, _ = self.draw(self.everything, step, UNLABELLED_ORDER)
-                    loss = loss + self.mean_loss(self.objective.terms(x, None, self.teacher_features(x)), len(x), values)
+            losses = [self.mean_loss(self.objective.terms(*batch), len(batch[0]), values) for batch in self.batches(step)]
+            loss = torch.stack(losses).sum()
             if not torch.isfinite(loss):
                 raise FloatingPointError
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)

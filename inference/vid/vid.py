@@ -30,6 +30,7 @@ from inference.vid.training import DistillationTraining
 from models.decoders import information_bound, marginal_entropy, surprise_map
 from models.distillation import DistillationModel, Pair
 from models.layers import features, layer_outputs
+from models.transfer import Transfer
 
 EXAMPLES = 256  # items that decoders start from
 
@@ -152,7 +153,7 @@ class VID:
         if self.teacher is None or not self.model.decoders:
             return {}
         self.model.eval()
-        pairs = {pair.teacher: pair.student for pair in self.model.pairs if pair.teacher in self.model.decoders}
+        pairs = {pair.teacher: pair.student for pair in self.model.pairs if pair.transfer is Transfer.VID}
         taught, learned = features(self.teacher, x, list(pairs)), features(self.student, x, list(pairs.values()))
         return {t: (learned[s], taught[t].to(learned[s].device)) for t, s in pairs.items()}
 
@@ -191,6 +192,8 @@ def fit_student(
     example = source.choose(min(EXAMPLES, len(source)), 0).items
     way = Method.parse(method)
     check_items(student, source, classes=data is not None)
+    if data is None and not way.terms:
+        raise UserError(f"{method} learns from labels alone, and there are none")
     models = []
     seed = options.seed if seed is None else seed
     try:

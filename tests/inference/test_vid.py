@@ -182,6 +182,21 @@ class TestLibrary:
         maps = fitted["vid"].surprise(data.test.items[:5])
         assert [m.shape for m in maps.values()] == [(5, 8, 8), (5, 4, 4), (5, 2, 2), (5, 1, 1)]
 
+    def test_vectors_and_modules_of_any_kind(self):
+        torch.manual_seed(0)
+        x, y = torch.randn(90, 5), torch.arange(90) % 3
+        teacher, student = (nn.Sequential(nn.Linear(5, h), nn.Tanh(), nn.Linear(h, 3)) for h in (16, 4))
+        fitted = VID.fit(student, teacher, x, y, method="kd+vid+vid-logits", updates=60)
+        assert list(fitted.information(x)) == ["1", "2"]
+        assert fitted.surprise(x) == {}
+        assert fitted.probabilities(x).shape == (90, 3)
+
+    def test_nothing_to_learn_from(self):
+        x, _, _ = digits()
+        teacher, student = networks()
+        with pytest.raises(UserError, match="labels alone, and there are none"):
+            VID.fit(student, teacher, x, None, method="student")
+
     def test_probe_trains_decoders_alone(self):
         x, y, _ = digits()
         teacher, student = networks()
