@@ -18,8 +18,7 @@ from inference.vid.methods import Method
 from inference.vid.networks import make_network, pretrained_network, replace_head, trained_network
 from inference.vid.options import Size, VidOptions
 from inference.vid.report import Record, format_accuracy, make_record
-from inference.vid.vid import VID, fit_student
-from models.distillation import DistillationModel
+from inference.vid.vid import VID, build_models, fit_student
 
 Fitted = dict[tuple[str, Size], VID]
 
@@ -76,12 +75,8 @@ def check(options: VidOptions, data: Sources) -> None:
     for name, method in options.parsed_methods.items():
         if method.finetuned and data.source is data.target and options.student_weights is None:
             raise UserError(f"{name} starts from weights of other data: give --teacher_data or --student_weights")
-        try:
-            with seeded(options.seed):
-                pairs = method.pairs(teacher, student, example, 1.0, options.layer_pairs)
-                DistillationModel(student, teacher, pairs, example)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
+        with seeded(options.seed):
+            build_models(student, teacher, example, name, 1.0, options)
 
 
 def choose_items(train: LabelledItems, size: Size, options: VidOptions, run: int) -> tuple[LabelledItems, LabelledItems | None]:

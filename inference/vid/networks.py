@@ -88,7 +88,7 @@ def trained_network(name: str, weights: str | None, data: SupervisedData, option
     print(f"{name}: training for {options.epochs} epochs on {len(data.train)} images of {data.name}")
     steps = max(1, len(data.train) // options.batch)
     fit_student(
-        network, None, data.train, options, run, f"teacher-{recipe.file.split('.')[0]}", mirror=data.mirror,
+        network, network, data.train, options, run, f"teacher-{recipe.file.split('.')[0]}", mirror=data.mirror,
         updates=options.epochs * steps,
     )  # fmt: skip
     save_tensors(cached, network.state_dict(), asdict(recipe))

@@ -31,7 +31,7 @@ class DistillationTraining(lightning.LightningModule):
 
     Args:
         objective: :class:`~models.distillation.DistillationModel` with an empty guide.
-        teacher: in evaluation mode throughout, no part of the checkpoint; ``None`` without layers to learn from.
+        teacher: in evaluation mode throughout, and no part of the checkpoint.
         labelled: items with labels; ``None`` trains on the teacher's layers alone.
         everything: all items, where not all have labels.
         updates: optimiser steps.
@@ -43,7 +43,7 @@ class DistillationTraining(lightning.LightningModule):
     def __init__(
         self,
         objective: RateDistortionModule,
-        teacher: nn.Module | None,
+        teacher: nn.Module,
         labelled: LabelledItems | None,
         everything: LabelledItems | None = None,
         *,
@@ -72,13 +72,11 @@ class DistillationTraining(lightning.LightningModule):
         return DataLoader(torch.arange(self.steps_an_epoch), batch_size=None)  # type: ignore[arg-type]
 
     def on_fit_start(self) -> None:
-        if self.teacher[0] is not None:
-            self.home = device_of(self.teacher[0])
-            self.teacher[0].to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.home = device_of(self.teacher[0])
+        self.teacher[0].to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def on_fit_end(self) -> None:
-        if self.teacher[0] is not None:
-            self.teacher[0].to(self.home)
+        self.teacher[0].to(self.home)
 
     def draw(self, source: LabelledItems, step: int, stream: int) -> tuple[Tensor, Tensor]:
         """The ``step``-th batch of passes over ``source``, each in an order of its own; augmented, on the device."""
@@ -94,7 +92,7 @@ class DistillationTraining(lightning.LightningModule):
     def teacher_features(self, x: Tensor) -> dict[str, Tensor] | None:
         """The teacher's layers, where any are asked for."""
         layers = self.objective.model.teacher_layers
-        return features(self.teacher[0], x, layers) if layers and self.teacher[0] is not None else None
+        return features(self.teacher[0], x, layers) if layers else None
 
     def batches(self, step: int) -> Iterator[tuple[Tensor, Tensor | None, dict[str, Tensor] | None]]:
         """(images, labels, teacher's layers) of a step: all at once, or labels and layers of separate images."""

@@ -28,7 +28,7 @@ from inference.vid.methods import Method
 from inference.vid.options import VidOptions
 from inference.vid.training import DistillationTraining
 from models.decoders import information_bound, marginal_entropy, surprise_map
-from models.distillation import DistillationModel, Pair
+from models.distillation import DistillationModel
 from models.layers import features, layer_outputs
 from models.transfer import Transfer
 
@@ -62,7 +62,7 @@ class VID:
     """
 
     model: DistillationModel
-    teacher: nn.Module | None
+    teacher: nn.Module
     method: str = "vid"
     strength: float = 1.0
 
@@ -150,7 +150,7 @@ class VID:
 
     def decoded(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Teacher layer -> (s, t) of the pairs that have decoders, in evaluation mode."""
-        if self.teacher is None or not self.model.decoders:
+        if not self.model.decoders:
             return {}
         self.model.eval()
         pairs = {pair.teacher: pair.student for pair in self.model.pairs if pair.transfer is Transfer.VID}
@@ -160,7 +160,7 @@ class VID:
 
 def fit_student(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module,
     data: LabelledItems | None,
     options: VidOptions,
     run: RunFolder,
@@ -189,49 +189,54 @@ def fit_student(
     """
     source = data if data is not None else everything
     assert source is not None
-    example = source.choose(min(EXAMPLES, len(source)), 0).items
-    way = Method.parse(method)
     check_items(student, source, classes=data is not None)
-    if data is None and not way.terms:
+    if data is None and not Method.parse(method).terms:
         raise UserError(f"{method} learns from labels alone, and there are none")
-    models = []
+    example = source.choose(min(EXAMPLES, len(source)), 0).items
     seed = options.seed if seed is None else seed
-    try:
-        with seeded(seed):
-            layer_outputs("teacher", teacher or student, example[:2], [])
-            if way.stages:
-                pairs = way.hint_pairs(teacher or student, student, example, strength, options.layer_pairs)
-                models.append(build_model(student, teacher, pairs, example, options))
-            pairs = way.pairs(teacher or student, student, example, strength, options.layer_pairs)
-            models.append(build_model(student, teacher, pairs, example, options))
-    except ValueError as error:
-        raise UserError(f"{method}: {error}") from None
+    with seeded(seed):
+        models = build_models(student, teacher, example, method, strength, options)
     finished = run.checkpoints / f"{stage}.safetensors"
+    augmentation = (CROPS if mirror else LETTERS) if options.augment and example.dtype == torch.uint8 else None
+    for name, model in zip((f"{stage}-hint", stage)[-len(models) :], models, strict=True):
+        if finished.exists():
+            break
+        is_hint = model is not models[-1]
+        module = DistillationTraining(
+            RateDistortionELBO()(model.train(), EmptyGuide()),
+            teacher,
+            None if is_hint else data,
+            source if is_hint and everything is None else everything,
+            updates=updates or options.updates,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            augmentation=augmentation,
+            seed=seed,
+        )
+        with run.timed(name), seeded(seed):
+            train(module, options, run, name, epochs=module.epochs, precision=options.precision)
     if not finished.exists():
-        for model in models:
-            hint = model is not models[-1]
-            module = DistillationTraining(
-                RateDistortionELBO()(model.train(), EmptyGuide()),
-                teacher,
-                None if hint else data,
-                source if hint and everything is None else everything,
-                updates=updates or options.updates,
-                batch=options.batch,
-                learning_rate=options.learning_rate,
-                weight_decay=options.weight_decay,
-                augmentation=(CROPS if mirror else LETTERS) if options.augment and example.dtype == torch.uint8 else None,
-                seed=seed,
-            )
-            name = f"{stage}-hint" if hint else stage
-            with run.timed(name), seeded(seed):
-                train(module, options, run, name, epochs=module.epochs, precision=options.precision)
         save_tensors(finished, models[-1].state_dict(), {"method": method, "strength": strength})
     load_state(models[-1], finished)
     return VID(models[-1].eval(), teacher, method, strength)
 
 
-def build_model(
-    student: nn.Module, teacher: nn.Module | None, pairs: list[Pair], example: Tensor, options: VidOptions
-) -> DistillationModel:
-    """The Pyro model; without a teacher there must be no pairs."""
-    return DistillationModel(student, teacher or student, pairs, example, heteroscedastic=options.heteroscedastic)
+def build_models(
+    student: nn.Module, teacher: nn.Module, example: Tensor, method: str, strength: float, options: VidOptions
+) -> list[DistillationModel]:
+    """The Pyro model of each stage of training: one, or a hint stage before it.
+
+    Raises:
+        UserError: layers that cannot be found or compared.
+    """
+    way = Method.parse(method)
+    where = (teacher, student, example, strength, options.layer_pairs)
+    try:
+        layer_outputs("teacher", teacher, example[:2], [])
+        stages = ([way.hint_pairs(*where)] if way.stages else []) + [way.pairs(*where)]
+        return [
+            DistillationModel(student, teacher, pairs, example, heteroscedastic=options.heteroscedastic) for pairs in stages
+        ]
+    except ValueError as error:
+        raise UserError(f"{method}: {error}") from None

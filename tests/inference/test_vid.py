@@ -268,7 +268,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--per-class", "1000"], "1000 images a class asked for, but class 0 has 400"),
+            (["--per-class", "1000"], "1000 images a class asked for, but class A has 200"),
             (["--per-class", "five"], "--per_class 'five'"),
             (["--labels", "9"], "--labels 9 exceeds the 4 images a class"),
             (["--methods", "magic"], "unknown method 'magic': choose student, finetuned"),
@@ -279,7 +279,7 @@ class TestErrors:
             (["--methods", "vid", "--pairs", "1.2"], "teacher_layer:student_layer"),
             (["--methods", "vid", "--pairs", "1.2:1.2,1.2:1.6"], "teacher.1.2 is given twice"),
             (["--methods", "at", "--student", "mlp-8"], "at compares maps"),
-            (["--methods", "kd", "--teacher-data", "letters"], "kd compares the same classes"),
+            (["--methods", "kd", "--teacher-data", "glyphs"], "kd compares the same classes"),
             (["--strength", "-1"], "--strength '-1'"),
             (["--strength", "1,2", "--per-class", "1"], "cannot hold out 1 images a class"),
             (["--teacher", "wrn-9-1"], "depth 6 n + 4, not 9"),
