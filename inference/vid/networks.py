@@ -43,6 +43,21 @@ class Recipe:
     precision: str
     seed: int
 
+    @classmethod
+    def of(cls, network: str, data: SupervisedData, options: VidOptions) -> Recipe:
+        """What training ``network`` on ``data`` with these options depends on."""
+        return cls(
+            checksum(data.train.items, data.train.labels),
+            network,
+            options.epochs,
+            options.batch,
+            options.learning_rate,
+            options.weight_decay,
+            options.augment,
+            options.precision,
+            options.seed,
+        )
+
     @property
     def file(self) -> str:
         """``<network>-<hash>.safetensors``"""
@@ -75,11 +90,7 @@ def trained_network(name: str, weights: str | None, data: SupervisedData, option
     if weights is not None:
         return pretrained_network(name, weights, data.item_shape)
     network = make_network(name, data.train, options.seed)
-    recipe = Recipe(
-        checksum(data.train.items, data.train.labels),
-        name,
-        **{key: getattr(options, key) for key in Recipe.__dataclass_fields__ if key not in ("data", "network")},
-    )
+    recipe = Recipe.of(name, data, options)
     cached = Path(options.cache) / recipe.file
     if cached.exists():
         print(f"{name}: read from {cached}")
@@ -123,7 +134,7 @@ def pretrained_network(name: str, weights: str, image_shape: tuple[int, ...]) ->
     if not outputs:
         raise UserError(f"{path} has no linear layer: it is no classifier's state dict")
     try:
-        if f"{next(iter(state)).split('.')[0]}".isdecimal():  # ours is a Sequential
+        if next(iter(state)).split(".")[0].isdecimal():  # ours is a Sequential
             network: nn.Module = build_network(name, image_shape, outputs[-1])
             network.load_state_dict(state)
             return network
