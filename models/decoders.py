@@ -135,7 +135,7 @@ def mean_network(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...])
 
     * to a vector: linear; the student's maps are averaged over positions first (equation 3);
     * from maps to maps: two 1×1 convolutions with batch norm and ReLU between them, then resized (equation 4);
-    * from a vector to maps: a transposed convolution that spreads it over all positions, then as above.
+    * from a vector to maps: a linear map to all positions, batch norm and ReLU, then as above.
 
     Raises:
         ValueError: features that are neither vectors nor maps.
@@ -149,7 +149,7 @@ def mean_network(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...])
     channels, height, width = teacher_shape
     spread: list[nn.Module] = []
     if len(student_shape) == 1:
-        spread = [nn.Unflatten(1, (student_shape[0], 1, 1)), nn.ConvTranspose2d(student_shape[0], channels, (height, width))]
+        spread = [nn.Linear(student_shape[0], channels * height * width), nn.Unflatten(1, (channels, height, width))]
         spread += [nn.BatchNorm2d(channels), nn.ReLU()]
         student_shape = (channels, height, width)
     return nn.Sequential(

@@ -41,7 +41,7 @@ def accuracy_by_images(records: Sequence[Record]) -> Figure:
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         axis.margins(x=0.1)
-        axis.legend(fontsize=8)
+        figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 

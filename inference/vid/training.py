@@ -127,7 +127,8 @@ class DistillationTraining(lightning.LightningModule):
             {"params": [p for p in trained if p.squeeze().dim() > 1]},
             {"params": [p for p in trained if p.squeeze().dim() <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay)
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained)
+        optimizer = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay, fused=fused)
         steps = self.epochs * self.steps_an_epoch
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=max(steps, 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
