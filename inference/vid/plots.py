@@ -66,7 +66,7 @@ def information_curves(
         right.set_yscale("symlog", linthresh=10)
         curves = np.concatenate([np.asarray(line.get_ydata()) for line in right.lines[:-1]])
         right.set_ylim(min(0.0, 1.3 * curves.min()), 2 * curves.max())
-        right.legend(fontsize=8, title="teacher's layer", title_fontsize=8)
+        figure.legend(loc="outside right upper", fontsize=8, title="teacher's layer", title_fontsize=8)
     return figure
 
 
