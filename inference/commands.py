@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
 
 from data.errors import UserError
+from inference.files import RunFolder, write_json
 
 Options = TypeVar("Options")
 
@@ -40,6 +42,34 @@ def make_parser(options: type, command: str, description: str) -> jsonargparse.A
     parser.add_argument("--resume", type=str | None, default=None, help="run folder to continue; other options are its own")
     parser.add_class_arguments(options)
     return parser
+
+
+def read_command(
+    options: type[Options], command: str, description: str, arguments: Sequence[str] | None
+) -> tuple[Options, RunFolder | None]:
+    """Options of the command line, or with ``--resume`` a run folder and its own options.
+
+    Raises:
+        UserError: bad options, or no run folder.
+    """
+    values = make_parser(options, command, description).parse_args(arguments)
+    if values.resume is None:
+        return build_options(options, values), None
+    run = RunFolder.existing(values.resume)
+    return options_from_yaml(options, run.config.read_text(), run.config), run
+
+
+def write_metrics(run: RunFolder, command: str, options: Any, records: Sequence[dict[str, Any]]) -> None:
+    """``metrics.json`` of a finished run."""
+    content = {"command": command, "dataset": options.data, "seed": options.seed, "seconds": run.seconds()}
+    write_json(run.metrics, content | {"results": list(records)})
+
+
+def print_places(run: RunFolder, plots: Sequence[Path]) -> None:
+    """Say where results and pictures are."""
+    print(f"results: {run.metrics}")
+    for plot in plots:
+        print(f"plot:    {plot}")
 
 
 class OptionParser(jsonargparse.ArgumentParser):

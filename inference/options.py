@@ -102,9 +102,7 @@ class SibOptions:
         minima = {"epochs": 0, "steps": 0, "rank": 0, "inner_samples": 0, "tasks": 1, "batch": 1, "patience": 0}
         minima |= {"validations": 1, "test_tasks": 2, "holdout": 0, "devices": 1, "seed": 0}
         check_minima(self, minima)
-        for name in ("inner_lr", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"--{name} {getattr(self, name)} must be positive")
+        check_positive(self, "inner_lr", "learning_rate")
         if unknown := set(split_commas(self.predictor)) - set(PREDICTORS):
             raise UserError(f"unknown predictor {', '.join(sorted(unknown))}: choose {', '.join(PREDICTORS)}")
         if unknown := set(split_commas(self.protocols)) - {"standard", "imbalanced", "lwof"}:
@@ -117,7 +115,7 @@ class SibOptions:
     @property
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
-        return parse_betas(self.beta)
+        return parse_sweep("beta", self.beta)
 
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
@@ -162,18 +160,18 @@ class Variant:
         return f"{self.predictor}-beta{self.beta:g}-k{self.steps}"
 
 
-def parse_betas(beta: str | float | list[float]) -> tuple[float, ...]:
-    """The values of ``--beta``, ascending.
+def parse_sweep(name: str, given: str | float | list[float]) -> tuple[float, ...]:
+    """The values of an option that takes one number or several, ascending.
 
     Raises:
         UserError: no number, a negative one, or one that is not finite.
     """
     try:
-        values = sorted({float(part) for part in (beta if isinstance(beta, list) else split_commas(str(beta)))})
+        values = sorted({float(part) for part in (given if isinstance(given, list) else split_commas(str(given)))})
     except ValueError:
-        raise UserError(f"--beta {beta!r} is neither a number nor numbers separated by commas") from None
+        raise UserError(f"--{name} {given!r} is neither a number nor numbers separated by commas") from None
     if not values or not all(0 <= value < float("inf") for value in values):
-        raise UserError(f"--beta {beta!r}: every value must be finite and not negative")
+        raise UserError(f"--{name} {given!r}: every value must be finite and not negative")
     return tuple(values)
 
 
@@ -183,6 +181,19 @@ def check_minima(options: Any, minima: Mapping[str, float]) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value} is too small: at least {least}")
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Raise :class:`UserError` for the first option that is not positive and finite."""
+    for name in names:
+        if not 0 < getattr(options, name) < float("inf"):
+            raise UserError(f"--{name} {getattr(options, name)} must be positive")
+
+
+def check_fraction(options: Any, name: str) -> None:
+    """Raise :class:`UserError` for an option that does not lie between 0 and 1."""
+    if not 0 < getattr(options, name) < 1:
+        raise UserError(f"--{name} {getattr(options, name)} is a fraction: between 0 and 1")
 
 
 def check_device(device: str) -> None:

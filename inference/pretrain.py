@@ -15,7 +15,7 @@ from data.episodes import EpisodeSampler, TaskSpec, mix_seed
 from data.images import ImageSplits, LabelledItems
 from models.backbones import CosineClassifier, Standardize, build_backbone
 from models.features import class_means
-from models.layers import device_of
+from models.layers import device_of, evaluating
 
 
 class FeatureNetwork(nn.Module):
@@ -114,11 +114,8 @@ class Pretraining(lightning.LightningModule):
 def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
     """A network's outputs ``[n, D]`` (float32, on the CPU) for ``images`` in evaluation mode; the network is left as it was."""
     device = device_of(network)
-    was_training = network.training
-    network.eval()
-    features = torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
-    network.train(was_training)
-    return features
+    with evaluating(network):
+        return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
 
 
 def nearest_mean_accuracy(network: FeatureNetwork, sampler: EpisodeSampler, *, tasks: int, seed: int) -> float:

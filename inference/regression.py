@@ -13,9 +13,9 @@ from data.errors import UserError
 from data.regression import linear_evidence, linear_tasks, sinusoid_tasks
 from guides.initialisation import RidgeStart
 from guides.synthetic import SyntheticGradientGuide
-from inference.commands import options_to_yaml
+from inference.commands import options_to_yaml, print_places, write_metrics
 from inference.elbo import RateDistortionELBO, RateDistortionModule
-from inference.files import RunFolder, save_tensors, write_json
+from inference.files import RunFolder, save_tensors
 from inference.meta import DRAWS, TASKS
 from inference.options import SibOptions
 from inference.posterior import TaskPosterior
@@ -127,11 +127,10 @@ def regression_run(options: SibOptions) -> RunFolder:
         fit_regression(objective, options)
     save_tensors(run.checkpoints / "regression.safetensors", objective.state_dict(), {})
     record = score_regression(objective, options)
-    content = {"command": "svi_sib", "dataset": options.data, "seed": options.seed, "seconds": run.seconds()}
-    write_json(run.metrics, {**content, "results": [record]})
+    write_metrics(run, "svi_sib", options, [record])
     for name in ("rmse", "nll", "coverage90", "noise", "rate", "distortion"):
         print(f"{name:>12}  {record[name]:.3f}")
     if options.data == "linear":
         print(f"{'exact nll':>12}  {exact_nll(options):.3f}  (joint predictive of the true model, nats a query)")
-    print(f"results: {run.metrics}")
+    print_places(run, [])
     return run

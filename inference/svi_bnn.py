@@ -11,8 +11,8 @@ from inference.bnn.draw import draw_run
 from inference.bnn.fit import fit_run, make_network
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.bnn.report import final_records, format_table, outside_items
-from inference.commands import build_options, make_parser, options_from_yaml, options_to_yaml, run_command
-from inference.files import RunFolder, write_atomically, write_json
+from inference.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.files import RunFolder, write_atomically
 from inference.options import split_commas
 from models.bayesian_network import BayesianNetwork
 
@@ -22,9 +22,7 @@ Without arguments it compares them on embedded digits in about two minutes."""
 
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
-    values = make_parser(BnnOptions, "svi_bnn", DESCRIPTION).parse_args(arguments)
-    run = RunFolder.existing(values.resume) if values.resume else None
-    options = options_from_yaml(BnnOptions, run.config.read_text(), run.config) if run else build_options(BnnOptions, values)
+    options, run = read_command(BnnOptions, "svi_bnn", DESCRIPTION, arguments)
     print(f"loading {options.data} ...")
     data = load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
     check(options, data)
@@ -38,15 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     with run.timed("plots"):
         save_posterior(list(fitted.values())[-1], data, run)
         plots = draw_run(options, fitted, data, outside, sweep, run)
-    content = {"command": "svi_bnn", "dataset": options.data, "seed": options.seed, "seconds": run.seconds()}
-    write_json(run.metrics, content | {"results": sweep + records})
+    write_metrics(run, "svi_bnn", options, sweep + records)
     print(f"\n{options.data}, {options.network}, {records[0]['items']} training items\n{format_table(records)}\n")
     print("β: chosen on validation data, where there are several; NLL in nats an item; rate and distortion in nats, all items")
     print("gap: training minus test accuracy; I(w; S): at most the rate for a fixed prior, estimated (≤ log K) for a mixture;")
     print("bound: on the expected gap, sqrt(I(w; S)/2n), a guarantee for fixed priors alone")
-    print(f"results: {run.metrics}")
-    for plot in plots:
-        print(f"plot:    {plot}")
+    print_places(run, plots)
     return run
 
 

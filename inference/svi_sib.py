@@ -10,9 +10,9 @@ from data.catalogue import load_data
 from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.images import ImageSplits
-from inference.commands import build_options, make_parser, options_from_yaml, options_to_yaml, run_command
+from inference.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
 from inference.draw import draw_run
-from inference.files import RunFolder, load_features, write_atomically, write_json
+from inference.files import RunFolder, load_features, write_atomically
 from inference.fit import fit
 from inference.lwof import format_lwof, lwof_records
 from inference.options import SibOptions
@@ -27,13 +27,7 @@ Without arguments it runs the whole job on embedded letters in about two minutes
 
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
-    values = make_parser(SibOptions, "svi_sib", DESCRIPTION).parse_args(arguments)
-    if values.resume:
-        run = RunFolder.existing(values.resume)
-        options = options_from_yaml(SibOptions, run.config.read_text(), run.config)
-    else:
-        options = build_options(SibOptions, values)
-        run = None
+    options, run = read_command(SibOptions, "svi_sib", DESCRIPTION, arguments)
     if options.data in ("sinusoids", "linear"):
         if run is not None:
             raise UserError("regression runs take seconds and are not resumed: start a new one")
@@ -61,14 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     with run.timed("plots"):
         save_posterior(fitted[selected], data, run)
         plots = draw_run(options, fitted, selected, data, records, run)
-    write_results(run, options, records + lwof)
+    write_metrics(run, "svi_sib", options, records + lwof)
     print(f"\n{title(options)}\n{format_table(final_records(records))}\n")
     print("* chosen on validation tasks; NLL in nats a query, rate and distortion in nats a task, ± is a 95 % interval")
     if lwof:
         print(f"\nlearning without forgetting, {options.test_tasks} tasks\n{format_lwof(lwof)}\n")
-    print(f"results: {run.metrics}")
-    for plot in plots:
-        print(f"plot:    {plot}")
+    print_places(run, plots)
     return run
 
 
@@ -93,18 +85,6 @@ def check(options: SibOptions, data: ImageSplits) -> None:
         FeatureNetwork(options.backbone, data.image_shape)
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def write_results(run: RunFolder, options: SibOptions, records: list[dict[str, Any]]) -> None:
-    """``metrics.json``."""
-    content = {
-        "command": "svi_sib",
-        "dataset": options.data,
-        "seed": options.seed,
-        "seconds": run.seconds(),
-        "results": records,
-    }
-    write_json(run.metrics, content)
 
 
 def save_posterior(sib: SIB, data: ImageSplits | None, run: RunFolder) -> None:

@@ -53,6 +53,18 @@ def device_of(network: nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode while the block runs; each module gets its own mode back."""
+    was_training = [module.training for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in zip(network.modules(), was_training, strict=True):
+            module.training = training
+
+
 @torch.no_grad()
 def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Outputs of named layers in evaluation mode, without gradients: parameters, statistics and mode stay as they were.
@@ -60,14 +72,8 @@ def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, T
     Raises:
         ValueError: see :func:`capture`.
     """
-    was_training = [module.training for module in network.modules()]
-    network.eval()
-    try:
-        with capture(network, names) as found:
-            network(x.to(device_of(network)))
-    finally:
-        for module, training in zip(network.modules(), was_training, strict=True):
-            module.training = training
+    with evaluating(network), capture(network, names) as found:
+        network(x.to(device_of(network)))
     return found
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyro
@@ -37,6 +40,20 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data in {SHARED}: set SIBYL_DATA to its folder")
     return SHARED
+
+
+def kill_midway(command: str, arguments: list[str], out: Path, stage: str) -> None:
+    """Start ``python -m inference.<command>`` and kill -9 it once ``stage`` has a checkpoint, before it has finished."""
+    words = [sys.executable, "-m", f"inference.{command}", *arguments, "--out", str(out)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = out / "checkpoints" / stage / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert checkpoint.exists(), "it had begun"
+    assert not (out / "metrics.json").exists(), "and not ended"
 
 
 def gaussian_bank(classes: int = 12, images: int = 30, dim: int = 10, noise: float = 0.6, seed: int = 0) -> LabelledItems:

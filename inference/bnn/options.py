@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from data.errors import UserError
-from inference.options import check_device, check_minima, parse_betas, split_commas
+from inference.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
 from models.likelihoods import LikelihoodName
 from models.weight_priors import PriorName
 
@@ -103,11 +102,8 @@ class BnnOptions:
     def __post_init__(self) -> None:
         minima = {"posteriors": 1, "rounds": 1, "epochs": 1, "batch": 1, "samples": 1, "devices": 1, "seed": 0}
         check_minima(self, minima | {"train_size": 2, "bootstrap_size": 1})
-        for name in ("learning_rate", "initial_scale", "scale_speed", "prior_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name} {getattr(self, name)} must be positive")
-        if not 0 < self.validation < 1:
-            raise UserError(f"--validation {self.validation} is a fraction: between 0 and 1")
+        check_positive(self, "learning_rate", "initial_scale", "scale_speed", "prior_scale")
+        check_fraction(self, "validation")
         if self.prior not in list(PriorName):
             raise UserError(f"unknown prior {self.prior!r}: choose {', '.join(PriorName)}")
         if self.likelihood is not None and self.likelihood not in list(LikelihoodName):
@@ -124,7 +120,7 @@ class BnnOptions:
     @property
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
-        return parse_betas(self.beta)
+        return parse_sweep("beta", self.beta)
 
     @property
     def widths(self) -> tuple[int, ...]:

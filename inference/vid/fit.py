@@ -15,7 +15,7 @@ from data.supervised import SupervisedData, load_supervised
 from inference.files import RunFolder
 from inference.seeding import seeded
 from inference.vid.methods import Method
-from inference.vid.networks import make_network, pretrained_network, replace_head, trained_network
+from inference.vid.networks import make_network, replace_head, starting_network, trained_network
 from inference.vid.options import Size, VidOptions
 from inference.vid.report import Record, format_accuracy, make_record
 from inference.vid.vid import VID, build_models, fit_student
@@ -65,11 +65,9 @@ def check(options: VidOptions, data: Sources) -> None:
         labelled, _ = choose_items(data.target.train, size, options, run=0)
         if len(options.strengths) > 1:
             hold_out(labelled, options)
-    teacher = (
-        make_network(options.teacher, data.source.train, options.seed)
-        if options.teacher_weights is None
-        else pretrained_network(options.teacher, options.teacher_weights, data.source.item_shape)
-    )
+    teacher = starting_network(options.teacher, options.teacher_weights, data.source, options)
+    if any(method.finetuned for method in options.parsed_methods.values()):
+        starting_network(options.student, options.student_weights, data.source, options)
     student = make_network(options.student, data.target.train, options.seed)
     example = data.target.train.items[:2]
     for name, method in options.parsed_methods.items():
@@ -135,6 +133,7 @@ class Study:
         """Train one student and score it on test data, or, to ``validate`` a strength, on images held out of its own."""
         options, target = self.options, self.data.target
         labelled, everything = choose_items(target.train, size, options, number)
+        images = len(labelled if everything is None else everything)
         scored = target.test
         if validate:
             labelled, scored = hold_out(labelled, options)
@@ -153,7 +152,7 @@ class Study:
             mirror=target.mirror,
             seed=seed,
         )
-        return vid, make_record(vid, scored, name, size, labelled, number, split="val" if validate else "test")
+        return vid, make_record(vid, scored, name, size, images, number, split="val" if validate else "test")
 
     def fit_all(self) -> tuple[Fitted, list[Record]]:
         """Every method at every size in every run, each at the strength that does best on validation images of the first run.

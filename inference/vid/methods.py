@@ -83,11 +83,6 @@ class Method:
             terms.insert(0, (1.0, "kd"))
         return cls(tuple(terms), "finetuned" in flags, "fitnet-stages" in flags)
 
-    @property
-    def has_strength(self) -> bool:
-        """Whether it has a λ to choose."""
-        return bool(self.terms)
-
     def pairs(
         self, teacher: nn.Module, student: nn.Module, example: Tensor, strength: float, inside: Layers | None = None
     ) -> list[Pair]:

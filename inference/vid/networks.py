@@ -81,15 +81,26 @@ def make_network(name: str, items: LabelledItems, seed: int) -> nn.Sequential:
     return network
 
 
-def trained_network(name: str, weights: str | None, data: SupervisedData, options: VidOptions, run: RunFolder) -> nn.Module:
-    """A network for ``data``: from ``weights`` where given, from the cache where the same was trained before, or trained now.
+def starting_network(name: str, weights: str | None, data: SupervisedData, options: VidOptions) -> nn.Module:
+    """The network with the ``weights`` where given, else untrained.
 
     Raises:
         UserError: see :func:`make_network` and :func:`pretrained_network`.
     """
     if weights is not None:
         return pretrained_network(name, weights, data.item_shape)
-    network = make_network(name, data.train, options.seed)
+    return make_network(name, data.train, options.seed)
+
+
+def trained_network(name: str, weights: str | None, data: SupervisedData, options: VidOptions, run: RunFolder) -> nn.Module:
+    """A network for ``data``: from ``weights`` where given, from the cache where the same was trained before, or trained now.
+
+    Raises:
+        UserError: see :func:`starting_network`.
+    """
+    network = starting_network(name, weights, data, options)
+    if weights is not None:
+        return network
     recipe = Recipe.of(name, data, options)
     cached = Path(options.cache) / recipe.file
     if cached.exists():

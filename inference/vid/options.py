@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from data.errors import UserError
-from inference.options import check_device, check_minima, parse_betas, split_commas
+from inference.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
 from inference.vid.methods import Method
 
 
@@ -105,10 +105,8 @@ class VidOptions:
 
     def __post_init__(self) -> None:
         check_minima(self, {"epochs": 1, "updates": 1, "batch": 2, "runs": 1, "devices": 1, "seed": 0, "weight_decay": 0})
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning_rate {self.learning_rate} must be positive")
-        if not 0 < self.validation < 1:
-            raise UserError(f"--validation {self.validation} is a fraction: between 0 and 1")
+        check_positive(self, "learning_rate")
+        check_fraction(self, "validation")
         check_device(self.device)
         if not self.parsed_methods:
             raise UserError("--methods is empty: choose student, kd, vid, for example")
@@ -122,10 +120,7 @@ class VidOptions:
     @property
     def strengths(self) -> tuple[float, ...]:
         """The sweep's factors, ascending."""
-        try:
-            return parse_betas(self.strength)
-        except UserError as error:
-            raise UserError(str(error).replace("--beta", "--strength")) from None
+        return parse_sweep("strength", self.strength)
 
     @property
     def layer_pairs(self) -> list[tuple[str, str]] | None:

@@ -19,18 +19,16 @@ Record = dict[str, Any]
 INFORMATION_FROM = 1_000  # items that the information is estimated from
 
 
-def make_record(
-    vid: VID, scored: LabelledItems, name: str, size: Size, labelled: LabelledItems, number: int, *, split: str
-) -> Record:
+def make_record(vid: VID, scored: LabelledItems, name: str, size: Size, images: int, number: int, *, split: str) -> Record:
     """A flat record; ``mutual_information`` is teacher layer -> nats (see :func:`~models.decoders.information_bound`), or
     ``None`` for methods without decoders.
 
     Args:
         scored: what the scores are of.
-        labelled: the student's images with labels.
+        images: how many the student has in all.
         number: of the run.
     """
-    per_class = size.per_class or round(len(labelled) / labelled.num_classes)
+    per_class = size.per_class or round(images / scored.num_classes)
     record: Record = {"split": split, "method": name, "per_class": per_class, "labels": size.labels, "run": number}
     part = scored.choose(min(INFORMATION_FROM, len(scored)), 0)
     record |= {"strength": vid.strength if vid.model.pairs else None, **vid.scores(scored)}

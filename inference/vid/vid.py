@@ -81,6 +81,7 @@ class VID:
         method: str = "vid",
         strength: float = 1.0,
         unlabelled: Tensor | None = None,
+        mirror: bool = False,
         **options: Any,
     ) -> VID:
         """Train ``student`` in place; it is left in evaluation mode.
@@ -92,6 +93,7 @@ class VID:
             method: see :mod:`inference.vid.methods`.
             strength: factor on the method's λ.
             unlabelled: more inputs, ``[m, *item]``.
+            mirror: the images are photographs: they are shifted and mirrored, instead of warped a little.
             options: fields of :class:`~inference.vid.options.VidOptions`; ``out`` keeps the run folder. Images are augmented
                 only where they are uint8.
 
@@ -110,7 +112,7 @@ class VID:
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "vid", options_to_yaml(chosen))
             return fit_student(
                 student, teacher, data if y is not None else None, chosen, run, "student",
-                method=method, strength=strength, everything=everything,
+                method=method, strength=strength, everything=everything, mirror=mirror,
             )  # fmt: skip
 
     @classmethod

@@ -2,11 +2,6 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import arviz
 import pytest
@@ -25,7 +20,7 @@ from inference.svi_bnn import main as svi_bnn
 from models.bayesian_network import BayesianNetwork
 from models.likelihoods import GaussianLikelihood
 from models.weight_priors import GaussianWeightPrior
-from tests.conftest import ROOT
+from tests.conftest import kill_midway
 
 TINY = ["--data", "curve", "--hidden", "10", "--epochs", "4", "--rounds", "2", "--posteriors", "2", "--batch", "30"]
 TINY += ["--samples", "8", "--progress", "false"]
@@ -183,17 +178,7 @@ class TestCommand:
     def test_killed_run_ends_with_the_numbers_of_an_unbroken_one(self, tmp_path):
         arguments = [*TINY, "--epochs", "24", "--rounds", "3", "--algorithms", "online", "--beta", "1"]
         whole = svi_bnn([*arguments, "--out", str(tmp_path / "whole")])
-        command = [sys.executable, "-m", "inference.svi_bnn", *arguments, "--out", str(tmp_path / "broken")]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        checkpoint = tmp_path / "broken" / "checkpoints" / "online-beta1" / "last.ckpt"
-        for _ in range(600):
-            if checkpoint.exists() or process.poll() is not None:
-                break
-            time.sleep(0.05)
-        time.sleep(0.3)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "broken" / "metrics.json").exists()
+        kill_midway("svi_bnn", arguments, tmp_path / "broken", "online-beta1")
         broken = svi_bnn(["--resume", str(tmp_path / "broken")])
         first, second = (json.loads(r.metrics.read_text())["results"] for r in (whole, broken))
         assert first == second

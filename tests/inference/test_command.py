@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import arviz
@@ -20,7 +18,7 @@ from inference.options import SibOptions
 from inference.predict import main as predict
 from inference.sib import SIB
 from inference.svi_sib import main as svi_sib
-from tests.conftest import ROOT, gaussian_bank
+from tests.conftest import ROOT, gaussian_bank, kill_midway
 
 TINY = ["--tasks", "64", "--validations", "2", "--test-tasks", "30", "--queries", "5", "--progress", "false"]
 MC_STEPS = ["--gradient", "mlp", "--inner-samples", "2", "--inner-lr", "1e-3", "--whiten", "false"]
@@ -194,7 +192,7 @@ def test_early_stopping(tmp_path):
 class TestKill:
     """kill -9 in the middle of training, then --resume, ends with the numbers of an unbroken run."""
 
-    def arguments(self, tmp_path, out, images):
+    def arguments(self, images):
         return [
             "--data",
             "folder",
@@ -220,8 +218,6 @@ class TestKill:
             "false",
             "--protocols",
             "standard",
-            "--out",
-            str(out),
         ]
 
     def results(self, out):
@@ -229,21 +225,9 @@ class TestKill:
 
     @pytest.mark.parametrize("stage", ["pretrain", "distance-beta0.1-k3"])
     def test_resume_equals_unbroken(self, tmp_path, images, stage):
-        svi_sib(self.arguments(tmp_path, tmp_path / "whole", images))
+        svi_sib([*self.arguments(images), "--out", str(tmp_path / "whole")])
         broken = tmp_path / "broken"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "inference.svi_sib", *self.arguments(tmp_path, broken, images)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        checkpoint = broken / "checkpoints" / stage / "last.ckpt"
-        deadline = time.monotonic() + 120
-        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (broken / "metrics.json").exists(), "the run was over before it could be killed"
+        kill_midway("svi_sib", self.arguments(images), broken, stage)
         svi_sib(["--resume", str(broken)])
         assert self.results(broken) == self.results(tmp_path / "whole")
 
