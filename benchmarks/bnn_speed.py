@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from guides.mean_field import MeanFieldGuide
 from inference.elbo import RateDistortionELBO
-from inference.training import keep_freed_memory
-from models.bayesian_network import BayesianNetwork
-from models.networks import mlp
+from inference.runs.training import keep_freed_memory
+from models.bayesian.network import BayesianNetwork
+from models.networks.classifiers import mlp
 
 N = 60_000
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import scipy.stats
 
-from inference.report import align
+from inference.evaluation.tables import align
 
 COLUMNS = {
     "accuracy": ("accuracy %", 100, 2),

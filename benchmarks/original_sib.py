@@ -15,15 +15,16 @@ import time
 
 import torch
 
-from data.episodes import EpisodeSampler, TaskSpec, mix_seed
-from data.images import LabelledItems
-from inference.build import build_objective
-from inference.files import load_features
-from inference.fit import map_items
-from inference.metrics import confidence_interval
-from inference.options import SibOptions, Variant
-from inference.report import TEST_SEED
-from models.features import FeatureSpace, class_means
+from data.episodes import EpisodeSampler, TaskSpec
+from data.items import LabelledItems
+from data.seeding import mix_seed
+from inference.evaluation.metrics import confidence_interval
+from inference.meta.build import build_objective
+from inference.meta.fit import map_items
+from inference.meta.options import SibOptions, Variant
+from inference.meta.report import TEST_SEED
+from inference.runs.tensors import load_features
+from models.networks.feature_space import FeatureSpace, class_means
 
 
 def train_original(classifier, sampler: EpisodeSampler, *, tasks: int, batch: int, optimizer) -> float:

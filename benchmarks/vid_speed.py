@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from guides.empty import EmptyGuide
 from inference.elbo import RateDistortionELBO
-from inference.training import keep_freed_memory
+from inference.runs.training import keep_freed_memory
 from inference.vid.methods import Method
-from models.distillation import DistillationModel
-from models.layers import features
-from models.networks import build_network
+from models.distillation.model import DistillationModel
+from models.networks.classifiers import build_network
+from models.networks.layers import features
 
 METHODS = ("student", "kd", "at", "nst", "fitnet", "vid")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-import torch
-
 from data.errors import UserError
-from data.folder import find_classes, load_folder, read_splits
-from data.glyphs import load_glyphs
-from data.images import SPLITS, ImageSplits, LabelledItems, split_classes
-from data.mini_imagenet import load_mini_imagenet, resize
+from data.items import ImageSplits
+from data.sources.folder import load_folder
+from data.sources.glyphs import load_glyphs
+from data.sources.mini_imagenet import load_mini_imagenet
+from data.sources.torchvision import load_cifar_fs, load_omniglot
 
 
 class Name(StrEnum):
@@ -60,65 +59,3 @@ def load_data(
     if kind is Name.MINI_IMAGENET:
         return load_mini_imagenet(root, size, seed=seed)
     return load_omniglot(root, size, seed) if kind is Name.OMNIGLOT else load_cifar_fs(root, size)
-
-
-def load_omniglot(root: str | Path, image_size: int, seed: int) -> ImageSplits:
-    """Omniglot from torchvision, or from a folder or zip archive of ``alphabet/character/*.png``.
-
-    With torchvision's layout the evaluation alphabets are the test split, and a fifth of the background alphabets validates;
-    other trees are split as ``folder`` is. Ink is bright. Source: Lake et al. 2015.
-    """
-    path = Path(root)
-    if path.is_file() or (path.is_dir() and not (path / "omniglot-py").is_dir() and any(path.iterdir())):
-        splits = load_folder(path, image_size, seed=seed, name="omniglot", mirror=False)
-    else:
-        for background in (True, False):
-            from_torchvision("Omniglot", path, background=background)
-        known = find_classes(path / "omniglot-py" / "images_background")
-        assignment = split_classes(sorted({parts[0] for parts in known}), seed, fractions=(0.8, 0.2, 0.0))
-        members = {split: {k: v for k, v in known.items() if assignment[k[0]] == split} for split in ("train", "val")}
-        members["test"] = find_classes(path / "omniglot-py" / "images_evaluation")
-        splits = read_splits(members, image_size, name="omniglot", mirror=False)
-    train, val, test = (LabelledItems(255 - s.items, s.labels, s.class_names) for s in (splits.train, splits.val, splits.test))
-    return ImageSplits("omniglot", train, val, test, mirror=False)
-
-
-CIFAR_FS = {
-    "val": "beaver otter flatfish shark lamp television beetle butterfly sea camel cattle crab crocodile maple_tree "
-    "motorcycle tractor",
-    "test": "whale poppy rose sweet_pepper telephone bed table wardrobe leopard plain chimpanzee fox snail worm baby man "
-    "woman bicycle pickup_truck rocket",
-}
-"""CIFAR-100 classes of CIFAR-FS's validation and test splits; the other 64 are for training (Bertinetto et al. 2018)."""
-
-
-def load_cifar_fs(root: str | Path, image_size: int) -> ImageSplits:
-    """CIFAR-FS: the 60 000 images of CIFAR-100 by class."""
-    both = [from_torchvision("CIFAR100", Path(root), train=flag) for flag in (True, False)]
-    images = torch.cat([torch.from_numpy(part.data) for part in both]).permute(0, 3, 1, 2).contiguous()
-    images = images if image_size == images.shape[-1] else resize(images, image_size)
-    labels = torch.cat([torch.tensor(part.targets) for part in both])
-    names = both[0].classes
-    split_of = {name: split for split, members in CIFAR_FS.items() for name in members.split()}
-    parts = {}
-    for split in SPLITS:
-        classes = [i for i, name in enumerate(names) if split_of.get(name, "train") == split]
-        chosen = torch.isin(labels, torch.tensor(classes))
-        _, relabelled = labels[chosen].unique(return_inverse=True)
-        parts[split] = LabelledItems(images[chosen], relabelled, tuple(names[i] for i in classes))
-    return ImageSplits("cifar-fs", parts["train"], parts["val"], parts["test"])
-
-
-def from_torchvision(name: str, root: Path, **options):
-    """A torchvision data set, downloaded when missing.
-
-    Raises:
-        UserError: it is neither on disk nor to be had from the network.
-    """
-    import torchvision.datasets
-
-    try:
-        return getattr(torchvision.datasets, name)(str(root), download=True, **options)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name} is not in {root} and cannot be downloaded ({reason}): put its files there") from error

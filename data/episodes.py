@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from data.images import LabelledItems
+from data.items import LabelledItems
 
 
 class Episode(NamedTuple):
@@ -154,14 +154,3 @@ class EpisodeSampler:
             rank = priority.argsort(-1, descending=True).argsort(-1)
             counts = torch.minimum(counts + (rank < missing[:, None]), capacity)
         return counts
-
-
-def mix_seed(*parts: int) -> int:
-    """One 63-bit seed from several counters, so that neighbouring counters give unrelated streams (SplitMix64)."""
-    state = 0
-    for part in parts:
-        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state & 0x7FFFFFFFFFFFFFFF

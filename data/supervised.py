@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from data.catalogue import from_torchvision
 from data.errors import UserError
-from data.folder import find_classes, label_classes, read_images
-from data.glyphs import HARD, MILD, Degradation, draw_letters, render
-from data.images import LabelledItems
-from data.mini_imagenet import resize
+from data.items import LabelledItems, resize
+from data.sources.folder import find_classes, label_classes, read_images
+from data.sources.glyphs import HARD, MILD, Degradation, draw_letters, render
+from data.sources.torchvision import from_torchvision
 
 
 class SupervisedName(StrEnum):

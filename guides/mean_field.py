@@ -10,17 +10,17 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from models.diagonal_gaussian import DiagonalGaussian
+from models.distributions.diagonal import DiagonalGaussian
 
 
 class MeanFieldGuide(PyroModule):
     """q(w_k) = N(loc_k, diag exp(log_scale_k)²) for k = 1..K, trained side by side.
 
-    In training mode the weights are drawn where the network uses them (:mod:`models.reparameterization`); in evaluation mode,
+    In training mode the weights are drawn where the network uses them (:mod:`models.bayesian.draws`); in evaluation mode,
     for ``Predictive`` and the like, the site holds actual draws.
 
     Args:
-        loc: ``[K, P]`` initial means, such as :meth:`~models.bayesian_network.BayesianNetwork.initial_weights`.
+        loc: ``[K, P]`` initial means, such as :meth:`~models.bayesian.network.BayesianNetwork.initial_weights`.
         scale: initial standard deviation: a number, or ``[K, P]``. Small beside the means, or the first outputs are noise.
         deferred: ``False`` draws in training mode too: one plain draw of all weights a step.
 

@@ -64,9 +64,10 @@ class RateDistortionELBO(TraceMeanField_ELBO):
       their β* = 1/n is β = 1.
     * a ``temperature`` on the posterior is the same up to an overall factor.
 
-    KLs are analytic (or the estimate a distribution registers, see :class:`~models.mixture.GaussianMixture`). Guides must be
-    reparameterised, mean-field in Pyro's sense, and have no auxiliary sites, so use the prior's own family rather than
-    ``AutoNormal``. Source: Hu et al. 2019, equation 4; "Rate-distortion based Bayesian inference" in the slides.
+    KLs are analytic (or the estimate a distribution registers, see
+    :class:`~models.distributions.mixture.GaussianMixture`). Guides must be reparameterised, mean-field in Pyro's sense, and
+    have no auxiliary sites, so use the prior's own family rather than ``AutoNormal``. Source: Hu et al. 2019, equation 4;
+    "Rate-distortion based Bayesian inference" in the slides.
 
     Args:
         beta: β ≥ 0.

@@ -11,13 +11,14 @@ import torch
 
 from data.catalogue import load_data
 from data.errors import UserError
-from data.folder import load_tree
-from data.images import SPLITS, LabelledItems
-from inference.commands import OptionParser, build_options, run_command
-from inference.files import RunFolder, load_features, write_json
-from inference.pretrain import embed
-from inference.report import evaluate_variant, format_table
-from inference.sib import SIB
+from data.items import SPLITS, LabelledItems
+from data.sources.folder import load_tree
+from inference.meta.report import evaluate_variant, format_table
+from inference.meta.sib import SIB
+from inference.runs.commands import OptionParser, build_options, run_command
+from inference.runs.folder import RunFolder, write_json
+from inference.runs.tensors import load_features
+from models.networks.layers import embed
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from inference.bnn.draw import draw_run
 from inference.bnn.fit import fit_run, make_network
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.bnn.report import final_records, format_table, outside_items
-from inference.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
-from inference.files import RunFolder, write_atomically
-from inference.options import split_commas
-from models.bayesian_network import BayesianNetwork
+from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.options import split_commas
+from models.bayesian.network import BayesianNetwork
 
 DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN.
 Without arguments it compares them on embedded digits in about two minutes."""

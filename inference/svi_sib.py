@@ -9,17 +9,18 @@ from typing import Any
 from data.catalogue import load_data
 from data.episodes import EpisodeSampler
 from data.errors import UserError
-from data.images import ImageSplits
-from inference.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
-from inference.draw import draw_run
-from inference.files import RunFolder, load_features, write_atomically
-from inference.fit import fit
-from inference.lwof import format_lwof, lwof_records
-from inference.options import SibOptions
-from inference.pretrain import FeatureNetwork
-from inference.regression import regression_run
-from inference.report import evaluate_run, final_records, format_table
-from inference.sib import SIB
+from data.items import ImageSplits
+from inference.meta.base_and_new import format_lwof, lwof_records
+from inference.meta.draw import draw_run
+from inference.meta.fit import fit
+from inference.meta.options import SibOptions
+from inference.meta.regression import regression_run
+from inference.meta.report import evaluate_run, final_records, format_table
+from inference.meta.sib import SIB
+from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.tensors import load_features
+from models.networks.feature_network import FeatureNetwork
 
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
 Without arguments it runs the whole job on embedded letters in about two minutes."""
@@ -93,7 +94,7 @@ def save_posterior(sib: SIB, data: ImageSplits | None, run: RunFolder) -> None:
     spec = replace(sib.options.spec(), imbalance=None)
     episode = EpisodeSampler(part, spec, split="test split").sample(8, seed=sib.options.seed)
     features = episode._replace(support_x=sib.space(episode.support_x), query_x=sib.space(episode.query_x))
-    from inference.posterior import infer
+    from inference.evaluation.posterior import infer
 
     posterior = infer(sib.model, sib.guide, features)
     write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inference.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
-from inference.files import RunFolder
+from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.runs.folder import RunFolder
 from inference.vid.draw import draw_run
 from inference.vid.fit import Sources, Study, check
 from inference.vid.options import VidOptions

@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 
-from data.images import LabelledItems
+from data.items import LabelledItems
 
 pyro.settings.set(module_local_params=True)
 ROOT = Path(__file__).resolve().parent.parent

@@ -49,7 +49,7 @@ def test_readme_example_runs(monkeypatch, capsys):
 
 def test_readme_names_only_commands_and_options_that_exist():
     from inference.bnn.options import BnnOptions
-    from inference.options import SibOptions
+    from inference.meta.options import SibOptions
     from inference.predict import PredictOptions
     from inference.vid.options import VidOptions
 

@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.episodes import mix_seed
 from data.errors import UserError
-from data.images import LabelledItems
+from data.items import LabelledItems
+from data.seeding import mix_seed, seeded
 from guides.mean_field import MeanFieldGuide, PointGuide
 from inference.bnn.options import Algorithm, BnnOptions, Plan
 from inference.bnn.posterior import WeightPosterior
 from inference.bnn.training import BnnTraining
-from inference.checks import check_items
-from inference.commands import options_to_yaml
 from inference.elbo import RateDistortionELBO, RateDistortionModule
-from inference.files import RunFolder, load_state, save_tensors
-from inference.seeding import seeded
-from inference.training import train
-from models.bayesian_network import BayesianNetwork
+from inference.runs.checks import check_items
+from inference.runs.commands import options_to_yaml
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import load_state, save_tensors
+from inference.runs.training import train
+from models.bayesian.network import BayesianNetwork
+from models.bayesian.weight_priors import GaussianWeightPrior, MixtureWeightPrior, WeightPrior, build_weight_prior
 from models.likelihoods import LIKELIHOODS, CategoricalLikelihood, Likelihood, LikelihoodName
-from models.weight_priors import GaussianWeightPrior, MixtureWeightPrior, WeightPrior, build_weight_prior
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def check_data(network: nn.Module, data: LabelledItems, likelihood: Likelihood, 
     """Fail before any work.
 
     Raises:
-        UserError: a bootstrap sample larger than the data, or what :func:`~inference.checks.check_items` finds.
+        UserError: a bootstrap sample larger than the data, or what :func:`~inference.runs.checks.check_items` finds.
     """
     if bootstrap_size > len(data):
         raise UserError(f"bootstrap samples of {bootstrap_size} items from {len(data)}: n_b must not exceed n")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.images import LabelledItems
+from data.items import LabelledItems
 from data.supervised import SupervisedData
 from inference.bnn import plots
 from inference.bnn.bnn import BNN
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.bnn.report import Record
-from inference.draw import read_history
-from inference.files import RunFolder
-from inference.plots import reliability_diagram, save_figure
+from inference.evaluation.figures import reliability_diagram, save_figure
+from inference.runs.folder import RunFolder
+from inference.runs.history import read_history
 
 
 def draw_run(

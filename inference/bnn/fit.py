@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 
 from data.errors import UserError
-from data.images import LabelledItems
+from data.items import LabelledItems
+from data.seeding import seeded
 from data.supervised import SupervisedData
 from inference.bnn.bnn import BNN, choose_likelihood, fit_posterior
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.bnn.report import Record, make_record
-from inference.files import RunFolder
-from inference.options import split_commas
-from inference.seeding import seeded
-from models.backbones import Standardize
+from inference.runs.folder import RunFolder
+from inference.runs.options import split_commas
 from models.likelihoods import CategoricalLikelihood
-from models.networks import build_network
+from models.networks.backbones import Standardize
+from models.networks.classifiers import build_network
 
 WATCHED_AT_MOST = 2_000
 

@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from data.errors import UserError
-from inference.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
+from inference.runs.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
+from models.bayesian.weight_priors import PriorName
 from models.likelihoods import LikelihoodName
-from models.weight_priors import PriorName
 
 
 class Algorithm(StrEnum):

@@ -16,7 +16,7 @@ from torch import Tensor
 from data.supervised import curve
 from inference.bnn.options import Algorithm
 from inference.bnn.posterior import WeightPosterior
-from inference.plots import COLOURS, STYLE
+from inference.evaluation.figures import COLOURS, STYLE
 from models.likelihoods import GaussianLikelihood
 
 Record = Mapping[str, Any]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from data.images import LabelledItems
-from inference.metrics import predictive_scores
-from models.bayesian_network import BayesianNetwork
-from models.diagonal_gaussian import DiagonalGaussian
+from data.items import LabelledItems
+from inference.evaluation.metrics import predictive_scores
+from models.bayesian.network import BayesianNetwork
+from models.distributions.diagonal import DiagonalGaussian
 from models.likelihoods import CategoricalLikelihood
 
 DRAWS_AT_ONCE, ITEMS_AT_ONCE = 10, 1000

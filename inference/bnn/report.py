@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from data.images import LabelledItems
+from data.items import LabelledItems
+from data.seeding import seeded
 from data.supervised import SupervisedData, load_letters
 from inference.bnn.bnn import BNN
 from inference.bnn.options import Algorithm, BnnOptions
-from inference.information.weights import generalisation_bound, sharpness, weight_information
-from inference.report import align
-from inference.seeding import seeded
+from inference.diagnostics.weight_information import generalisation_bound, sharpness, weight_information
+from inference.evaluation.tables import align
 
 Record = dict[str, Any]
 SCORED_AT_MOST = 10_000  # training items that distortion and training accuracy are estimated from

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.episodes import mix_seed
-from data.images import LabelledItems
+from data.items import LabelledItems
+from data.seeding import mix_seed, seeded
 from guides.mean_field import MeanFieldGuide
 from inference.bnn.options import Plan
 from inference.bnn.posterior import WeightPosterior
 from inference.elbo import RateDistortionModule
-from inference.meta import stop_if_not_finite
-from inference.seeding import seeded
-from models.weight_priors import MixtureWeightPrior
+from inference.runs.training import stop_if_not_finite
+from models.bayesian.weight_priors import MixtureWeightPrior
 
 WATCH_DRAWS = 16
 BOOTSTRAP, ORDER, DRAWS = 0, 1, 2  # streams of random numbers
@@ -27,8 +26,8 @@ BOOTSTRAP, ORDER, DRAWS = 0, 1, 2  # streams of random numbers
 class BnnTraining(lightning.LightningModule):
     """θ_k ← argmin distortion(B_k) + β KL(q_k ‖ m) for the posteriors of a :class:`~inference.bnn.options.Plan`.
 
-    With a :class:`~models.weight_priors.MixtureWeightPrior` the prior's components are Θ, the posteriors so far: they are
-    refreshed when a posterior has finished its round, and each round starts from them. The bootstrap samples B_k are drawn
+    With a :class:`~models.bayesian.weight_priors.MixtureWeightPrior` the prior's components are Θ, the posteriors so far: they
+    are refreshed when a posterior has finished its round, and each round starts from them. The bootstrap samples B_k are drawn
     anew each round; without a mixture the only posterior sees all data.
 
     Source: slide "β-BNN".

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.images import LabelledItems
-from inference.draw import read_history
-from inference.files import RunFolder
-from inference.plots import reliability_diagram, save_figure
+from data.items import LabelledItems
+from inference.evaluation.figures import reliability_diagram, save_figure
+from inference.runs.folder import RunFolder
+from inference.runs.history import read_history
 from inference.vid import plots
 from inference.vid.fit import Fitted, stage_name
 from inference.vid.options import VidOptions

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from data.episodes import mix_seed
 from data.errors import UserError
-from data.images import LabelledItems
+from data.items import LabelledItems
+from data.seeding import mix_seed, seeded
 from data.supervised import SupervisedData, load_supervised
-from inference.files import RunFolder
-from inference.seeding import seeded
+from inference.runs.folder import RunFolder
 from inference.vid.methods import Method
 from inference.vid.networks import make_network, replace_head, starting_network, trained_network
 from inference.vid.options import Size, VidOptions

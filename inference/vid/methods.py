@@ -10,9 +10,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from data.errors import UserError
-from models.distillation import Pair
-from models.layers import intermediate_layers, layer_outputs, logits_layer, match_layers, penultimate_layer
-from models.transfer import Transfer
+from models.distillation.losses import Transfer
+from models.distillation.model import Pair
+from models.networks.layers import intermediate_layers, layer_outputs, logits_layer, match_layers, penultimate_layer
 
 
 class Kind(NamedTuple):

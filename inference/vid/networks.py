@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
-from data.images import LabelledItems
+from data.items import LabelledItems
+from data.seeding import seeded
 from data.supervised import SupervisedData
-from inference.files import RunFolder, load_state, load_tensors, save_tensors
-from inference.seeding import seeded
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.vid.options import VidOptions
 from inference.vid.vid import fit_student
-from models.backbones import RepeatChannels, Standardize
-from models.networks import build_network
+from models.networks.backbones import RepeatChannels, Standardize
+from models.networks.classifiers import build_network
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -129,7 +130,7 @@ def pretrained_network(name: str, weights: str, image_shape: tuple[int, ...]) ->
     """A network with given weights, for images of ``image_shape``.
 
     Args:
-        name: as for :func:`~models.networks.build_network`.
+        name: as for :func:`~models.networks.classifiers.build_network`.
         weights: a safetensors file of such a network (a run's or the cache's), a state dict of torchvision's model of this
             name, or the name of torchvision's weights, which are downloaded. torchvision's models see images standardised as
             for ImageNet.

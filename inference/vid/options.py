@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from data.errors import UserError
-from inference.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
+from inference.runs.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
 from inference.vid.methods import Method
 
 

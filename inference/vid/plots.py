@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from inference.plots import COLOURS, STYLE, show_image
+from inference.evaluation.figures import COLOURS, STYLE, show_image
 from inference.vid.report import Record, group_runs, mean_and_spread
 
 
@@ -52,7 +52,7 @@ def information_curves(
 
     Args:
         history: scalar name -> (updates, values) of one student: ``train/labels`` and ``train/teacher.<layer>``, nats an item.
-        entropies: teacher layer -> Ĥ(t), nats; see :func:`~models.decoders.marginal_entropy`.
+        entropies: teacher layer -> Ĥ(t), nats; see :func:`~models.distillation.decoders.marginal_entropy`.
     """
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")

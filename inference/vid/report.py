@@ -8,20 +8,20 @@ from typing import Any
 
 from torch import nn
 
-from data.images import LabelledItems
-from inference.metrics import predictive_scores
-from inference.pretrain import embed
-from inference.report import align
+from data.items import LabelledItems
+from inference.evaluation.metrics import predictive_scores
+from inference.evaluation.tables import align
 from inference.vid.options import Size
 from inference.vid.vid import VID
+from models.networks.layers import embed
 
 Record = dict[str, Any]
 INFORMATION_FROM = 1_000  # items that the information is estimated from
 
 
 def make_record(vid: VID, scored: LabelledItems, name: str, size: Size, images: int, number: int, *, split: str) -> Record:
-    """A flat record; ``mutual_information`` is teacher layer -> nats (see :func:`~models.decoders.information_bound`), or
-    ``None`` for methods without decoders.
+    """A flat record; ``mutual_information`` is teacher layer -> nats (see
+    :func:`~models.distillation.decoders.information_bound`), or ``None`` for methods without decoders.
 
     Args:
         scored: what the scores are of.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.augment import Augmentation
-from data.episodes import mix_seed
-from data.images import LabelledItems
+from data.augmentation import Augmentation
+from data.items import LabelledItems
+from data.seeding import mix_seed
 from inference.elbo import RateDistortion, RateDistortionModule
-from inference.meta import stop_if_not_finite
-from models.layers import device_of, features
+from inference.runs.training import stop_if_not_finite
+from models.networks.layers import device_of, features
 
 ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
 EPOCHS = 30  # the run is logged and saved this often
@@ -30,7 +30,7 @@ class DistillationTraining(lightning.LightningModule):
     Source: Ahn et al. 2019, equation 2.
 
     Args:
-        objective: :class:`~models.distillation.DistillationModel` with an empty guide.
+        objective: :class:`~models.distillation.model.DistillationModel` with an empty guide.
         teacher: in evaluation mode throughout, and no part of the checkpoint.
         labelled: items with labels; ``None`` trains on the teacher's layers alone.
         everything: all items, where not all have labels.

@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.augment import CROPS, LETTERS
+from data.augmentation import CROPS, LETTERS
 from data.errors import UserError
-from data.images import LabelledItems
+from data.items import LabelledItems
+from data.seeding import seeded
 from guides.empty import EmptyGuide
-from inference.checks import check_items
-from inference.commands import options_to_yaml
 from inference.elbo import RateDistortionELBO
-from inference.files import RunFolder, load_state, save_tensors
-from inference.metrics import predictive_scores
-from inference.pretrain import embed
-from inference.seeding import seeded
-from inference.training import train
+from inference.evaluation.metrics import predictive_scores
+from inference.runs.checks import check_items
+from inference.runs.commands import options_to_yaml
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import load_state, save_tensors
+from inference.runs.training import train
 from inference.vid.methods import Method
 from inference.vid.options import VidOptions
 from inference.vid.training import DistillationTraining
-from models.decoders import information_bound, marginal_entropy, surprise_map
-from models.distillation import DistillationModel
-from models.layers import features, layer_outputs
-from models.transfer import Transfer
+from models.distillation.decoders import information_bound, marginal_entropy, surprise_map
+from models.distillation.losses import Transfer
+from models.distillation.model import DistillationModel
+from models.networks.layers import embed, features, layer_outputs
 
 EXAMPLES = 256  # items that decoders start from
 
@@ -137,12 +137,12 @@ class VID:
 
     def information(self, x: Tensor) -> dict[str, float]:
         """The bound on I(t; s) of each decoded teacher layer on ``x``, nats; see
-        :func:`~models.decoders.information_bound`."""
+        :func:`~models.distillation.decoders.information_bound`."""
         decoded = self.decoded(x)
         return {layer: float(information_bound(self.model.decoders[layer], s, t)) for layer, (s, t) in decoded.items()}
 
     def entropies(self, x: Tensor) -> dict[str, float]:
-        """Ĥ(t) of each decoded teacher layer, nats; see :func:`~models.decoders.marginal_entropy`."""
+        """Ĥ(t) of each decoded teacher layer, nats; see :func:`~models.distillation.decoders.marginal_entropy`."""
         return {layer: float(marginal_entropy(t)) for layer, (_, t) in self.decoded(x).items()}
 
     def surprise(self, x: Tensor) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from data.episodes import EpisodeSampler, TaskSpec, mix_seed
+from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
-from data.images import LabelledItems, split_classes
+from data.items import LabelledItems, split_classes
+from data.seeding import mix_seed
 
 
 def numbered(counts=(30, 30, 25, 40, 31)):

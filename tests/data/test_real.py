@@ -1,7 +1,7 @@
 """The real archives load as they are; skipped where they are absent."""
 
 from data.catalogue import load_data
-from data.folder import load_tree
+from data.sources.folder import load_tree
 
 
 def test_omniglot_archive(shared_data, tmp_path, monkeypatch):

@@ -10,13 +10,13 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from data.regression import linear_evidence, linear_posterior, linear_tasks
-from guides.full_covariance import FullCovarianceGuide
+from guides.tasks.full_covariance import FullCovarianceGuide
 from inference.elbo import RateDistortionELBO
 from models.likelihoods import GaussianLikelihood
-from models.predictors import LinearPredictor
-from models.priors import GaussianPrior, HierarchicalGaussianPrior
-from models.task_model import EmpiricalBayesModel
-from tests.guides.test_synthetic import build, episode
+from models.tasks.model import EmpiricalBayesModel
+from models.tasks.predictors import LinearPredictor
+from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior
+from tests.guides.tasks.test_unrolled import build, episode
 
 NOISE = 0.5
 
@@ -183,7 +183,7 @@ class TestConjugateRegression:
         torch.testing.assert_close(prior.log_scale.detach(), optimum[1].detach(), atol=0.06, rtol=0)
 
     def test_mean_field_variance_is_the_inverse_diagonal_precision(self):
-        from guides.initialisation import RidgeStart
+        from guides.tasks.starts import RidgeStart
 
         loc, scale, data = self.problem()
         start = RidgeStart(loc, scale, NOISE).double()
@@ -195,9 +195,9 @@ class TestConjugateRegression:
 
     def test_hierarchical_bayes_concentrates_on_the_true_prior_with_many_tasks(self):
         """Equation 2: q(ψ) covers the ψ that made 300 tasks, and is narrower than p(ψ)."""
-        from guides.hyper import HyperGuide
-        from guides.initialisation import RidgeStart
-        from guides.synthetic import SyntheticGradientGuide
+        from guides.tasks.hyper import HyperGuide
+        from guides.tasks.starts import RidgeStart
+        from guides.tasks.unrolled import SyntheticGradientGuide
 
         loc, scale = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2])
         data = linear_tasks(300, 40, loc, scale, noise=NOISE, seed=1).to(dtype=torch.float64)

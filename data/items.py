@@ -1,0 +1,150 @@
+"""Images in memory: one tensor, the class of each image, and the split of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LabelledItems:
+    """Images, or their features, with labels: what tasks and batches are sampled from.
+
+    Attributes:
+        items: ``[n, *item_shape]``; images are uint8 ``[n, channels, height, width]``, features float32 ``[n, D]``.
+        labels: ``[n]`` int64, an index into ``class_names``; in regression real targets ``[n]``.
+        class_names: one name a class; none in regression.
+    """
+
+    items: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.items) != len(self.labels):
+            raise ValueError(f"{len(self.items)} items but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def counts(self) -> Tensor:
+        """``[classes]`` int64: how many items each class has."""
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    def subset(self, mask: Tensor) -> LabelledItems:
+        """The items where ``mask`` (``[n]`` bool) holds; all class names are kept."""
+        return LabelledItems(self.items[mask], self.labels[mask], self.class_names)
+
+    def choose(self, count: int | None, seed: int) -> LabelledItems:
+        """A seeded choice of ``count`` items; all of them, in their order, where it is ``None``.
+
+        Raises:
+            UserError: more than there are.
+        """
+        if count is None:
+            return self
+        if count > len(self):
+            raise UserError(f"{count} items asked for, but there are {len(self)}")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
+        return LabelledItems(self.items[order], self.labels[order], self.class_names)
+
+    def choose_per_class(self, count: int, seed: int) -> LabelledItems:
+        """A seeded choice of ``count`` items of every class; a smaller count with the same seed is a part of it.
+
+        Raises:
+            UserError: a class has fewer.
+        """
+        least = int(self.counts.argmin())
+        if count > int(self.counts[least]):
+            has = f"class {self.class_names[least]} has {int(self.counts[least])}"
+            raise UserError(f"{count} images a class asked for, but {has}")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order = order[self.labels[order].argsort(stable=True)]
+        first = self.counts.cumsum(0) - self.counts
+        chosen = order[(first[:, None] + torch.arange(count)).flatten()]
+        return LabelledItems(self.items[chosen], self.labels[chosen], self.class_names)
+
+    def hold_out(self, images: int) -> tuple[LabelledItems, LabelledItems]:
+        """Split off the last ``images`` items of every class: (kept, held out).
+
+        Raises:
+            UserError: a class has no more than ``images`` items.
+        """
+        if images >= int(self.counts.min()):
+            raise UserError(f"cannot hold out {images} images a class: the smallest class has {int(self.counts.min())}")
+        one_hot = torch.nn.functional.one_hot(self.labels, self.num_classes)
+        rank = one_hot.cumsum(0).gather(1, self.labels[:, None])[:, 0]  # 1, 2, ... inside each class
+        held = rank > (self.counts - images)[self.labels]
+        return self.subset(~held), self.subset(held)
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """A few-shot data set: disjoint classes for training, validation and test.
+
+    Attributes:
+        name: the data set's name, as in ``--data``.
+        train, val, test: :class:`LabelledItems` of uint8 images of one size.
+        mirror: whether a horizontally flipped image still belongs to its class (photographs: yes, letters: no).
+    """
+
+    name: str
+    train: LabelledItems
+    val: LabelledItems
+    test: LabelledItems
+    mirror: bool = True
+    splits: tuple[str, ...] = field(default=SPLITS, init=False)
+
+    def __getitem__(self, split: str) -> LabelledItems:
+        return getattr(self, split)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(channels, height, width)``."""
+        return tuple(self.train.items.shape[1:])
+
+
+def split_classes(names: Sequence[str], seed: int, fractions: Sequence[float] = (0.64, 0.16, 0.20)) -> dict[str, str]:
+    """Seeded assignment of classes to ``train``, ``val`` and ``test``.
+
+    Args:
+        names: class names; their order does not matter.
+        seed: same seed and names, same split.
+        fractions: shares of the three splits; 64/16/20 is mini-ImageNet's.
+
+    Returns:
+        class name -> split.
+
+    Raises:
+        UserError: fewer than three classes.
+    """
+    if len(names) < len(SPLITS):
+        raise UserError(f"{len(names)} classes cannot be split into train, val and test: at least 3 are needed")
+    ordered = sorted(names)
+    order = torch.randperm(len(ordered), generator=torch.Generator().manual_seed(seed)).tolist()
+    num_val, num_test = (max(1, round(share * len(ordered))) if share else 0 for share in fractions[1:])
+    cut = len(ordered) - num_val - num_test
+    return {ordered[j]: "train" if i < cut else "val" if i < cut + num_val else "test" for i, j in enumerate(order)}
+
+
+def resize(images: Tensor, image_size: int) -> Tensor:
+    """uint8 ``[n, channels, height, width]`` to ``image_size`` squared, a thousand images at a time."""
+    parts = []
+    for part in images.split(1000):
+        size = (image_size, image_size)
+        part = F.interpolate(part.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+        parts.append(part.round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(parts)

@@ -1,0 +1,135 @@
+"""Images from disk: ``root/{train,val,test}/<class>/*`` or one tree ``root/<class>/*``, zipped or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from data.errors import UserError
+from data.items import SPLITS, ImageSplits, LabelledItems, split_classes
+from data.sources.archive import unpack
+
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+
+def load_folder(root: str | Path, image_size: int, *, seed: int = 0, name: str = "folder", mirror: bool = True) -> ImageSplits:
+    """Read an image tree, split by folder or, where it is not, by a seeded split of its classes.
+
+    A class is any folder that holds images, however deep (Omniglot's ``alphabet/character/*.png`` included); its name is
+    the path below the split. Where classes are nested in groups (alphabets) an unsplit tree is split by group, so that
+    test classes come from groups never trained on. All images are resized to ``image_size`` squared and share one mode:
+    grayscale when every image is, RGB otherwise.
+
+    Args:
+        root: a folder or a zip archive.
+        image_size: height and width in pixels.
+        seed: chooses the class split where the tree has none.
+        name: recorded as the data set's name.
+        mirror: see :class:`~data.items.ImageSplits`.
+
+    Returns:
+        uint8 images of shape ``[n, 1 or 3, image_size, image_size]`` for each split.
+
+    Raises:
+        UserError: nothing at ``root``, no images, an empty split, or an image that cannot be read (named).
+    """
+    folders = find_classes(root)
+    if any(parts[0] in SPLITS for parts in folders):
+        members = {split: {k[1:]: v for k, v in folders.items() if k[0] == split} for split in SPLITS}
+        for split in SPLITS:
+            if not members[split]:
+                raise UserError(f"{root} has no images in {split}/: expected root/{{train,val,test}}/<class>/*.png or .jpg")
+    else:
+        groups = sorted({parts[:-1] or parts for parts in folders})
+        grouped = len(groups) >= len(SPLITS) and any(len(parts) > 1 for parts in folders)
+        keys = {parts: "/".join(parts[:-1] or parts if grouped else parts) for parts in folders}
+        assignment = split_classes(sorted(set(keys.values())), seed)
+        members = {split: {k: v for k, v in folders.items() if assignment[keys[k]] == split} for split in SPLITS}
+    return read_splits(members, image_size, name=name, mirror=mirror)
+
+
+def read_splits(
+    members: dict[str, dict[tuple[str, ...], list[Path]]], image_size: int, *, name: str, mirror: bool
+) -> ImageSplits:
+    """Read the files of every class of every split; all images share one size and one mode."""
+    images = read_images([path for split in SPLITS for files in members[split].values() for path in files], image_size)
+    sizes = [sum(len(files) for files in members[split].values()) for split in SPLITS]
+    train, val, test = (label_classes(part, members[split]) for part, split in zip(images.split(sizes), SPLITS, strict=True))
+    return ImageSplits(name, train, val, test, mirror=mirror)
+
+
+def label_classes(images: torch.Tensor, classes: dict[tuple[str, ...], list[Path]]) -> LabelledItems:
+    """Images that were read class by class, with their labels and names."""
+    counts = torch.tensor([len(files) for files in classes.values()])
+    labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    return LabelledItems(images, labels, tuple("/".join(parts) for parts in classes))
+
+
+def load_tree(root: str | Path, image_size: int) -> LabelledItems:
+    """Every class below ``root`` as one set, with no split: data for evaluation alone."""
+    folders = find_classes(root)
+    return label_classes(read_images([path for files in folders.values() for path in files], image_size), folders)
+
+
+def find_classes(root: str | Path) -> dict[tuple[str, ...], list[Path]]:
+    """Folders that hold images: path parts below the root -> sorted image files.
+
+    A chain of single folders at the top (as archives have) is skipped.
+    """
+    path = Path(root)
+    if not path.exists():
+        raise UserError(f"no such file or folder: {path}")
+    if path.is_file():
+        if path.suffix.lower() != ".zip":
+            raise UserError(f"{path} is neither a folder nor a .zip archive")
+        path = unpack(path)
+    while len(inner := visible(path)) == 1 and inner[0].is_dir() and any(p.is_dir() for p in visible(inner[0])):
+        path = inner[0]
+    folders: dict[tuple[str, ...], list[Path]] = {}
+    for file in sorted(path.rglob("*")):
+        parts = file.relative_to(path).parts[:-1]
+        if file.suffix.lower() in SUFFIXES and parts and not any(part.startswith((".", "__")) for part in parts):
+            folders.setdefault(parts, []).append(file)
+    if not folders:
+        raise UserError(f"{root} holds no images: expected <class>/*.png or .jpg, or train/, val/ and test/ of these")
+    return folders
+
+
+def visible(folder: Path) -> list[Path]:
+    """The folder's subfolders and images that are not hidden."""
+    entries = (p for p in folder.iterdir() if not p.name.startswith((".", "__")))
+    return [p for p in entries if p.is_dir() or p.suffix.lower() in SUFFIXES]
+
+
+def read_images(paths: Sequence[Path], image_size: int) -> torch.Tensor:
+    """``[n, channels, image_size, image_size]`` uint8; one channel when all images are grayscale, else three."""
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+        modes = set(pool.map(image_mode, paths))
+        mode = "L" if modes <= {"1", "L", "I;16", "I"} else "RGB"
+        arrays = list(pool.map(lambda path: read_image(path, image_size, mode), paths))
+    stacked = torch.from_numpy(np.stack(arrays))
+    return stacked[:, None] if mode == "L" else stacked.permute(0, 3, 1, 2).contiguous()
+
+
+def image_mode(path: Path) -> str:
+    """The image's colour mode, read from its header."""
+    try:
+        with Image.open(path) as image:
+            return image.mode
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"cannot read the image {path}: {error}") from error
+
+
+def read_image(path: Path, image_size: int, mode: str) -> np.ndarray:
+    """One decoded image as uint8 ``[image_size, image_size]`` or ``[image_size, image_size, 3]``."""
+    try:
+        with Image.open(path) as image:
+            image.draft(mode, (image_size, image_size))  # lets the JPEG decoder skip detail; no effect on PNG
+            return np.asarray(image.convert(mode).resize((image_size, image_size), Image.Resampling.BILINEAR))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"cannot read the image {path}: {error}") from error

@@ -1,0 +1,173 @@
+"""The embedded data set: letters of many scripts, from the fonts that matplotlib ships.
+
+Train, validation and test are different scripts, so a test letter is a class never seen. Letters that look the same
+(Latin A, Greek Α, Cyrillic А) are one class, given to the first script that has it.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from data.augmentation import Warp, affine_maps, warp
+from data.errors import UserError
+from data.items import ImageSplits, LabelledItems
+
+SCRIPTS = {
+    "train": ("CANADIAN SYLLABICS", "LATIN", "ARABIC", "TIFINAGH", "LAO"),
+    "val": ("GREEK", "HEBREW", "NKO"),
+    "test": ("CYRILLIC", "ARMENIAN", "GEORGIAN"),
+}
+"""First word(s) of the letters' Unicode names."""
+
+FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif")
+MASTER_SIZE = 64  # letters are drawn once at this size, then warped
+ALIKE = 0.93  # correlation of two drawings above which they are one class
+
+
+def load_glyphs(image_size: int = 28, *, images_per_class: int = 30, max_classes: int = 240, seed: int = 0) -> ImageSplits:
+    """Draw the data set; the same arguments give the same images.
+
+    Args:
+        image_size: height and width in pixels.
+        images_per_class: images of each letter.
+        max_classes: letters kept of each split, chosen by ``seed``.
+        seed: draws faces, warps, holes and noise.
+
+    Returns:
+        Grayscale images ``[n, 1, image_size, image_size]`` uint8.
+
+    Raises:
+        UserError: an image size below 16.
+    """
+    if image_size < 16:
+        raise UserError(f"image size {image_size} is too small for letters: use at least 16")
+    alphabet = draw_alphabet()
+    parts = {}
+    for index, (split, letters) in enumerate(alphabet.items()):
+        generator = torch.Generator().manual_seed(seed * len(alphabet) + index)
+        names = sorted(letters)
+        keep = torch.randperm(len(names), generator=generator)[:max_classes].sort().values.tolist()
+        names = [names[i] for i in keep]
+        images = torch.cat([render(letters[name], images_per_class, image_size, generator) for name in names])
+        parts[split] = LabelledItems(images, torch.arange(len(names)).repeat_interleave(images_per_class), tuple(names))
+    return ImageSplits("glyphs", parts["train"], parts["val"], parts["test"], mirror=False)
+
+
+@functools.cache
+def draw_alphabet() -> dict[str, dict[str, Tensor]]:
+    """split -> letter name -> ``[faces, MASTER_SIZE, MASTER_SIZE]`` drawings, look-alikes removed."""
+    fonts = load_fonts()
+    seen: list[Tensor] = []
+    alphabet: dict[str, dict[str, Tensor]] = {}
+    for split, scripts in SCRIPTS.items():
+        alphabet[split] = {}
+        for letter in letters_of(scripts):
+            drawings = [drawing for font in fonts if (drawing := draw_letter(letter, *font)) is not None]
+            if not drawings:
+                continue
+            signature = look(drawings[0])
+            if seen and float((torch.stack(seen) @ signature).max()) > ALIKE:
+                continue
+            seen.append(signature)
+            alphabet[split][unicodedata.name(letter)] = torch.stack(drawings)
+    return alphabet
+
+
+def load_fonts() -> list[tuple[ImageFont.FreeTypeFont, bytes]]:
+    """Every face with the mark it shows for a letter it lacks."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    faces = [ImageFont.truetype(str(folder / f"{face}.ttf"), MASTER_SIZE * 5 // 8) for face in FACES]
+    return [(face, bytes(face.getmask("\uffff"))) for face in faces]
+
+
+def draw_letters(characters: str) -> dict[str, Tensor]:
+    """Character -> ``[faces, MASTER_SIZE, MASTER_SIZE]`` drawings, for characters that every face has."""
+    fonts = load_fonts()
+    return {c: torch.stack([d for font in fonts if (d := draw_letter(c, *font)) is not None]) for c in characters}
+
+
+def letters_of(scripts: tuple[str, ...]) -> list[str]:
+    """Base letters, upper and lower case, of the named scripts, in Unicode order."""
+    found = []
+    for code in range(0x41, 0x2E00):
+        letter = chr(code)
+        is_base_letter = unicodedata.category(letter) in ("Lu", "Ll", "Lo") and not unicodedata.decomposition(letter)
+        if is_base_letter and unicodedata.name(letter, "").startswith(scripts):
+            found.append(letter)
+    return found
+
+
+def draw_letter(letter: str, font: ImageFont.FreeTypeFont, missing: bytes) -> Tensor | None:
+    """The letter's ink, centred, in ``[0, 1]``; ``None`` where the font shows its ``missing`` mark instead."""
+    if bytes(font.getmask(letter)) == missing:
+        return None
+    canvas = Image.new("L", (MASTER_SIZE, MASTER_SIZE))
+    ImageDraw.Draw(canvas).text((MASTER_SIZE / 2, MASTER_SIZE / 2), letter, fill=255, font=font, anchor="mm")
+    box = canvas.getbbox()
+    if box is None:
+        return None
+    centred = Image.new("L", (MASTER_SIZE, MASTER_SIZE))
+    ink = canvas.crop(box)
+    centred.paste(ink, ((MASTER_SIZE - ink.width) // 2, (MASTER_SIZE - ink.height) // 2))
+    return torch.from_numpy(np.array(centred, dtype=np.float32)) / 255
+
+
+def look(drawing: Tensor) -> Tensor:
+    """``[256]`` unit vector of the drawing scaled to its bounding box: equal for letters that look the same."""
+    rows, columns = drawing.any(1).nonzero()[:, 0], drawing.any(0).nonzero()[:, 0]
+    ink = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    small = F.adaptive_avg_pool2d(ink[None, None], 16).flatten()
+    return F.normalize(small - small.mean(), dim=0)
+
+
+HARD_WARP = Warp(rotation=18, scale=(0.95, 1.5), shear=0.2, shift=0.07)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What makes a drawn letter hard to read.
+
+    Args:
+        warp: ranges of the random affine map.
+        hole: side of a square that is blanked out, a fraction of the image.
+        noise: standard deviation of the pixels' noise; ink on paper is at most 0.7.
+    """
+
+    warp: Warp = HARD_WARP
+    hole: float = 0.25
+    noise: float = 0.18
+
+
+HARD, MILD = Degradation(), Degradation(Warp(rotation=12, scale=(1.0, 1.4), shear=0.1, shift=0.04), hole=0.0, noise=0.12)
+
+
+def render(
+    drawings: Tensor, count: int, image_size: int, generator: torch.Generator, degradation: Degradation = HARD
+) -> Tensor:
+    """``count`` pictures of one letter: random face, affine map, hole and noise.
+
+    Returns:
+        ``[count, 1, image_size, image_size]`` uint8.
+    """
+    face = torch.randint(len(drawings), (count,), generator=generator)
+    maps = affine_maps(count, degradation.warp, generator)
+    ink = warp(drawings[face, None], maps, padding="zeros")
+    ink = F.interpolate(ink, size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False)
+    hole = int(degradation.hole * image_size)
+    corner = torch.randint(image_size - hole + 1, (2, count, 1, 1, 1), generator=generator)
+    row, column = torch.arange(image_size)[:, None], torch.arange(image_size)[None, :]
+    inside = (row >= corner[0]) & (row < corner[0] + hole) & (column >= corner[1]) & (column < corner[1] + hole)
+    contrast = 0.5 + 0.5 * torch.rand(count, 1, 1, 1, generator=generator)
+    noise = degradation.noise * torch.randn(ink.shape, generator=generator)
+    picture = 0.15 + 0.7 * contrast * ink.masked_fill(inside, 0.0) + noise
+    return picture.mul_(255).clamp_(0, 255).to(torch.uint8)

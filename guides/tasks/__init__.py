@@ -1,0 +1,1 @@
+"""Guides over the weights of tasks, unrolled from a start."""

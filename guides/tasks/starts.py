@@ -1,0 +1,100 @@
+"""Initial posteriors θ⁰ = λ(·): where the synthetic gradient descent starts.
+
+Each returns the mean and log standard deviation of the weights, ``[tasks, way, D]``. Source: Hu et al. 2019, section 2 (b).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.feature_space import class_means
+
+
+class SupportMeans(nn.Module):
+    """λ(dˡ): class means of the normalised support features, each dimension scaled by a learned coefficient.
+
+    Source: Gidaris and Komodakis 2018, "feature averaging".
+
+    Args:
+        num_features: D.
+        scale: initial posterior standard deviation, ``[D]`` or a number; learned.
+    """
+
+    def __init__(self, num_features: int, scale: Tensor | float = 0.1) -> None:
+        super().__init__()
+        self.coefficient = nn.Parameter(torch.ones(num_features))
+        self.log_scale = nn.Parameter(initial_log_scale(scale, num_features))
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        """Features of shape ``[tasks, n, D]`` and labels ``[tasks, support]`` to (loc, log_scale)."""
+        loc = self.coefficient * class_means(support_x, support_y, way)
+        return loc, self.log_scale.expand_as(loc)
+
+
+class LearnedStart(nn.Module):
+    """λ: one learned start for every task, independent of its data; the way is fixed.
+
+    Args:
+        num_features: D.
+        way: outputs of the predictor.
+        scale: initial posterior standard deviation.
+    """
+
+    def __init__(self, num_features: int, way: int, scale: Tensor | float = 0.1) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.randn(way, num_features) / num_features**0.5)
+        self.log_scale = nn.Parameter(initial_log_scale(scale, num_features))
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        if way != len(self.loc):
+            raise ValueError(f"this start was built for {len(self.loc)} classes, the task has {way}")
+        loc = self.loc.expand(query_x.shape[0], -1, -1)
+        return loc, self.log_scale.expand_as(loc)
+
+
+class QueryMeans(LearnedStart):
+    """λ(x): a permutation-invariant map of the unlabelled queries, for tasks without a support set (zero-shot).
+
+    loc = start + A · (mean of the query features), with a learned start ``[way, D]`` and a learned diagonal A.
+    """
+
+    def __init__(self, num_features: int, way: int, scale: Tensor | float = 0.1) -> None:
+        super().__init__(num_features, way, scale)
+        self.coefficient = nn.Parameter(torch.ones(way, num_features))
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        loc, log_scale = super().forward(support_x, support_y, query_x, way)
+        return loc + self.coefficient * query_x.mean(-2, keepdim=True), log_scale
+
+
+def initial_log_scale(scale: Tensor | float, num_features: int) -> Tensor:
+    """``[D]`` logarithm of a number or of a vector of standard deviations."""
+    return torch.as_tensor(scale).log().expand(num_features).clone()
+
+
+class RidgeStart(nn.Module):
+    """λ(dˡ) for regression: ridge regression on the support set, with learned prior and noise.
+
+    For linear regression it is the exact posterior mean, with the mean-field posterior's exact variance, 1 over the diagonal
+    of the precision. Source: Bishop 2006, equations 3.50 and 3.51.
+
+    Args:
+        prior_loc, prior_scale: ``[D]``, initial.
+        noise: standard deviation, initial.
+    """
+
+    def __init__(self, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> None:
+        super().__init__()
+        self.prior_loc, self.prior_log_scale = nn.Parameter(prior_loc.clone()), nn.Parameter(prior_scale.log())
+        self.log_noise = nn.Parameter(torch.tensor(noise).log())
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        """``way`` is 1, the single output of regression."""
+        weight = (-2 * self.log_noise).exp()
+        prior_precision = (-2 * self.prior_log_scale).exp()
+        precision = torch.diag(prior_precision) + weight * support_x.mT @ support_x
+        shift = prior_precision * self.prior_loc + weight * (support_x.mT @ support_y[..., None])[..., 0]
+        loc = torch.linalg.solve(precision, shift)
+        log_scale = -0.5 * precision.diagonal(dim1=-2, dim2=-1).log()
+        return loc[:, None], log_scale[:, None]

@@ -1,0 +1,1 @@
+"""Measures of information and of how right a posterior is."""

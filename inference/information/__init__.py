@@ -1,1 +1,0 @@
-"""Information measures: of discrete sources and channels, and of what weights know about their training set."""

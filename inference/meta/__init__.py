@@ -1,0 +1,1 @@
+"""Meta-learning: fitting, testing and drawing guides over tasks."""

@@ -1,0 +1,123 @@
+"""Run folders and the files in them: every file is written under a temporary name and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data.errors import UserError
+from data.items import SPLITS, LabelledItems
+
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Call ``write(temporary path)`` and rename: a kill leaves the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+class RunFolder:
+    """``config.yaml``, ``metrics.json``, ``checkpoints/``, ``features.safetensors``, ``posterior.nc``, ``plots/``, logs.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.features = self.path / "features.safetensors"
+        self.network = self.checkpoints / "network.safetensors"
+        self.posterior = self.path / "posterior.nc"
+        self.plots = self.path / "plots"
+        self.seconds_file = self.checkpoints / "seconds.json"
+
+    @classmethod
+    def create(cls, out: str | Path | None, command: str, config: str) -> RunFolder:
+        """Make a new run folder and write its configuration.
+
+        Raises:
+            UserError: the folder already holds a run, or cannot be made.
+        """
+        path = Path(out) if out else Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = cls(path)
+        if run.config.exists():
+            raise UserError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
+        try:
+            write_atomically(run.config, lambda file: file.write_text(config))
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """Open a run folder.
+
+        Raises:
+            UserError: it is missing or has no configuration.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.yaml")
+        return run
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's wall-clock seconds to the stage's total, which survives a resume."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            totals = self.seconds()
+            totals[stage] = round(totals.get(stage, 0.0) + time.perf_counter() - start, 2)
+            write_json(self.seconds_file, totals)
+
+    def seconds(self) -> dict[str, float]:
+        """Stage -> seconds so far."""
+        return read_json(self.seconds_file) if self.seconds_file.exists() else {}
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """One JSON document, atomically; NaN is refused, ``null`` is the way to say "none"."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return write_atomically(path, lambda file: file.write_text(text))
+
+
+def read_json(path: Path) -> Any:
+    """The file's content.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged: {error}") from error
+
+
+
+
+
+
+
+
+
+

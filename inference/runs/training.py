@@ -1,0 +1,148 @@
+"""One stage of training by Lightning, the same for every command: checkpoints, resuming, devices, logs."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from data.errors import UserError
+from inference.runs.folder import RunFolder
+
+
+class LoopOptions(Protocol):
+    """What :func:`train` reads from a command's options."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def devices(self) -> int: ...
+
+    @property
+    def progress(self) -> bool: ...
+
+
+def train(
+    module: lightning.LightningModule,
+    options: LoopOptions,
+    run: RunFolder,
+    stage: str,
+    *,
+    epochs: int,
+    monitor: str | None = None,
+    mode: str = "min",
+    patience: int = 0,
+    every: int = 1,
+    precision: str = "32-true",
+) -> None:
+    """Run Lightning for one stage, resuming from its last checkpoint.
+
+    Args:
+        module: what to train; afterwards it has the weights of the best epoch by ``monitor``, or of the last one without.
+        options: device, processes, progress bars.
+        run: where checkpoints (``checkpoints/<stage>``) and logs go.
+        stage: its name.
+        epochs: in all, the resumed ones included.
+        monitor, mode: a logged scalar and whether it is best at its ``min`` or ``max``.
+        patience: stop after this many epochs without a better ``monitor``; 0 never stops early.
+        every: epochs between two checkpoints.
+        precision: Lightning's.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another configuration.
+    """
+    folder = run.checkpoints / stage
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
+    checkpoint = ModelCheckpoint(
+        folder,
+        best.stem if monitor else last.stem,
+        monitor=monitor,
+        mode=mode,
+        save_last=bool(monitor),
+        every_n_epochs=every,
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
+    )
+    callbacks: list[Callback] = [checkpoint]
+    if patience and monitor:
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
+    if options.progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
+    quiet_lightning()
+    keep_freed_memory()
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator={"cuda": "gpu"}.get(options.device, options.device),
+        devices=options.devices,
+        strategy="ddp_spawn_find_unused_parameters_true" if options.devices > 1 else "auto",
+        precision=precision,  # type: ignore[arg-type]
+        logger=TensorBoardLogger(run.path, name="logs", version=stage),
+        callbacks=callbacks,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+    try:
+        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        if monitor:
+            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+            module.load_state_dict(state)
+    except (OSError, EOFError, KeyError, RuntimeError) as error:
+        if not last.exists():
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{last} cannot be resumed from ({reason}): delete {folder} to train this stage anew") from error
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep arrays up to 32 MiB for the next step instead of returning them to the system (glibc alone).
+
+    By default each step gets its larger arrays page by page anew, which costs a Bayesian network's step a quarter of its time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 1 << 25)
+
+
+def quiet_lightning() -> None:
+    """Drop Lightning's hints about hardware, loggers and data workers; our batches are tensors and need no workers."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*LeafSpec.* is deprecated.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def stop_if_not_finite(step: int) -> Iterator[None]:
+    """Turn a loss, or a distribution's parameter, that is not finite into one line for the user.
+
+    Raises:
+        UserError: in place of the block's error.
+    """
+    try:
+        yield
+    except (FloatingPointError, ValueError) as error:
+        if isinstance(error, FloatingPointError) or "invalid values" in str(error):
+            raise UserError(
+                f"the loss became NaN or infinite at step {step}: training stopped; lower --learning-rate or --inner-lr "
+                "(the last good checkpoint is kept)"
+            ) from error
+        raise

@@ -1,0 +1,1 @@
+"""A student that explains labels and a teacher's layers."""

@@ -1,0 +1,1 @@
+"""Distributions of weights and layers, each with its KL divergences."""

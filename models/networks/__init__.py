@@ -1,0 +1,1 @@
+"""Ordinary networks: backbones, classifiers, features, and hooks into their layers."""

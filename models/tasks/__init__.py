@@ -1,0 +1,1 @@
+"""The few-shot program: prior, predictor, labels of many tasks."""

@@ -1,0 +1,53 @@
+"""Learning without forgetting: new classes beside the base classes, whose classifiers are the prior's components."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from models.distributions.mixture import GaussianMixture
+from models.plates import num_classes, task_plate
+from models.tasks.model import EmpiricalBayesModel
+from models.tasks.priors import MixturePrior
+
+
+class ForgetNothingModel(EmpiricalBayesModel):
+    """Queries belong to ``base`` known or ``way`` new classes; outputs and labels list the known classes first.
+
+    Sites: ``base_weights`` (event ``[base, D]``), each from its own component; ``weights`` of the new classes from the
+    mixture of the task's base components; ``labels``.
+    """
+
+    prior: MixturePrior
+
+    def forward(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        base_classes: Tensor | None = None,
+    ) -> Tensor:
+        """As :class:`~models.tasks.model.EmpiricalBayesModel`, with ``base_classes`` ``[tasks, base]``: the components that are
+        known classes of each task (in training, those that do not play the new ones)."""
+        assert base_classes is not None
+        way = num_classes(support_y)
+        loc, log_scale = (h[base_classes][:, None, None] for h in self.prior.hyperparameters())  # [tasks, 1, 1, base, D]
+        mixture = GaussianMixture(loc.new_zeros(loc.shape[-2]), loc, log_scale.exp(), kl=self.prior.kl)
+        with task_plate(query_x, None):
+            base = pyro.sample("base_weights", plated_base_weights(self.prior, base_classes))
+            new = pyro.sample("weights", mixture.expand([len(query_x), 1, way]).to_event(1))
+            weights = torch.cat([base.expand(*new.shape[:-2], -1, -1), new], dim=-2).squeeze(-3)
+            with pyro.plate("queries", query_x.shape[-2], dim=-1):
+                return pyro.sample("labels", self.likelihood(self.predictor(query_x, weights)), obs=query_y)
+
+
+def plated_base_weights(prior: MixturePrior, base_classes: Tensor) -> dist.TorchDistribution:
+    """N(μ_k, diag σ_k²) of each task's base classes: batch_shape ``[tasks, 1]`` (the plates), event_shape ``[base, D]``.
+
+    Source: Hu et al. 2019, section 3: "the weight of the predictor for classifying base categories are sampled from p_ψ".
+    """
+    loc, log_scale = (h[base_classes][:, None] for h in prior.hyperparameters())
+    return dist.Normal(loc, log_scale.exp()).to_event(2)

@@ -1,0 +1,353 @@
+"""The commands end to end at tiny sizes: what a run leaves, resuming after a kill, and one-line errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import arviz
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from inference.meta.options import SibOptions
+from inference.meta.sib import SIB
+from inference.predict import main as predict
+from inference.runs.commands import run_command
+from inference.runs.tensors import load_features, save_features
+from inference.svi_sib import main as svi_sib
+from tests.conftest import ROOT, gaussian_bank, kill_midway
+
+TINY = ["--tasks", "64", "--validations", "2", "--test-tasks", "30", "--queries", "5", "--progress", "false"]
+MC_STEPS = ["--gradient", "mlp", "--inner-samples", "2", "--inner-lr", "1e-3", "--whiten", "false"]
+RECORD = {
+    "split": str,
+    "steps": int,
+    "way": int,
+    "shot": int,
+    "queries": int,
+    "balanced": bool,
+    "episodes": int,
+    "beta": float,
+    "accuracy": float,
+    "ci95": float,
+    "nll": float,
+    "ece": float,
+    "brier": float,
+    "rate": float,
+    "distortion": float,
+}
+
+
+def feature_file(path: Path, **options) -> str:
+    parts = {s: gaussian_bank(seed=i, **options) for i, s in enumerate(("train", "val", "test", "held_out"))}
+    return str(save_features(path / "features.safetensors", parts))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    arguments = ["--features", feature_file(folder), "--beta", "0.1,1", "--predictor", "distance,cosine", *TINY]
+    return svi_sib([*arguments, "--out", str(folder / "run"), "--protocols", "standard,imbalanced,lwof"])
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Ten classes of coloured squares in one tree."""
+    generator = torch.Generator().manual_seed(0)
+    for c in range(12):
+        (tmp_path / "images" / f"class{c:02d}").mkdir(parents=True)
+        for i in range(24):
+            colour = (20 * c, 255 - 20 * c, int(torch.randint(255, (1,), generator=generator)))
+            Image.new("RGB", (20, 20), colour).save(tmp_path / "images" / f"class{c:02d}" / f"{i}.png")
+    return tmp_path / "images"
+
+
+def test_run_folder_holds_what_is_promised(run):
+    metrics = json.loads(run.metrics.read_text())
+    assert metrics.keys() == {"command", "dataset", "seed", "seconds", "results"}
+    for record in metrics["results"]:
+        if record.get("protocol") == "lwof":
+            assert 0 <= record["both_accuracy"] <= 1
+            continue
+        for name, kind in RECORD.items():
+            assert isinstance(record[name], kind), (name, record[name])
+    assert {r["steps"] for r in metrics["results"]} >= {0, 3}
+    names = {p.stem for p in run.plots.glob("*.png")}
+    assert names == {"training_curves", "accuracy_by_step", "reliability", "weight_posterior", "rate_distortion"}
+    assert yaml.safe_load(run.config.read_text())["beta"] == "0.1,1"
+    assert list((run.path / "logs").glob("*/events*"))
+    assert not [p for p in run.path.rglob(".*") if p.is_file()], "temporary files are left"
+
+
+def test_posterior_is_inference_data(run):
+    data = arviz.from_netcdf(run.posterior)
+    assert data.posterior["weights"].dims == ("chain", "draw", "task", "class", "feature")
+    torch.testing.assert_close(
+        torch.tensor(data.posterior_predictive["probabilities"].sum("class").values).mean(), torch.tensor(1.0)
+    )
+    assert data.log_likelihood["labels"].max() <= 0
+
+
+def test_config_reads_back(run, tmp_path):
+    again = svi_sib(["--config", str(run.config), "--out", str(tmp_path / "again"), "--protocols", "standard"])
+    first, second = (json.loads(r.metrics.read_text())["results"] for r in (run, again))
+    for record in second:
+        assert record in first, "same seed, same machine, same numbers"
+
+
+def test_predict_other_way_shot_and_steps(run, tmp_path):
+    out = tmp_path / "result.json"
+    records = predict(
+        [
+            "--run",
+            str(run.path),
+            "--way",
+            "7",
+            "--shot",
+            "3",
+            "--queries",
+            "4",
+            "--steps",
+            "5",
+            "--tasks",
+            "20",
+            "--out",
+            str(out),
+        ]
+    )
+    assert [r["steps"] for r in records] == list(range(6))
+    assert {r["way"] for r in json.loads(out.read_text())["results"]} == {7}
+
+
+def test_loaded_sib_gives_the_same_posterior(run):
+    first, again = SIB.load(run), SIB.load(run.path)
+    bank = load_features(run.features)["test"]
+    support, query = bank.items[[0, 30, 60]][None], bank.items[[1, 2, 31, 61]][None]
+    one, two = (s.posterior(support, torch.arange(3)[None], query) for s in (first, again))
+    torch.testing.assert_close(one.probabilities(), two.probabilities(), rtol=0, atol=0)
+    assert one.rate().shape == (1,)
+
+
+def test_images_to_posterior(images, tmp_path):
+    out = tmp_path / "run"
+    arguments = [
+        "--data",
+        "folder",
+        "--root",
+        str(images),
+        "--image-size",
+        "16",
+        "--epochs",
+        "1",
+        "--way",
+        "2",
+        "--queries",
+        "3",
+    ]
+    finished = svi_sib([*TINY, *arguments, "--out", str(out), "--beta", "0.1", "--protocols", "standard"])
+    assert (finished.plots / "task_sheet.png").exists()
+    sib = SIB.load(finished)
+    assert sib.network is not None
+    pictures = torch.randint(0, 255, (6, 3, 16, 16), dtype=torch.uint8)
+    posterior = sib.posterior(pictures[:2], torch.tensor([0, 1]), pictures[2:])
+    assert posterior.probabilities().shape == (1, 4, 2)
+    assert posterior.sample(10).shape[:3] == (10, 1, 2)
+    records = predict(
+        ["--run", str(out), "--root", str(images), "--split", "all", "--way", "3", "--queries", "4", "--tasks", "9"]
+    )
+    assert records[0]["way"] == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--posterior", "delta"],
+        ["--prior", "mixture"],
+        ["--prior", "hierarchical"],
+        MC_STEPS,
+        ["--gradient", "exact"],
+        ["--initialisation", "learned"],
+        ["--initialisation", "queries"],
+        ["--predictor", "linear", "--rank", "4"],
+    ],
+)
+def test_every_choice_trains(options, tmp_path):
+    out = str(tmp_path / "run")
+    common = ["--features", feature_file(tmp_path), "--beta", "0.1", "--out", out, "--protocols", "standard"]
+    finished = svi_sib([*TINY, *common, *options])
+    records = json.loads(finished.metrics.read_text())["results"]
+    assert all(0 < r["accuracy"] <= 1 for r in records)
+    assert all((r["rate"] is None) == ("delta" in options) for r in records)
+
+
+def test_early_stopping(tmp_path):
+    common = ["--features", feature_file(tmp_path), "--beta", "0.1", "--protocols", "standard", *TINY]
+    stopped = svi_sib([*common, "--patience", "1", "--validations", "6", "--out", str(tmp_path / "stopped")])
+    assert stopped.metrics.exists()
+
+
+class TestKill:
+    """kill -9 in the middle of training, then --resume, ends with the numbers of an unbroken run."""
+
+    def arguments(self, images):
+        return [
+            "--data",
+            "folder",
+            "--root",
+            str(images),
+            "--image-size",
+            "16",
+            "--epochs",
+            "6",
+            "--way",
+            "2",
+            "--queries",
+            "3",
+            "--tasks",
+            "2000",
+            "--validations",
+            "20",
+            "--test-tasks",
+            "50",
+            "--beta",
+            "0.1",
+            "--progress",
+            "false",
+            "--protocols",
+            "standard",
+        ]
+
+    def results(self, out):
+        return json.loads((out / "metrics.json").read_text())["results"]
+
+    @pytest.mark.parametrize("stage", ["pretrain", "distance-beta0.1-k3"])
+    def test_resume_equals_unbroken(self, tmp_path, images, stage):
+        svi_sib([*self.arguments(images), "--out", str(tmp_path / "whole")])
+        broken = tmp_path / "broken"
+        kill_midway("svi_sib", self.arguments(images), broken, stage)
+        svi_sib(["--resume", str(broken)])
+        assert self.results(broken) == self.results(tmp_path / "whole")
+
+
+def error_of(arguments, capsys, command=svi_sib) -> str:
+    """The message of a command that must fail with exit code 2 and one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        run_command(lambda _: command([str(a) for a in arguments]))
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("error: ")
+    return error
+
+
+class TestErrors:
+    """Bad input: one clear line, exit code 2, no traceback, no run folder left behind."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--data", "nonsense"], "unknown data set"),
+            (["--data", "folder"], "needs --root"),
+            (["--data", "folder", "--root", "/no/such/place"], "no such file or folder"),
+            (["--way", "1"], "way = 1 is too small"),
+            (["--shot", "0"], "shot = 0"),
+            (["--way", "five"], "way"),
+            (["--beta", "-1"], "not negative"),
+            (["--beta", "0.1,lots"], "neither a number"),
+            (["--steps", "-1"], "too small"),
+            (["--predictor", "quadratic"], "unknown predictor"),
+            (["--protocols", "easy"], "unknown protocol"),
+            (["--protocols", "lwof"], "--holdout"),
+            (["--gradient", "magic"], "gradient"),
+            (["--no-such-option", "1"], "no_such_option"),
+            (["--backbone", "conv-9000"], "unknown network"),
+            (["--image-size", "8"], "too small"),
+            (["--features", "/no/such/file"], "missing"),
+            (["--config", "/no/such.yaml"], "config"),
+            (["--resume", "/no/such/run"], "not a run folder"),
+            (["--inner-lr", "0"], "must be positive"),
+        ],
+    )
+    def test_options(self, arguments, message, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert message in error_of(arguments, capsys)
+        assert not list(tmp_path.iterdir()), "something was left behind"
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_no_gpu(self, capsys):
+        assert "no GPU" in error_of(["--device", "cuda"], capsys)
+
+    def test_too_few_classes_or_images(self, images, tmp_path, capsys):
+        common = ["--data", "folder", "--root", images, "--image-size", "16", "--out", tmp_path / "run"]
+        assert "too few for 5-way" in error_of([*common, "--queries", "3"], capsys)
+        assert "fewer than shot + queries" in error_of([*common, "--way", "2", "--queries", "30"], capsys)
+        assert not (tmp_path / "run").exists()
+
+    def test_unreadable_image_is_named(self, images, tmp_path, capsys):
+        (images / "class03" / "2.png").write_bytes(b"\x89PNG broken")
+        error = error_of(["--data", "folder", "--root", images, "--image-size", "16", "--out", tmp_path / "run"], capsys)
+        assert "class03/2.png" in error
+        assert not (tmp_path / "run").exists()
+
+    def test_folder_in_use_and_damaged_run(self, run, tmp_path, capsys):
+        assert "already holds a run" in error_of(["--features", run.features, "--out", run.path], capsys)
+        broken = tmp_path / "broken"
+        (broken / "checkpoints").mkdir(parents=True)
+        (broken / "config.yaml").write_text("way: [")
+        assert "damaged" in error_of(["--resume", broken], capsys)
+        (broken / "config.yaml").write_text("wayy: 5")
+        assert "damaged" in error_of(["--resume", broken], capsys)
+        truncated = tmp_path / "features.safetensors"
+        truncated.write_bytes(run.features.read_bytes()[:1000])
+        assert "damaged" in error_of(["--features", truncated], capsys)
+
+    def test_checkpoint_of_another_configuration(self, run, tmp_path, capsys):
+        for name in ("whole", "other"):
+            out = tmp_path / name
+            dim = 10 if name == "whole" else 6
+            (tmp_path / f"f{dim}").mkdir()
+            common = ["--features", feature_file(tmp_path / f"f{dim}", dim=dim), "--beta", "0.1", "--protocols", "standard"]
+            svi_sib([*TINY, *common, "--out", str(out)])
+        guide = "checkpoints/distance-beta0.1-k3.safetensors"
+        os.replace(tmp_path / "other" / guide, tmp_path / "whole" / guide)
+        assert "another configuration" in error_of(["--resume", tmp_path / "whole"], capsys)
+        (tmp_path / "whole" / guide).write_bytes(b"short")
+        assert "damaged" in error_of(["--resume", tmp_path / "whole"], capsys)
+
+    def test_truncated_checkpoint(self, tmp_path, capsys):
+        common = ["--features", feature_file(tmp_path), "--beta", "0.1", "--protocols", "standard", *TINY]
+        finished = svi_sib([*common, "--out", str(tmp_path / "run")])
+        (finished.checkpoints / "distance-beta0.1-k3.safetensors").unlink()
+        last = finished.checkpoints / "distance-beta0.1-k3" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:500])
+        assert "cannot be resumed" in error_of(["--resume", finished.path], capsys)
+
+    def test_loss_that_is_not_a_number(self, tmp_path, capsys):
+        arguments = ["--features", feature_file(tmp_path), "--out", tmp_path / "run", "--learning-rate", "1e30", *TINY]
+        assert "the loss became" in error_of(arguments, capsys)
+        assert not (tmp_path / "run" / "metrics.json").exists()
+
+    def test_predict(self, run, tmp_path, capsys):
+        assert "not a run folder" in error_of(["--run", tmp_path], capsys, predict)
+        assert "has no variant" in error_of(["--run", run.path, "--variant", "x"], capsys, predict)
+        assert "too few" in error_of(["--run", run.path, "--way", "50"], capsys, predict)
+        assert "unknown split" in error_of(["--run", run.path, "--split", "dev"], capsys, predict)
+        assert "no network" in error_of(["--run", run.path, "--root", tmp_path], capsys, predict)
+
+
+def test_every_option_is_documented():
+    documented = SibOptions.__doc__ or ""
+    for name in SibOptions.__dataclass_fields__:
+        assert f"        {name}: " in documented, name
+
+
+def test_help_lists_every_option():
+    done = subprocess.run(
+        [sys.executable, "-m", "inference.svi_sib", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in SibOptions.__dataclass_fields__:
+        assert f"--{name}" in done.stdout

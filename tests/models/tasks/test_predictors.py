@@ -1,0 +1,42 @@
+"""Closed-form pull-backs against torch.func, and predictors against their definitions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", PREDICTORS)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_closed_form_equals_reverse_mode(name, batch):
+    predictor = PREDICTORS[name](7.0).double()
+    features, weights = torch.randn(*batch, 11, 6), torch.randn(*batch, 4, 6)
+    cotangent = torch.randn(*batch, 11, 4)
+    features = predictor.prepare(features)
+    closed = predictor.pull_back(features, weights, cotangent)
+    generic = predictor.generic_pull_back(features, weights, cotangent)
+    torch.testing.assert_close(closed, generic, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_pull_back_is_itself_differentiable(name):
+    predictor = PREDICTORS[name](3.0).double()
+    features, cotangent = torch.randn(5, 4), torch.randn(5, 3, requires_grad=True)
+    weights = torch.randn(3, 4, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w, v: predictor.pull_back(features, w, v), (weights, cotangent))
+
+
+def test_distance_is_squared_distance_up_to_a_constant_of_the_query():
+    predictor, features, weights = DistancePredictor(2.0), torch.randn(5, 4), torch.randn(3, 4)
+    squared = -0.5 * 2.0 * torch.cdist(features, weights).square()
+    torch.testing.assert_close(predictor(features, weights).softmax(-1), squared.softmax(-1))
+
+
+def test_cosine_ignores_lengths():
+    predictor, features, weights = CosinePredictor(), torch.randn(5, 4), torch.randn(3, 4)
+    torch.testing.assert_close(predictor(3 * features, 0.2 * weights), predictor(features, weights))
+    expected = 10 * F.cosine_similarity(features[:, None], weights[None], dim=-1)
+    torch.testing.assert_close(predictor(features, weights), expected)
