@@ -129,7 +129,7 @@ def fit_posterior(
     finished = run.checkpoints / f"{stage}.safetensors"
     if not finished.exists():
         with run.timed(stage), seeded(options.seed):
-            train(module, options, run, stage, epochs=plan.total_epochs, every=plan.sparse)
+            train(module, options.loop, run, stage, epochs=plan.total_epochs, every=plan.sparse)
         save_tensors(finished, module.state_dict(), {"algorithm": algorithm.value, "beta": beta})
     load_state(module, finished)
     rates = module.rates if algorithm is not Algorithm.DETERMINISTIC else torch.full_like(module.rates, torch.nan)

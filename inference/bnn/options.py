@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from data.errors import UserError
 from inference.runs.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
+from inference.runs.training import Loop
 from models.bayesian.weight_priors import PriorName
 from models.likelihoods import LikelihoodName
 
@@ -116,6 +117,11 @@ class BnnOptions:
             raise UserError(f"--epochs {self.epochs} must be a multiple of --rounds {self.rounds}")
         check_device(self.device)
         self.betas, self.widths  # noqa: B018 (checked here)
+
+    @property
+    def loop(self) -> Loop:
+        """How its stages train."""
+        return Loop(self.device, self.devices, progress=self.progress)
 
     @property
     def betas(self) -> tuple[float, ...]:

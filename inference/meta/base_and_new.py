@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -147,7 +148,15 @@ def lwof_records(options: SibOptions, run: RunFolder) -> list[Record]:
             schedule = MetaSchedule(options.tasks, options.batch, options.learning_rate, options.validations, 100)
             with run.timed(f"lwof-k{steps}"), seeded(options.seed):
                 module = LwofTraining(objective, training, validation, schedule, seed=options.seed)
-                train(module, options, run, f"lwof-k{steps}", epochs=schedule.validations, monitor="val/loss", mode="min")
+                train(
+                    module,
+                    replace(options.loop, precision="32-true"),
+                    run,
+                    f"lwof-k{steps}",
+                    epochs=schedule.validations,
+                    monitor="val/loss",
+                    mode="min",
+                )
             save_tensors(finished, objective.state_dict(), {})
         load_state(objective, finished)
         columns = lwof_columns(objective, testing, tasks=options.test_tasks, seed=mix_seed(TEST_SEED))[-1]

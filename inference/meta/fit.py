@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from data.episodes import EpisodeSampler
@@ -102,13 +104,12 @@ def pretrain(options: SibOptions, data: ImageSplits, run: RunFolder) -> FeatureN
             module = Pretraining(network, data, epochs=options.epochs, seed=options.seed)
             train(
                 module,
-                options,
+                options.loop,
                 run,
                 "pretrain",
                 epochs=options.epochs,
                 monitor="val_accuracy",
                 mode="max",
-                precision=options.precision,
             )
     save_tensors(run.network, network.state_dict(), network.description())
     return network
@@ -132,7 +133,7 @@ def meta_train(sib: SIB, features: Features, data: ImageSplits | None, run: RunF
             module = MetaTraining(sib.objective, samplers["train"], samplers["val"], schedule, seed=options.seed)
             train(
                 module,
-                options,
+                replace(options.loop, precision="32-true"),
                 run,
                 variant.name,
                 epochs=schedule.validations,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from data.episodes import TaskSpec
 from data.errors import UserError
 from inference.runs.options import check_device, check_minima, check_positive, parse_sweep, split_commas
+from inference.runs.training import Loop
 from models.tasks.predictors import PREDICTORS
 
 
@@ -109,6 +110,11 @@ class SibOptions:
             raise UserError("the lwof protocol tests on held-out images of base classes: add --holdout 50, for example")
         check_device(self.device)
         self.betas  # noqa: B018 (checked here)
+
+    @property
+    def loop(self) -> Loop:
+        """How its stages train."""
+        return Loop(self.device, self.devices, self.precision, self.progress)
 
     @property
     def betas(self) -> tuple[float, ...]:

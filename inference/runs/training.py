@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
 
 import lightning
 import torch
@@ -19,22 +19,26 @@ from data.errors import UserError
 from inference.runs.folder import RunFolder
 
 
-class LoopOptions(Protocol):
-    """What :func:`train` reads from a command's options."""
+@dataclass(frozen=True)
+class Loop:
+    """How a stage of training runs, whatever it trains.
 
-    @property
-    def device(self) -> str: ...
+    Args:
+        device: auto, cpu or cuda.
+        devices: processes to train with.
+        precision: Lightning's, such as 32-true or bf16-mixed.
+        progress: whether to show a progress bar.
+    """
 
-    @property
-    def devices(self) -> int: ...
-
-    @property
-    def progress(self) -> bool: ...
+    device: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    progress: bool = False
 
 
 def train(
     module: lightning.LightningModule,
-    options: LoopOptions,
+    loop: Loop,
     run: RunFolder,
     stage: str,
     *,
@@ -43,20 +47,18 @@ def train(
     mode: str = "min",
     patience: int = 0,
     every: int = 1,
-    precision: str = "32-true",
 ) -> None:
     """Run Lightning for one stage, resuming from its last checkpoint.
 
     Args:
         module: what to train; afterwards it has the weights of the best epoch by ``monitor``, or of the last one without.
-        options: device, processes, progress bars.
+        loop: device, processes, precision, progress bars.
         run: where checkpoints (``checkpoints/<stage>``) and logs go.
         stage: its name.
         epochs: in all, the resumed ones included.
         monitor, mode: a logged scalar and whether it is best at its ``min`` or ``max``.
         patience: stop after this many epochs without a better ``monitor``; 0 never stops early.
         every: epochs between two checkpoints.
-        precision: Lightning's.
 
     Raises:
         UserError: the checkpoint is damaged or of another configuration.
@@ -76,19 +78,19 @@ def train(
     callbacks: list[Callback] = [checkpoint]
     if patience and monitor:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
-    if options.progress:
+    if loop.progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
     quiet_lightning()
     keep_freed_memory()
     trainer = lightning.Trainer(
         max_epochs=epochs,
-        accelerator={"cuda": "gpu"}.get(options.device, options.device),
-        devices=options.devices,
-        strategy="ddp_spawn_find_unused_parameters_true" if options.devices > 1 else "auto",
-        precision=precision,  # type: ignore[arg-type]
+        accelerator={"cuda": "gpu"}.get(loop.device, loop.device),
+        devices=loop.devices,
+        strategy="ddp_spawn_find_unused_parameters_true" if loop.devices > 1 else "auto",
+        precision=loop.precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(run.path, name="logs", version=stage),
         callbacks=callbacks,
-        enable_progress_bar=options.progress,
+        enable_progress_bar=loop.progress,
         enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,

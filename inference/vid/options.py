@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from data.errors import UserError
 from inference.runs.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
+from inference.runs.training import Loop
 from inference.vid.methods import Method
 
 
@@ -111,6 +112,11 @@ class VidOptions:
         if not self.parsed_methods:
             raise UserError("--methods is empty: choose student, kd, vid, for example")
         self.strengths, self.sizes, self.layer_pairs  # noqa: B018 (checked here)
+
+    @property
+    def loop(self) -> Loop:
+        """How its stages train."""
+        return Loop(self.device, self.devices, self.precision, self.progress)
 
     @property
     def parsed_methods(self) -> dict[str, Method]:

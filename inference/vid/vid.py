@@ -217,7 +217,7 @@ def fit_student(
             seed=seed,
         )
         with run.timed(name), seeded(seed):
-            train(module, options, run, name, epochs=module.epochs, precision=options.precision)
+            train(module, options.loop, run, name, epochs=module.epochs)
     if not finished.exists():
         save_tensors(finished, models[-1].state_dict(), {"method": method, "strength": strength})
     load_state(models[-1], finished)
