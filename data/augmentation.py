@@ -54,11 +54,50 @@ class Augmentation:
 PHOTOGRAPHS = Augmentation(Warp(rotation=8, scale=(0.95, 1.5), shift=0.12, mirror=True))
 """Random crops, small rotations and mirror images; colour changes did not help small images."""
 
-CROPS = Augmentation(Warp(shift=0.125, mirror=True))
-"""Shifts by up to an eighth and mirror images, as is usual for CIFAR."""
-
 LETTERS = Augmentation(Warp(rotation=10, scale=(0.85, 1.15), shear=0.1, shift=0.06))
 """Small affine changes; letters are never mirrored."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Each image cut anew from its zero-padded self, by whole pixels, and mirrored: the augmentation that is usual for CIFAR.
+
+    Source: He et al. 2016, section 4.2 (4 pixels of padding for 32×32).
+
+    Args:
+        shift: largest shift, a fraction of the height and of the width; rounded to pixels.
+        mirror: flip horizontally with probability ½.
+    """
+
+    shift: float = 0.125
+    mirror: bool = True
+
+    def __call__(self, images: Tensor, *, seed: int) -> Tensor:
+        """Augment ``[n, channels, height, width]`` images of any dtype; each keeps the values of its pixels."""
+        generator = torch.Generator().manual_seed(seed)
+        count, _, height, width = images.shape
+        down, right = round(self.shift * height), round(self.shift * width)
+        rows = torch.randint(2 * down + 1, (count, 1), generator=generator) + torch.arange(height)
+        columns = torch.randint(2 * right + 1, (count, 1), generator=generator) + torch.arange(width)
+        if self.mirror:
+            columns = torch.where(torch.rand(count, 1, generator=generator) < 0.5, columns.flip(-1), columns)
+        rows, columns = rows.to(images.device), columns.to(images.device)
+        padded = F.pad(images, (right, right, down, down))
+        item = torch.arange(count, device=images.device)[:, None, None]
+        cut = padded.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]]  # [n, height, width, channels]
+        return cut.permute(0, 3, 1, 2).contiguous()
+
+
+CROPS = Crops()
+"""Shifts by up to an eighth and mirror images."""
+
+
+def augmentation_for(items: Tensor, *, mirror: bool) -> Augmentation | Crops | None:
+    """What a network learns ``items`` with: :data:`CROPS` where mirror images still belong to their class (photographs),
+    :data:`LETTERS` where not, and nothing where they are no uint8 images ``[n, channels, height, width]``."""
+    if items.dtype != torch.uint8 or items.dim() != 4:
+        return None
+    return CROPS if mirror else LETTERS
 
 
 def affine_maps(count: int, ranges: Warp, generator: torch.Generator) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from inference.evaluation.figures import save_figure
 from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
 from inference.runs.folder import RunFolder
-from inference.vid.draw import draw_run
-from inference.vid.fit import Sources, Study, check
+from inference.vid.draw import run_figures
+from inference.vid.fit import Study, check
 from inference.vid.options import VidOptions
-from inference.vid.report import format_table, teacher_record
+from inference.vid.report import NOTES, format_table, teacher_record
+from inference.vid.sources import Sources
 
 DESCRIPTION = """Variational information distillation beside other ways to teach a student.
 Without arguments it trains a small teacher on embedded letters and compares student, KD and VID in under three minutes."""
@@ -20,19 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     options, run = read_command(VidOptions, "svi_vid", DESCRIPTION, arguments)
     print(f"loading {options.data} ...")
     data = Sources.load(options)
-    check(options, data)
+    networks = check(options, data)
     run = run or RunFolder.create(options.out, "svi_vid", options_to_yaml(options))
     print(f"run folder: {run.path}")
-    study = Study.prepare(options, data, run)
+    study = Study.prepare(options, data, networks, run)
     fitted, records = study.fit_all()
-    if data.source is data.target and (taught := teacher_record(study.teacher, data.target.test)):
+    if data.source is data.target and (taught := teacher_record(study.networks.teacher, data.target.test)):
         records = [taught, *records]
+    write_metrics(run, "svi_vid", options, [dict(record) for record in records])
     with run.timed("plots"):
-        plots = draw_run(options, fitted, data.target.test, records, run)
-    write_metrics(run, "svi_vid", options, records)
+        figures = run_figures(fitted, data.target.test, records, run, seed=options.seed)
+        plots = [save_figure(draw(), run.plots / f"{name}.png") for name, draw in figures.items()]
     print(f"\n{options.data}, {options.teacher} to {options.student}, {options.runs} runs\n{format_table(records)}\n")
-    print("±: standard deviation over runs; NLL in nats an item; I(t; s): bound for each teacher layer, first to last, with")
-    print("the entropy of a Gaussian of the layer's variances in place of its own")
+    print(NOTES)
     print_places(run, plots)
     return run
 

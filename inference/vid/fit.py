@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,88 +12,77 @@ from torch import nn
 from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
-from data.supervised import SupervisedData, load_supervised
 from inference.runs.folder import RunFolder
-from inference.vid.methods import Method
-from inference.vid.networks import make_network, replace_head, starting_network, trained_network
+from inference.runs.training import Loop
+from inference.vid.methods import Method, few_layers
+from inference.vid.networks import TeacherSettings, make_network, replace_head, starting_network, trained_network
 from inference.vid.options import Size, VidOptions
-from inference.vid.report import Record, format_accuracy, make_record
-from inference.vid.vid import VID, build_models, fit_student
+from inference.vid.report import VidRecord, format_accuracy, make_record
+from inference.vid.settings import StudentSettings, stage_name
+from inference.vid.sources import Sources, choose_items
+from inference.vid.student import build_models, fit_student
+from inference.vid.vid import VID
+from models.networks.layers import embed
 
 Fitted = dict[tuple[str, Size], VID]
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Data of a run.
+class Networks:
+    """What a run's students are taught by and start from.
 
     Attributes:
-        target: the students'.
-        source: the teacher's; the same, where no other is given.
+        teacher: the network, with its weights where they were given.
+        pretrained: the network that finetuned students start from, likewise; ``None`` where no method does.
     """
 
-    target: SupervisedData
-    source: SupervisedData
-
-    @classmethod
-    def load(cls, options: VidOptions) -> Sources:
-        """Load both.
-
-        Raises:
-            UserError: bad names or files, or images of other sizes.
-        """
-        target = load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
-        if not target.is_classification:
-            raise UserError(f"--data {options.data} has no classes: distillation is for images with classes")
-        if options.teacher_data is None or options.teacher_weights is not None:
-            return cls(target, target)
-        root = options.teacher_root or options.root
-        source = load_supervised(options.teacher_data, root, image_size=options.image_size, seed=options.seed)
-        if source.item_shape != target.item_shape:
-            shapes = ["×".join(map(str, data.item_shape)) for data in (source, target)]
-            raise UserError(f"the teacher's images are {shapes[0]} and the student's {shapes[1]}: give both one --image_size")
-        return cls(target, source)
+    teacher: nn.Module
+    pretrained: nn.Module | None
 
 
-def check(options: VidOptions, data: Sources) -> None:
-    """Fail before any work where data, networks and methods do not fit together.
+def check(options: VidOptions, data: Sources) -> Networks:
+    """Build the networks, and fail before any work where data, networks and methods do not fit together.
 
     Raises:
-        UserError: more images asked for than there are, unknown layers, or methods that do not apply.
+        UserError: more images asked for than there are, unknown layers, methods that do not apply, or weights that fit nothing.
     """
     for size in options.sizes:
-        labelled, _ = choose_items(data.target.train, size, options, run=0)
-        if len(options.strengths) > 1:
-            hold_out(labelled, options)
-    teacher = starting_network(options.teacher, options.teacher_weights, data.source, options)
-    if any(method.finetuned for method in options.parsed_methods.values()):
-        starting_network(options.student, options.student_weights, data.source, options)
+        held = options.validation if len(options.strengths) > 1 else None
+        choose_items(data.target.train, size, seed=options.seed, validation=held)
+    networks = build_networks(options, data)
     student = make_network(options.student, data.target.train, options.seed)
-    example = data.target.train.items[:2]
+    example, settings = data.target.train.items[:2], StudentSettings.of(options)
     for name, method in options.parsed_methods.items():
         if method.finetuned and data.source is data.target and options.student_weights is None:
             raise UserError(f"{name} starts from weights of other data: give --teacher_data or --student_weights")
         with seeded(options.seed):
-            build_models(student, teacher, example, name, 1.0, options)
+            build_models(student, networks.teacher, example, name, 1.0, settings)
+    if settings.pairs is None:
+        notes = [few_layers(method, networks.teacher, student, example) for method in options.parsed_methods.values()]
+        for note in dict.fromkeys(filter(None, notes)):
+            print(f"note: {note}")
+    return networks
 
 
-def choose_items(train: LabelledItems, size: Size, options: VidOptions, run: int) -> tuple[LabelledItems, LabelledItems | None]:
-    """The run's own choice: items with labels, and all items where some are without."""
-    seed = mix_seed(options.seed, run)
-    chosen = train if size.per_class is None else train.choose_per_class(size.per_class, seed)
-    if size.labels is None:
-        return chosen, None
-    return chosen.choose_per_class(size.labels, seed), chosen
+def build_networks(options: VidOptions, data: Sources) -> Networks:
+    """Teacher and finetuned students' start; weights that were given are read here, once.
 
-
-def hold_out(labelled: LabelledItems, options: VidOptions) -> tuple[LabelledItems, LabelledItems]:
-    """Split ``--validation`` of each class off: (kept, held out)."""
-    return labelled.hold_out(max(1, round(options.validation * int(labelled.counts.min()))))
-
-
-def stage_name(method: str, size: Size) -> str:
-    """Start of the names of checkpoints and logs; no file system minds it."""
-    return f"{method.replace('*', 'x')}-{size.name}"
+    Raises:
+        UserError: unknown networks, bad weights, weights that no method uses, or a teacher of other classes than its data has.
+    """
+    finetuned = any(method.finetuned for method in options.parsed_methods.values())
+    if options.student_weights is not None and not finetuned:
+        raise UserError("--student_weights are for finetuned students, and --methods has none: add finetuned, or drop them")
+    teacher = starting_network(options.teacher, options.teacher_weights, data.source, options.seed)
+    if options.teacher_data is not None and options.teacher_weights is not None:
+        outputs, classes = embed(teacher, data.source.train.items[:2]).shape[-1], data.source.train.num_classes
+        if outputs != classes:
+            raise UserError(
+                f"the teacher of {options.teacher_weights} has {outputs} outputs, and --teacher_data {options.teacher_data}"
+                f" {classes} classes: give the data it was trained on, or leave --teacher_data out"
+            )
+    start = starting_network(options.student, options.student_weights, data.source, options.seed) if finetuned else None
+    return Networks(teacher, start)
 
 
 @dataclass(frozen=True)
@@ -100,79 +90,113 @@ class Study:
     """What all students of a run share.
 
     Attributes:
-        options, data, run: of the run.
-        teacher: trained.
-        pretrained: the student's network, trained on the teacher's data, where a method starts from it.
+        data, run: of the run.
+        networks: trained.
+        methods: by name.
+        sizes: how many images and labels students have.
+        strengths: factors on λ to choose from.
+        validation: fraction of a student's labelled images that chooses.
+        runs: repetitions, each with images of its own.
+        student_name: the students' network.
+        settings, loop, seed: of the students' training.
     """
 
-    options: VidOptions
     data: Sources
     run: RunFolder
-    teacher: nn.Module
-    pretrained: nn.Module | None
+    networks: Networks
+    methods: Mapping[str, Method]
+    sizes: Sequence[Size]
+    strengths: Sequence[float]
+    validation: float
+    runs: int
+    student_name: str
+    settings: StudentSettings
+    loop: Loop
+    seed: int
 
     @classmethod
-    def prepare(cls, options: VidOptions, data: Sources, run: RunFolder) -> Study:
-        """Train the teacher (and what finetuned students start from), or find it."""
-        teacher = trained_network(options.teacher, options.teacher_weights, data.source, options, run)
-        pretrained = None
-        if any(method.finetuned for method in options.parsed_methods.values()):
-            pretrained = trained_network(options.student, options.student_weights, data.source, options, run)
-        return cls(options, data, run, teacher, pretrained)
+    def prepare(cls, options: VidOptions, data: Sources, networks: Networks, run: RunFolder) -> Study:
+        """Train the teacher (and what finetuned students start from) where it has no weights yet, or find it."""
+        settings, trained = TeacherSettings.of(options), networks
+        if options.teacher_weights is None:
+            teacher = trained_network(networks.teacher, options.teacher, data.source, settings, run)
+            trained = Networks(teacher, networks.pretrained)
+        if networks.pretrained is not None and options.student_weights is None:
+            pretrained = trained_network(networks.pretrained, options.student, data.source, settings, run)
+            trained = Networks(trained.teacher, pretrained)
+        return cls(
+            data,
+            run,
+            trained,
+            options.parsed_methods,
+            options.sizes,
+            options.strengths,
+            options.validation,
+            options.runs,
+            options.student,
+            StudentSettings.of(options),
+            options.loop,
+            options.seed,
+        )
 
     def student(self, method: Method, items: LabelledItems, seed: int) -> nn.Module:
         """Where a student starts."""
         if not method.finetuned:
-            return make_network(self.options.student, items, seed)
-        assert self.pretrained is not None
+            return make_network(self.student_name, items, seed)
+        assert self.networks.pretrained is not None
         with seeded(seed):
-            return replace_head(copy.deepcopy(self.pretrained), items.num_classes)
+            return replace_head(copy.deepcopy(self.networks.pretrained), items.num_classes)
 
-    def fit(self, name: str, size: Size, strength: float, number: int = 0, *, validate: bool = False) -> tuple[VID, Record]:
+    def fit(self, name: str, size: Size, strength: float, number: int = 0, *, validate: bool = False) -> tuple[VID, VidRecord]:
         """Train one student and score it on test data, or, to ``validate`` a strength, on images held out of its own."""
-        options, target = self.options, self.data.target
-        labelled, everything = choose_items(target.train, size, options, number)
-        images = len(labelled if everything is None else everything)
-        scored = target.test
-        if validate:
-            labelled, scored = hold_out(labelled, options)
-        seed = mix_seed(options.seed, number)
-        student = self.student(options.parsed_methods[name], labelled, seed)
-        vid = fit_student(
+        target, method = self.data.target, self.methods[name]
+        held = self.validation if validate else None
+        choice = choose_items(target.train, size, seed=self.seed, run=number, validation=held)
+        seed = mix_seed(self.seed, number)
+        student = self.student(method, choice.labelled, seed)
+        stage = stage_name(name, size) + (f"-strength{strength:g}-val" if validate else f"-run{number}")
+        model = fit_student(
             student,
-            self.teacher,
-            labelled,
-            options,
+            self.networks.teacher,
+            choice.labelled,
+            self.settings,
+            self.loop,
             self.run,
-            stage_name(name, size) + (f"-strength{strength:g}-val" if validate else f"-run{number}"),
+            stage,
             method=name,
             strength=strength,
-            everything=everything,
+            everything=choice.everything,
             mirror=target.mirror,
             seed=seed,
         )
-        return vid, make_record(vid, scored, name, size, images, number, split="val" if validate else "test")
+        vid = VID(model, self.networks.teacher, name, strength)
+        scored, split = (choice.held, "val") if choice.held is not None else (target.test, "test")
+        shown = strength if method.terms else None
+        return vid, make_record(vid, scored, name, size, choice.images, number, strength=shown, split=split)
 
-    def fit_all(self) -> tuple[Fitted, list[Record]]:
-        """Every method at every size in every run, each at the strength that does best on validation images of the first run.
+    def choose_strength(self, name: str, size: Size) -> tuple[float, list[VidRecord]]:
+        """The strength with the least NLL on images held out of the first run's own, and the records it was chosen by."""
+        if len(self.strengths) == 1 or not self.methods[name].terms:
+            return self.strengths[0], []
+        tried = [self.fit(name, size, strength, validate=True)[1] for strength in self.strengths]
+        best = min(range(len(tried)), key=lambda i: tried[i]["nll"])
+        return self.strengths[best], tried
+
+    def fit_all(self) -> tuple[Fitted, list[VidRecord]]:
+        """Every method at every size in every run, each at its chosen strength.
 
         Returns:
             the students of the first run, and the records of validation and test.
         """
         fitted: Fitted = {}
-        records: list[Record] = []
-        strengths = self.options.strengths
-        for size, (name, method) in itertools.product(self.options.sizes, self.options.parsed_methods.items()):
-            best = strengths[0]
-            if len(strengths) > 1 and method.terms:
-                tried = [self.fit(name, size, strength, validate=True)[1] for strength in strengths]
-                best = min(tried, key=lambda record: record["nll"])["strength"]
-                records += tried
+        records: list[VidRecord] = []
+        for size, name in itertools.product(self.sizes, self.methods):
+            best, tried = self.choose_strength(name, size)
             tested = []
-            for number in range(self.options.runs):
+            for number in range(self.runs):
                 vid, record = self.fit(name, size, best, number)
                 tested.append(record)
                 fitted.setdefault((name, size), vid)
             print(f"{name}, {size.describe()}: {format_accuracy(tested)} %")
-            records += tested
+            records += [*tried, *tested]
         return fitted, records

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from data.errors import UserError
 from models.distillation.losses import Transfer
 from models.distillation.model import Pair
-from models.networks.layers import intermediate_layers, layer_outputs, logits_layer, match_layers, penultimate_layer
+from models.networks.layers import layer_outputs
+from models.networks.stages import intermediate_layers, logits_layer, match_layers, penultimate_layer
 
 
 class Kind(NamedTuple):
@@ -116,7 +117,7 @@ def make_pairs(
 ) -> list[Pair]:
     """The pairs of one term."""
     if kind.teacher == "inside":
-        found = inside or match_layers(intermediate_layers(teacher, example), intermediate_layers(student, example))
+        found = inside or find_layers(teacher, student, example)
     else:
         pick = penultimate_layer if kind.student == "penultimate" else logits_layer
         found = [(logits_layer(teacher, example), pick(student, example))]
@@ -125,6 +126,27 @@ def make_pairs(
         return [Pair(t, s, weight, kind.transfer) for t, s in found]
     taught = layer_outputs("teacher", teacher, example[:1], [t for t, _ in found])
     return [Pair(t, s, weight / taught[t].numel(), kind.transfer) for t, s in found]
+
+
+def find_layers(teacher: nn.Module, student: nn.Module, example: Tensor) -> Layers:
+    """Pairs of layers inside that stand for both networks; see :mod:`models.networks.stages`."""
+    return match_layers(intermediate_layers(teacher, example), intermediate_layers(student, example))
+
+
+def few_layers(method: Method, teacher: nn.Module, student: nn.Module, example: Tensor) -> str | None:
+    """One line for the user where a term that looks inside finds a single pair of maps by itself; else ``None``.
+
+    Raises:
+        ValueError: see :func:`find_layers`.
+    """
+    if not method.stages and not any(KINDS[name].teacher == "inside" for _, name in method.terms):
+        return None
+    pairs = find_layers(teacher, student, example)
+    maps = any(layer.size for network in (teacher, student) for layer in intermediate_layers(network, example))
+    if len(pairs) > 1 or not maps:
+        return None
+    ((taught, learned),) = pairs
+    return f"only one pair of layers was found, {taught} of the teacher and {learned} of the student: name more with pairs"
 
 
 def read_coefficient(text: str) -> float:

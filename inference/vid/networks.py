@@ -11,18 +11,55 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data.augmentation import CROPS, augmentation_for
 from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import seeded
 from data.supervised import SupervisedData
+from inference.runs.classifier import train_classifier
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import load_state, load_tensors, save_tensors
+from inference.runs.tensors import load_tensors, save_tensors
+from inference.runs.training import Loop
+from inference.runs.updates import Schedule
 from inference.vid.options import VidOptions
-from inference.vid.vid import fit_student
 from models.networks.backbones import RepeatChannels, Standardize
 from models.networks.classifiers import build_network
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How teachers, and the networks that finetuned students start from, train.
+
+    Attributes:
+        epochs: over their data.
+        batch, learning_rate, weight_decay: of AdamW with one cycle.
+        augment: whether images are augmented.
+        seed: of weights, order and augmentation.
+        loop: device, processes and precision.
+        cache: the folder trained networks are kept in.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    augment: bool
+    seed: int
+    loop: Loop
+    cache: Path
+
+    @classmethod
+    def of(cls, options: VidOptions) -> TeacherSettings:
+        """The teacher's part of a run's options."""
+        rates = (options.batch, options.learning_rate, options.weight_decay)
+        return cls(options.epochs, *rates, options.augment, options.seed, options.loop, Path(options.cache))
+
+    def schedule(self, items: int) -> Schedule:
+        """In updates, for so many items."""
+        updates = self.epochs * max(1, items // self.batch)
+        return Schedule(updates, self.batch, self.learning_rate, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -32,6 +69,7 @@ class Recipe:
     Attributes:
         data: checksum of the training images and labels.
         network, epochs, batch, learning_rate, weight_decay, augment, precision, seed: as in the options.
+        crops: how photographs are cut; ``None`` where none are.
     """
 
     data: str
@@ -43,27 +81,30 @@ class Recipe:
     augment: bool
     precision: str
     seed: int
+    crops: str | None = None
 
     @classmethod
-    def of(cls, network: str, data: SupervisedData, options: VidOptions) -> Recipe:
-        """What training ``network`` on ``data`` with these options depends on."""
+    def of(cls, network: str, data: SupervisedData, settings: TeacherSettings) -> Recipe:
+        """What training ``network`` on ``data`` with these settings depends on."""
+        cut = settings.augment and augmentation_for(data.train.items, mirror=data.mirror) is CROPS
         return cls(
             checksum(data.train.items, data.train.labels),
             network,
-            options.epochs,
-            options.batch,
-            options.learning_rate,
-            options.weight_decay,
-            options.augment,
-            options.precision,
-            options.seed,
+            settings.epochs,
+            settings.batch,
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.augment,
+            settings.loop.precision,
+            settings.seed,
+            repr(CROPS) if cut else None,
         )
 
     @property
-    def file(self) -> str:
-        """``<network>-<hash>.safetensors``"""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return f"{self.network}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    def name(self) -> str:
+        """``<network>-<hash>``, the stem of its files."""
+        text = json.dumps({key: value for key, value in asdict(self).items() if value is not None}, sort_keys=True)
+        return f"{self.network}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def make_network(name: str, items: LabelledItems, seed: int) -> nn.Sequential:
@@ -82,7 +123,7 @@ def make_network(name: str, items: LabelledItems, seed: int) -> nn.Sequential:
     return network
 
 
-def starting_network(name: str, weights: str | None, data: SupervisedData, options: VidOptions) -> nn.Module:
+def starting_network(name: str, weights: str | None, data: SupervisedData, seed: int) -> nn.Module:
     """The network with the ``weights`` where given, else untrained.
 
     Raises:
@@ -90,31 +131,36 @@ def starting_network(name: str, weights: str | None, data: SupervisedData, optio
     """
     if weights is not None:
         return pretrained_network(name, weights, data.item_shape)
-    return make_network(name, data.train, options.seed)
+    return make_network(name, data.train, seed)
 
 
-def trained_network(name: str, weights: str | None, data: SupervisedData, options: VidOptions, run: RunFolder) -> nn.Module:
-    """A network for ``data``: from ``weights`` where given, from the cache where the same was trained before, or trained now.
+def trained_network(
+    network: nn.Module, name: str, data: SupervisedData, settings: TeacherSettings, run: RunFolder
+) -> nn.Module:
+    """``network``, untrained so far, trained on ``data``: in this run before, by any run that left it in the cache, or now. The
+    run folder keeps a copy, ``checkpoints/teacher-<recipe>.safetensors``.
 
     Raises:
-        UserError: see :func:`starting_network`.
+        UserError: a damaged file, or a loss that is not finite.
     """
-    network = starting_network(name, weights, data, options)
-    if weights is not None:
-        return network
-    recipe = Recipe.of(name, data, options)
-    cached = Path(options.cache) / recipe.file
+    recipe = Recipe.of(name, data, settings)
+    stage = f"teacher-{recipe.name}"
+    own, cached = run.checkpoints / f"{stage}.safetensors", settings.cache / f"{recipe.name}.safetensors"
     if cached.exists():
         print(f"{name}: read from {cached}")
-        load_state(network, cached)
-        return network
-    print(f"{name}: training for {options.epochs} epochs on {len(data.train)} images of {data.name}")
-    steps = max(1, len(data.train) // options.batch)
-    fit_student(
-        network, network, data.train, options, run, f"teacher-{recipe.file.split('.')[0]}", mirror=data.mirror,
-        updates=options.epochs * steps,
-    )  # fmt: skip
-    save_tensors(cached, network.state_dict(), asdict(recipe))
+        load_network(network, cached)
+    elif own.exists():
+        load_network(network, own)
+    else:
+        print(f"{name}: training for {settings.epochs} epochs on {len(data.train)} images of {data.name}")
+        augmentation = augmentation_for(data.train.items, mirror=data.mirror) if settings.augment else None
+        schedule = settings.schedule(len(data.train))
+        train_classifier(
+            network, data.train, schedule, settings.loop, run, stage, augmentation=augmentation, seed=settings.seed
+        )
+    for place in (cached, own):
+        if not place.exists():
+            save_tensors(place, network.state_dict(), asdict(recipe))
     return network
 
 
@@ -131,9 +177,9 @@ def pretrained_network(name: str, weights: str, image_shape: tuple[int, ...]) ->
 
     Args:
         name: as for :func:`~models.networks.classifiers.build_network`.
-        weights: a safetensors file of such a network (a run's or the cache's), a state dict of torchvision's model of this
-            name, or the name of torchvision's weights, which are downloaded. torchvision's models see images standardised as
-            for ImageNet.
+        weights: a safetensors file of such a network (from a run's checkpoints, students' included, or from the cache), a state
+            dict of torchvision's model of this name, or the name of torchvision's weights, which are downloaded. torchvision's
+            models see images standardised as for ImageNet.
 
     Raises:
         UserError: no such file or weights, or they are another network's.
@@ -141,12 +187,15 @@ def pretrained_network(name: str, weights: str, image_shape: tuple[int, ...]) ->
     path = Path(weights)
     if not path.is_file():
         return imagenet_input(download(name, weights), image_shape)
-    state = read_state(path)
+    state = student_part(read_state(path))
+    ours = all(key.split(".")[0].isdecimal() for key in state)  # a Sequential
+    if ours:  # files have their tensors in the order of their names' letters
+        state = dict(sorted(state.items(), key=lambda entry: int(entry[0].split(".")[0])))
     outputs = [len(value) for key, value in state.items() if key.endswith("weight") and value.dim() == 2]
     if not outputs:
         raise UserError(f"{path} has no linear layer: it is no classifier's state dict")
     try:
-        if next(iter(state)).split(".")[0].isdecimal():  # ours is a Sequential
+        if ours:
             network: nn.Module = build_network(name, image_shape, outputs[-1])
             network.load_state_dict(state)
             return network
@@ -158,6 +207,24 @@ def pretrained_network(name: str, weights: str, image_shape: tuple[int, ...]) ->
     except (RuntimeError, ValueError) as error:
         lines = str(error).splitlines()
         raise UserError(f"{path} does not fit {name}: {lines[min(1, len(lines) - 1)].strip()[:160]}") from None
+
+
+def student_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The student's weights alone, where ``state`` is a :class:`~models.distillation.model.DistillationModel`'s."""
+    own = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
+    return own or state
+
+
+def load_network(network: nn.Module, path: Path) -> None:
+    """Put a file's weights into ``network``: its own, or those it had as a student; it is left in evaluation mode.
+
+    Raises:
+        UserError: the file is damaged, or another network's.
+    """
+    try:
+        network.eval().load_state_dict(student_part(load_tensors(path)[0]))
+    except RuntimeError as error:
+        raise UserError(f"{path} belongs to another network: {str(error).splitlines()[-1].strip()}") from None
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

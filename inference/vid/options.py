@@ -31,7 +31,7 @@ class Size(NamedTuple):
 
     def describe(self) -> str:
         """In words."""
-        return f"{self.per_class or 'all'} images a class" + (f", {self.labels} with labels" if self.labels else "")
+        return f"{self.per_class or 'all'} images per class" + (f", {self.labels} with labels" if self.labels else "")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class VidOptions:
         teacher_data: the teacher's data set, where it is another one.
         teacher_root: its folder or archive.
         teacher: network: mlp, mlp-h, lenet, conv4-64, wrn-d-k, vgg9 or a torchvision.models name.
-        teacher_weights: a trained teacher: a file (.safetensors or a torchvision state dict) or the name of torchvision's
-            weights, such as IMAGENET1K_V1; trained on the teacher's data when not given.
+        teacher_weights: a trained teacher: a file (.safetensors from a run's checkpoints or the cache, or a torchvision state
+            dict) or the name of torchvision's weights, such as IMAGENET1K_V1; trained on the teacher's data when not given.
         student: network, as for the teacher.
         student_weights: weights the finetuned student starts from, as for the teacher; trained when not given.
         epochs: of the teacher over its data.
@@ -61,6 +61,7 @@ class VidOptions:
         validation: fraction of a student's labelled images that chooses the strength; the chosen one is trained again on all.
         pairs: layers to compare, as teacher:student,...; found by themselves when not given.
         heteroscedastic: let the decoders' σ depend on the student's features too.
+        temperature: of KD (4 when not given) and LwF (2 when not given).
         per_class: N, images a class of the students; several, separated by commas; all is allowed.
         labels: N_ℓ, how many of them have labels; several, separated by commas; all of them when not given.
         runs: students of each method and size, each on images of its own choice.
@@ -93,6 +94,7 @@ class VidOptions:
     validation: float = 0.2
     pairs: str | None = None
     heteroscedastic: bool = False
+    temperature: float | None = None
     per_class: str | int = "5,20"
     labels: str | int | None = None
     runs: int = 3
@@ -106,7 +108,7 @@ class VidOptions:
 
     def __post_init__(self) -> None:
         check_minima(self, {"epochs": 1, "updates": 1, "batch": 2, "runs": 1, "devices": 1, "seed": 0, "weight_decay": 0})
-        check_positive(self, "learning_rate")
+        check_positive(self, "learning_rate", *(["temperature"] if self.temperature is not None else []))
         check_fraction(self, "validation")
         check_device(self.device)
         if not self.parsed_methods:

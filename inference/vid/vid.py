@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.augmentation import CROPS, LETTERS
 from data.errors import UserError
 from data.items import LabelledItems
-from data.seeding import seeded
-from guides.empty import EmptyGuide
-from inference.elbo import RateDistortionELBO
 from inference.evaluation.metrics import predictive_scores
-from inference.runs.checks import check_items
 from inference.runs.commands import options_to_yaml
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import load_state, save_tensors
-from inference.runs.training import train
-from inference.vid.methods import Method
+from inference.vid.load import OWN, load_student
+from inference.vid.methods import Method, few_layers
 from inference.vid.options import VidOptions
-from inference.vid.training import DistillationTraining
-from models.distillation.decoders import information_bound, marginal_entropy, surprise_map
+from inference.vid.settings import StudentSettings
+from inference.vid.student import fit_student
+from models.distillation.information import DecodingGain, Entropy, Moments, surprise_map
 from models.distillation.losses import Transfer
 from models.distillation.model import DistillationModel
-from models.networks.layers import embed, features, layer_outputs
+from models.networks.layers import embed, features
 
-EXAMPLES = 256  # items that decoders start from
+AT_ONCE = 256  # items whose layers are in memory together
 
 
 class Frozen(nn.Module):
@@ -94,8 +90,8 @@ class VID:
             strength: factor on the method's λ.
             unlabelled: more inputs, ``[m, *item]``.
             mirror: the images are photographs: they are shifted and mirrored, instead of warped a little.
-            options: fields of :class:`~inference.vid.options.VidOptions`; ``out`` keeps the run folder. Images are augmented
-                only where they are uint8.
+            options: fields of :class:`~inference.vid.options.VidOptions`; ``out`` keeps the run folder, for :meth:`load`.
+                Images are augmented only where they are uint8.
 
         Raises:
             UserError: bad data or options, layers that cannot be found or compared, or a loss that is not finite.
@@ -108,12 +104,44 @@ class VID:
         if unlabelled is not None or y is None:
             items = x if unlabelled is None else torch.cat([x, unlabelled])
             everything = LabelledItems(items, torch.zeros(len(items), dtype=torch.long), names)
+        settings = StudentSettings.of(chosen)
         with tempfile.TemporaryDirectory() as scratch:
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "vid", options_to_yaml(chosen))
-            return fit_student(
-                student, teacher, data if y is not None else None, chosen, run, "student",
-                method=method, strength=strength, everything=everything, mirror=mirror,
+            model = fit_student(
+                student, teacher, data if y is not None else None, settings, chosen.loop, run, OWN,
+                method=method, strength=strength, everything=everything, mirror=mirror, seed=chosen.seed,
             )  # fmt: skip
+        if settings.pairs is None and (note := few_layers(Method.parse(method), teacher, student, x)):
+            warnings.warn(note, stacklevel=2)
+        return cls(model, teacher, method, strength)
+
+    @classmethod
+    def load(
+        cls,
+        run: RunFolder | str | Path,
+        method: str = "vid",
+        per_class: int | str | None = None,
+        labels: int | None = None,
+        number: int = 0,
+        *,
+        student: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+    ) -> VID:
+        """A trained student of a run of ``svi_vid``, or of :meth:`fit` with ``out``.
+
+        Args:
+            run: the run folder.
+            method: as the run names it.
+            per_class, labels: the student's number of images, or ``"all"``, and of labels per class; where several fit, or
+                none is given, the one with the most images.
+            number: of the run's repetitions, from 0.
+            student, teacher: networks like those that were trained (``teacher`` with its weights), for :meth:`fit`; the
+                command's networks are built and read without them.
+
+        Raises:
+            UserError: no such run or student, a damaged file, or a teacher that is nowhere.
+        """
+        return cls(*load_student(run, method, per_class, labels, number, student=student, teacher=teacher))
 
     @classmethod
     def probe(cls, student: nn.Module, teacher: nn.Module, x: Tensor, **options: Any) -> VID:
@@ -135,110 +163,51 @@ class VID:
         """``accuracy``, ``nll``, ``ece`` and ``brier``."""
         return predictive_scores(self.probabilities(items.items), items.labels)
 
-    def information(self, x: Tensor) -> dict[str, float]:
-        """The bound on I(t; s) of each decoded teacher layer on ``x``, nats; see
-        :func:`~models.distillation.decoders.information_bound`."""
-        decoded = self.decoded(x)
-        return {layer: float(information_bound(self.model.decoders[layer], s, t)) for layer, (s, t) in decoded.items()}
+    def decoding_gain(self, x: Tensor, *, entropy: Entropy | str = Entropy.DIAGONAL) -> dict[str, float]:
+        """How much better each decoded teacher layer is known with the student than without, nats per item, over the items
+        ``x``: the variational bound on I(t; s) plus a constant of the teacher, at least 0; see
+        :func:`~models.distillation.information.decoding_gain`.
+
+        Args:
+            entropy: ``diagonal``, or ``full`` to count copies among a layer's units once.
+
+        Raises:
+            UserError: too few items for ``full``.
+        """
+        gains = {layer: DecodingGain(decoder, entropy) for layer, decoder in self.model.decoders.items()}
+        for pairs in self.decoded(x):
+            for layer, pair in pairs.items():
+                gains[layer].add(*pair)
+        try:
+            return {layer: gain.value() for layer, gain in gains.items()}
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def entropies(self, x: Tensor) -> dict[str, float]:
-        """Ĥ(t) of each decoded teacher layer, nats; see :func:`~models.distillation.decoders.marginal_entropy`."""
-        return {layer: float(marginal_entropy(t)) for layer, (_, t) in self.decoded(x).items()}
+        """Ĥ(t) of each decoded teacher layer, nats per item; see :func:`~models.distillation.information.marginal_entropy`."""
+        moments = {layer: Moments() for layer in self.model.decoders}
+        for pairs in self.decoded(x):
+            for layer, (_, t) in pairs.items():
+                moments[layer].add(t)
+        return {layer: float(summed.entropy()) for layer, summed in moments.items()}
 
     def surprise(self, x: Tensor) -> dict[str, Tensor]:
-        """−log q(t given s) over space, nats a position: teacher layer -> ``[n, height, width]`` on the CPU, for maps."""
-        decoded = {layer: pair for layer, pair in self.decoded(x).items() if pair[1].dim() == 4}
-        return {layer: surprise_map(self.model.decoders[layer], s, t).cpu() for layer, (s, t) in decoded.items()}
+        """−log q(t given s) over space, nats per position: teacher layer -> ``[n, height, width]`` on the CPU, for maps."""
+        maps: dict[str, list[Tensor]] = {}
+        for pairs in self.decoded(x):
+            for layer, (s, t) in pairs.items():
+                if t.dim() == 4:
+                    maps.setdefault(layer, []).append(surprise_map(self.model.decoders[layer], s, t).cpu())
+        return {layer: torch.cat(parts) for layer, parts in maps.items()}
 
-    def decoded(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Teacher layer -> (s, t) of the pairs that have decoders, in evaluation mode."""
-        if not self.model.decoders:
-            return {}
+    def decoded_shapes(self, x: Tensor) -> dict[str, tuple[int, ...]]:
+        """Teacher layer -> its shape, of the pairs that have decoders."""
+        return {layer: tuple(t.shape[1:]) for pairs in self.decoded(x[:1]) for layer, (_, t) in pairs.items()}
+
+    def decoded(self, x: Tensor) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+        """Teacher layer -> (s, t) of the pairs that have decoders, in evaluation mode, for a few hundred items at a time."""
         self.model.eval()
         pairs = {pair.teacher: pair.student for pair in self.model.pairs if pair.transfer is Transfer.VID}
-        taught, learned = features(self.teacher, x, list(pairs)), features(self.student, x, list(pairs.values()))
-        return {t: (learned[s], taught[t].to(learned[s].device)) for t, s in pairs.items()}
-
-
-def fit_student(
-    student: nn.Module,
-    teacher: nn.Module,
-    data: LabelledItems | None,
-    options: VidOptions,
-    run: RunFolder,
-    stage: str,
-    *,
-    method: str = "student",
-    strength: float = 1.0,
-    everything: LabelledItems | None = None,
-    mirror: bool = False,
-    seed: int | None = None,
-    updates: int | None = None,
-) -> VID:
-    """Train ``student`` in place by one method in ``run``, or read it back where it is finished; it is left in evaluation mode.
-
-    Args:
-        teacher: read only.
-        data: items with labels; ``None`` trains on the teacher's layers alone.
-        stage: name of its checkpoints and logs.
-        everything: all items, where not all have labels.
-        mirror: whether augmentation may mirror images.
-        seed: of order and augmentation; the options' when not given.
-        updates: optimiser steps; the options' when not given.
-
-    Raises:
-        UserError: layers that cannot be found or compared, labels the student has no output for, or a loss that is not finite.
-    """
-    source = data if data is not None else everything
-    assert source is not None
-    check_items(student, source, classes=data is not None)
-    if data is None and not Method.parse(method).terms:
-        raise UserError(f"{method} learns from labels alone, and there are none")
-    example = source.choose(min(EXAMPLES, len(source)), 0).items
-    seed = options.seed if seed is None else seed
-    with seeded(seed):
-        models = build_models(student, teacher, example, method, strength, options)
-    finished = run.checkpoints / f"{stage}.safetensors"
-    augmentation = (CROPS if mirror else LETTERS) if options.augment and example.dtype == torch.uint8 else None
-    for name, model in zip((f"{stage}-hint", stage)[-len(models) :], models, strict=True):
-        if finished.exists():
-            break
-        is_hint = model is not models[-1]
-        module = DistillationTraining(
-            RateDistortionELBO()(model.train(), EmptyGuide()),
-            teacher,
-            None if is_hint else data,
-            source if is_hint and everything is None else everything,
-            updates=updates or options.updates,
-            batch=options.batch,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-            augmentation=augmentation,
-            seed=seed,
-        )
-        with run.timed(name), seeded(seed):
-            train(module, options.loop, run, name, epochs=module.epochs)
-    if not finished.exists():
-        save_tensors(finished, models[-1].state_dict(), {"method": method, "strength": strength})
-    load_state(models[-1], finished)
-    return VID(models[-1].eval(), teacher, method, strength)
-
-
-def build_models(
-    student: nn.Module, teacher: nn.Module, example: Tensor, method: str, strength: float, options: VidOptions
-) -> list[DistillationModel]:
-    """The Pyro model of each stage of training: one, or a hint stage before it.
-
-    Raises:
-        UserError: layers that cannot be found or compared.
-    """
-    way = Method.parse(method)
-    where = (teacher, student, example, strength, options.layer_pairs)
-    try:
-        layer_outputs("teacher", teacher, example[:2], [])
-        stages = ([way.hint_pairs(*where)] if way.stages else []) + [way.pairs(*where)]
-        return [
-            DistillationModel(student, teacher, pairs, example, heteroscedastic=options.heteroscedastic) for pairs in stages
-        ]
-    except ValueError as error:
-        raise UserError(f"{method}: {error}") from None
+        for part in x.split(AT_ONCE) if pairs else ():
+            taught, learned = features(self.teacher, part, list(pairs)), features(self.student, part, list(pairs.values()))
+            yield {t: (learned[s], taught[t].to(learned[s].device)) for t, s in pairs.items()}

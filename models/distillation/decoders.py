@@ -126,33 +126,3 @@ def build_decoder(
         if last.bias is not None:
             nn.init.zeros_(last.bias)
     return GaussianDecoder(mean_network(student_shape, teacher_shape), teacher_shape, variance=variance, spread=spread)
-
-
-@torch.no_grad()
-def marginal_entropy(teacher: Tensor) -> Tensor:
-    """Ĥ(t): entropy of the Gaussian that has the mean and variance of each unit or channel of ``[n, *teacher_shape]``, nats.
-
-    It is what −E log q(t) comes to for the best decoder of :class:`GaussianDecoder`'s form that ignores the student.
-    """
-    values = teacher.transpose(0, 1).flatten(1).to(torch.float64)
-    variance = values.var(-1, correction=0)
-    allowed = variance.clamp_min(SMALLEST_VARIANCE)
-    per_number = 0.5 * ((2 * torch.pi * allowed).log() + variance / allowed)
-    return per_number.sum() * (values.shape[1] // len(teacher))
-
-
-@torch.no_grad()
-def information_bound(decoder: GaussianDecoder, student: Tensor, teacher: Tensor) -> Tensor:
-    """Ĥ(t) + E log q(t given s), nats an item: how much better the teacher's layer is known with the student than without.
-
-    The variational bound is H(t) + E log q ≤ I(t; s), but the entropy H(t) of a network's layer is not known. Ĥ is
-    :func:`marginal_entropy`, at least H(t): the figure is the bound plus the constant Ĥ − H(t), the same for every student of a
-    teacher, and the bound itself where t is Gaussian with independent units. Source: Ahn et al. 2019, section 2.
-    """
-    return marginal_entropy(teacher) + decoder(student).log_prob(teacher).to(torch.float64).mean()
-
-
-@torch.no_grad()
-def surprise_map(decoder: GaussianDecoder, student: Tensor, teacher: Tensor) -> Tensor:
-    """−log q(t given s) summed over channels, ``[n, height, width]`` in nats: where the student does not know its teacher."""
-    return -decoder(student).log_prob_of_units(teacher).sum(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -44,14 +45,23 @@ class LayerLoss(nn.Module):
         self.adapter, self.loss = adapter, loss
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Features ``[n, *layer_shape]`` of both to ``[n]``."""
-        return self.loss(self.adapter(student).to(teacher.dtype), teacher)
+        """Features ``[n, *layer_shape]`` of both to ``[n]``, in float32 at least: in bfloat16 differences of attention maps
+        vanish, and their gradients with them."""
+        dtype = torch.promote_types(teacher.dtype, torch.float32)
+        adapted = self.adapter(student)
+        with torch.autocast(student.device.type, enabled=False):
+            return self.loss(adapted.to(dtype), teacher.to(dtype))
 
 
-def build_loss(transfer: Transfer, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> LayerLoss:
+def build_loss(
+    transfer: Transfer, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], *, temperature: float | None = None
+) -> LayerLoss:
     """The loss of a method for a pair of layers, with the adapter it needs.
 
     FitNet's regressor is the network μ of VID's decoder, and LwF keeps a linear head for the teacher's task.
+
+    Args:
+        temperature: T of KD and LwF; each one's own when not given.
 
     Raises:
         ValueError: layers the method cannot compare.
@@ -62,7 +72,10 @@ def build_loss(transfer: Transfer, student_shape: tuple[int, ...], teacher_shape
         raise ValueError(f"{transfer} compares maps [channels, height, width], not {student_shape} with {teacher_shape}")
     adapted = transfer in (Transfer.FITNET, Transfer.LWF)
     adapter = mean_network(student_shape, teacher_shape) if adapted else nn.Identity()
-    return LayerLoss(adapter, LOSSES[transfer])
+    loss = LOSSES[transfer]
+    if temperature is not None and transfer in (Transfer.KD, Transfer.LWF):
+        loss = partial(loss, temperature=temperature)
+    return LayerLoss(adapter, loss)
 
 
 def knowledge_distillation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -128,7 +141,7 @@ def neuron_selectivity_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     return kernel(t, t) + kernel(s, s) - 2 * kernel(t, s)
 
 
-LOSSES: dict[Transfer, Loss] = {
+LOSSES: dict[Transfer, Callable[..., Tensor]] = {
     Transfer.KD: knowledge_distillation,
     Transfer.LWF: learning_without_forgetting,
     Transfer.FITNET: hint,

@@ -22,7 +22,7 @@ class Pair(NamedTuple):
     """Which layer of the teacher a layer of the student is to learn from, and how.
 
     Attributes:
-        teacher, student: as in ``named_modules()``.
+        teacher, student: as in ``named_modules()``, or a layer's input (see :func:`~models.networks.layers.capture`).
         weight: λ ≥ 0; 0 leaves the pair out.
         transfer: VID, or one of the methods it is compared with.
     """
@@ -57,6 +57,7 @@ class DistillationModel(PyroModule):
         likelihood: categorical when not given.
         num_data: n of the data set that minibatches come from; ``None``: the batch is the data set.
         heteroscedastic: decoders whose σ depends on s.
+        temperature: T of KD and LwF; each one's own (4 and 2) when not given.
 
     Raises:
         ValueError: unknown layers, a negative weight, a pair given twice, layers a method cannot compare, or inputs that one of
@@ -73,6 +74,7 @@ class DistillationModel(PyroModule):
         likelihood: Likelihood | None = None,
         num_data: int | None = None,
         heteroscedastic: bool = False,
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
         if negative := [pair.weight for pair in pairs if not pair.weight >= 0]:
@@ -94,7 +96,7 @@ class DistillationModel(PyroModule):
                 decoder.ignore_student(taught[pair.teacher])
                 self.transfers.append(decoder)
             else:
-                self.transfers.append(build_loss(pair.transfer, *shapes))
+                self.transfers.append(build_loss(pair.transfer, *shapes, temperature=temperature))
         torch.random.set_rng_state(state)
 
     @property

@@ -1,50 +1,56 @@
-"""Layers of any network by name: their outputs, and which of them represent it."""
+"""Layers of any network by name: what comes out of them, and what goes in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torch.utils.hooks import RemovableHandle
 
-from models.networks.backbones import PreActivationBlock
-
-RESIDUAL_BLOCKS = (BasicBlock, Bottleneck, PreActivationBlock)
+INPUT = ".input"
+"""Behind a layer's name: what goes into it, not what comes out."""
 
 
 @contextmanager
 def capture(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of named layers while the block runs; the hooks are gone after it, whatever happens.
+    """Collect the outputs, or the inputs, of named layers while the block runs; the hooks are gone after it, whatever happens.
+
+    Args:
+        names: as in ``named_modules()`` for a layer's output; with ``.input`` behind it for its first input, which need not be
+            the output of any module: ``fc.input`` is what a function gave to ``fc``. A module of exactly that name wins.
 
     Raises:
         ValueError: an unknown layer (the message lists those there are), one without a tensor output, or one whose output
             the next layer overwrites.
     """
     modules = dict(network.named_modules())
-    if unknown := [name for name in names if name not in modules]:
+    if unknown := [name for name in names if name not in modules and name.removesuffix(INPUT) not in modules]:
         known = ", ".join(name for name in modules if name)
-        raise ValueError(f"no layer {', '.join(map(repr, unknown))}: choose from {known}")
+        raise ValueError(f"no layer {', '.join(map(repr, unknown))}: choose from {known}, or the input of one, as in fc{INPUT}")
     found: dict[str, Tensor] = {}
     versions: dict[str, int] = {}
 
-    def keep(name: str):
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            if not isinstance(output, Tensor):
-                raise ValueError(f"layer {name!r} gives a {type(output).__name__}, not a tensor: choose another")
-            found[name], versions[name] = output, output._version
+    def keep(name: str, value: object) -> None:
+        if not isinstance(value, Tensor):
+            raise ValueError(f"layer {name!r} gives a {type(value).__name__}, not a tensor: choose another")
+        found[name], versions[name] = value, value._version
 
-        return hook
+    def hook(name: str) -> RemovableHandle:
+        if name in modules:
+            return modules[name].register_forward_hook(lambda module, inputs, output: keep(name, output))
+        return modules[name.removesuffix(INPUT)].register_forward_pre_hook(
+            lambda module, inputs: keep(name, inputs[0] if inputs else None)
+        )
 
-    handles = [modules[name].register_forward_hook(keep(name)) for name in dict.fromkeys(names)]
+    handles = [hook(name) for name in dict.fromkeys(names)]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
-    if changed := [name for name, output in found.items() if output._version != versions[name]]:
+    if changed := [name for name, value in found.items() if value._version != versions[name]]:
         raise ValueError(f"the output of layer {changed[0]!r} is overwritten in place by the layer after it: choose that one")
 
 
@@ -67,7 +73,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Outputs of named layers in evaluation mode, without gradients: parameters, statistics and mode stay as they were.
+    """Outputs (or inputs) of named layers in evaluation mode, without gradients: parameters, statistics and mode stay.
 
     Raises:
         ValueError: see :func:`capture`.
@@ -94,98 +100,6 @@ def layer_outputs(owner: str, network: nn.Module, example: Tensor, names: Sequen
     if idle := [name for name in names if name not in found]:
         raise ValueError(f"layer {idle[0]!r} of the {owner} takes no part in its forward pass: choose another")
     return found
-
-
-class Executed(NamedTuple):
-    """A module that ran, in the order in which modules end.
-
-    Attributes:
-        name: as in ``named_modules()``.
-        module: itself.
-        shape: of one item's output.
-    """
-
-    name: str
-    module: nn.Module
-    shape: tuple[int, ...]
-
-
-def executed(network: nn.Module, example: Tensor) -> list[Executed]:
-    """All named modules that run on ``example`` and give a tensor, in order."""
-    order: list[Executed] = []
-
-    def keep(name: str):
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            if isinstance(output, Tensor):
-                order.append(Executed(name, module, tuple(output.shape[1:])))
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in network.named_modules() if name]
-    try:
-        features(network, example, [])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order
-
-
-def intermediate_layers(network: nn.Module, example: Tensor) -> list[str]:
-    """The layers that represent a network inside: the last residual block of each group, or else its max-pools, or else (an
-    MLP) the activations of its hidden layers.
-
-    A group is a run of blocks whose outputs have one shape. Source: Ahn et al. 2019, section 3.2 (MI-I).
-
-    Raises:
-        ValueError: the network has none of them.
-    """
-    order = executed(network, example)
-    if blocks := [layer for layer in order if isinstance(layer.module, RESIDUAL_BLOCKS)]:
-        return list({layer.shape: layer.name for layer in blocks}.values())
-    if pools := [layer.name for layer in order if isinstance(layer.module, nn.MaxPool2d)]:
-        return pools
-    leaves = [layer for layer in order if not any(layer.module.children())]
-    linear = [i for i, layer in enumerate(leaves) if isinstance(layer.module, nn.Linear)]
-    if hidden := [leaves[i + 1].name for i in linear[:-1]]:
-        return hidden
-    raise ValueError("no residual blocks, max-pools or hidden linear layers: name the layers to compare")
-
-
-def logits_layer(network: nn.Module, example: Tensor) -> str:
-    """The last linear layer, whose outputs are the logits.
-
-    Raises:
-        ValueError: there is none.
-    """
-    return leaves_to_logits(network, example)[-1]
-
-
-def penultimate_layer(network: nn.Module, example: Tensor) -> str:
-    """The layer before the logits, the student's side of MI-L. Source: Ahn et al. 2019, section 3.2.
-
-    Raises:
-        ValueError: there is no linear layer, or nothing before it.
-    """
-    names = leaves_to_logits(network, example)
-    if len(names) < 2:
-        raise ValueError("a single layer has none before its logits")
-    return names[-2]
-
-
-def leaves_to_logits(network: nn.Module, example: Tensor) -> list[str]:
-    """Names of the layers that run up to the last linear one, that included."""
-    leaves = [layer for layer in executed(network, example) if not any(layer.module.children())]
-    last = [i for i, layer in enumerate(leaves) if isinstance(layer.module, nn.Linear)]
-    if not last:
-        raise ValueError("no linear layer gives the logits: name the layers to compare")
-    return [layer.name for layer in leaves[: last[-1] + 1]]
-
-
-def match_layers(teacher: Sequence[str], student: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs (teacher's layer, student's layer): as many as the shorter list has, spread evenly over depth, last with last."""
-    count = min(len(teacher), len(student))
-    pick = lambda names, i: names[((i + 1) * len(names) + count // 2) // count - 1]  # noqa: E731
-    return [(pick(teacher, i), pick(student, i)) for i in range(count)]
 
 
 @torch.no_grad()

@@ -1,0 +1,112 @@
+"""Training counted in updates, whatever the number of items: batches, optimiser, and the watch on the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data.items import LabelledItems
+from data.seeding import mix_seed
+from inference.runs.training import stop_if_not_finite
+
+ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
+ROUNDS = 30  # the run is logged and saved this often
+
+Augment = Callable[..., Tensor]
+"""``augment(images, seed=...)``, such as :data:`data.augmentation.CROPS`."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a network trains.
+
+    Attributes:
+        updates: optimiser steps.
+        batch: items per step.
+        learning_rate: the largest, of AdamW with one cycle.
+        weight_decay: of AdamW, for weights alone.
+    """
+
+    updates: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+
+
+class UpdateTraining(lightning.LightningModule):
+    """A given number of AdamW steps under a one-cycle schedule; subclasses say what the losses of a step are.
+
+    A resumed run draws the batches that an unbroken one would have drawn, for they depend on the step's number alone. Losses
+    stay on the device: whether they are finite is asked once per round.
+
+    Args:
+        schedule: steps, batch and rates.
+        augmentation: of images; ``None`` takes items as they are.
+        seed: order and augmentation.
+    """
+
+    def __init__(self, schedule: Schedule, *, augmentation: Augment | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.schedule, self.augmentation, self.seed = schedule, augmentation, seed
+        self.steps_per_round = max(1, schedule.updates // ROUNDS)
+
+    def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
+        """The terms of a step's loss, each a mean over its items; scalars to log are put into ``values``."""
+        raise NotImplementedError
+
+    @property
+    def epochs(self) -> int:
+        """Lightning's epochs: rounds of ``steps_per_round`` updates; at least ``updates`` in all."""
+        return -(-self.schedule.updates // self.steps_per_round)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batch numbers alone: items are taken in :meth:`training_step`, where a resumed run knows its round for certain."""
+        return DataLoader(torch.arange(self.steps_per_round), batch_size=None)  # type: ignore[arg-type]
+
+    def draw(self, source: LabelledItems, step: int, stream: int = ORDER) -> tuple[Tensor, Tensor]:
+        """The ``step``-th batch of passes over ``source``, each in an order of its own; augmented, on the device."""
+        batch = min(self.schedule.batch, len(source))
+        number, place = divmod(step, len(source) // batch)
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, number, stream))
+        chosen = torch.randperm(len(source), generator=generator)[place * batch : (place + 1) * batch]
+        x, y = source.items[chosen].to(self.device), source.labels[chosen].to(self.device)
+        if self.augmentation is not None:
+            x = self.augmentation(x, seed=mix_seed(self.seed, step, stream, WARPS))
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y
+
+    def on_train_epoch_start(self) -> None:
+        self.finite = torch.ones((), dtype=torch.bool, device=self.device)
+
+    def training_step(self, number: int, index: int) -> Tensor:
+        step = (self.current_epoch * self.steps_per_round + index) * self.trainer.world_size + self.global_rank
+        values: dict[str, Tensor] = {}
+        with stop_if_not_finite(self.global_step):
+            loss = torch.stack(self.losses(step, values)).sum()
+        self.finite = self.finite & loss.detach().isfinite()
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Ask whether the round's losses were finite, before its checkpoint is written."""
+        with stop_if_not_finite(self.global_step):
+            if not bool(self.finite):
+                raise FloatingPointError
+
+    def configure_optimizers(self):
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [  # weights alone decay, not biases, norms and decoders' variances
+            {"params": [p for p in trained if p.squeeze().dim() > 1]},
+            {"params": [p for p in trained if p.squeeze().dim() <= 1], "weight_decay": 0.0},
+        ]
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained)
+        rate = self.schedule.learning_rate
+        optimizer = torch.optim.AdamW(groups, rate, weight_decay=self.schedule.weight_decay, fused=fused)
+        steps = self.epochs * self.steps_per_round
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 2))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
