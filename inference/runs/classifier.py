@@ -47,12 +47,11 @@ class ClassifierTraining(UpdateTraining):
 
     def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
         x, y = self.draw(self.items, step)
-        loss = -self.likelihood(self.head(self.network(x))).log_prob(y).sum() / len(x)
+        loss = -self.likelihood(self.head(self.network(x))).log_prob(y).sum() / self.items_per_process(self.items)
         values["train/labels"] = loss.detach()
         return [loss]
 
     def on_train_epoch_end(self) -> None:
-        super().on_train_epoch_end()
         if self.validate is not None:
             self.log_dict(dict(self.validate()), prog_bar=True, sync_dist=True)
 

@@ -28,7 +28,7 @@ class Schedule:
 
     Attributes:
         updates: optimiser steps.
-        batch: items per step.
+        batch: items per step, over all processes.
         learning_rate: the largest, of AdamW with one cycle.
         weight_decay: of AdamW, for weights alone.
     """
@@ -42,8 +42,8 @@ class Schedule:
 class UpdateTraining(lightning.LightningModule):
     """A given number of AdamW steps under a one-cycle schedule; subclasses say what the losses of a step are.
 
-    A resumed run draws the batches that an unbroken one would have drawn, for they depend on the step's number alone. Losses
-    stay on the device: whether they are finite is asked once per round.
+    A resumed run draws the batches that an unbroken one would have drawn, for they depend on the step's number alone. Several
+    processes share each batch, so that they train on what one process would have trained on.
 
     Args:
         schedule: steps, batch and rates.
@@ -57,7 +57,8 @@ class UpdateTraining(lightning.LightningModule):
         self.steps_per_round = max(1, schedule.updates // ROUNDS)
 
     def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
-        """The terms of a step's loss, each a mean over its items; scalars to log are put into ``values``."""
+        """The terms of a step's loss, each a sum over this process's items by :meth:`items_per_process`; scalars to log are put
+        into ``values``."""
         raise NotImplementedError
 
     @property
@@ -69,8 +70,18 @@ class UpdateTraining(lightning.LightningModule):
         """Batch numbers alone: items are taken in :meth:`training_step`, where a resumed run knows its round for certain."""
         return DataLoader(torch.arange(self.steps_per_round), batch_size=None)  # type: ignore[arg-type]
 
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self.trainer.world_size if self._trainer is not None else 1
+
+    def items_per_process(self, source: LabelledItems) -> float:
+        """A process's share of a batch from ``source``, on average: gradients are averaged over processes."""
+        return min(self.schedule.batch, len(source)) / self.processes
+
     def draw(self, source: LabelledItems, step: int, stream: int = ORDER) -> tuple[Tensor, Tensor]:
-        """The ``step``-th batch of passes over ``source``, each in an order of its own; augmented, on the device."""
+        """This process's part of the ``step``-th batch of passes over ``source``, each pass in an order of its own; augmented,
+        on the device."""
         batch = min(self.schedule.batch, len(source))
         number, place = divmod(step, len(source) // batch)
         generator = torch.Generator().manual_seed(mix_seed(self.seed, number, stream))
@@ -78,25 +89,15 @@ class UpdateTraining(lightning.LightningModule):
         x, y = source.items[chosen].to(self.device), source.labels[chosen].to(self.device)
         if self.augmentation is not None:
             x = self.augmentation(x, seed=mix_seed(self.seed, step, stream, WARPS))
+        x, y = x[self.global_rank :: self.processes], y[self.global_rank :: self.processes]
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y
 
-    def on_train_epoch_start(self) -> None:
-        self.finite = torch.ones((), dtype=torch.bool, device=self.device)
-
     def training_step(self, number: int, index: int) -> Tensor:
-        step = (self.current_epoch * self.steps_per_round + index) * self.trainer.world_size + self.global_rank
         values: dict[str, Tensor] = {}
         with stop_if_not_finite(self.global_step):
-            loss = torch.stack(self.losses(step, values)).sum()
-        self.finite = self.finite & loss.detach().isfinite()
+            loss = torch.stack(self.losses(self.current_epoch * self.steps_per_round + index, values)).sum()
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Ask whether the round's losses were finite, before its checkpoint is written."""
-        with stop_if_not_finite(self.global_step):
-            if not bool(self.finite):
-                raise FloatingPointError
 
     def configure_optimizers(self):
         trained = [p for p in self.parameters() if p.requires_grad]

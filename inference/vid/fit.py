@@ -54,7 +54,7 @@ def check(options: VidOptions, data: Sources) -> Networks:
     example, settings = data.target.train.items[:2], StudentSettings.of(options)
     for name, method in options.parsed_methods.items():
         if method.finetuned and data.source is data.target and options.student_weights is None:
-            raise UserError(f"{name} starts from weights of other data: give --teacher_data or --student_weights")
+            raise UserError(f"{name} starts from weights of other data: give `teacher_data` or `student_weights`")
         with seeded(options.seed):
             build_models(student, networks.teacher, example, name, 1.0, settings)
     if settings.pairs is None:
@@ -72,14 +72,14 @@ def build_networks(options: VidOptions, data: Sources) -> Networks:
     """
     finetuned = any(method.finetuned for method in options.parsed_methods.values())
     if options.student_weights is not None and not finetuned:
-        raise UserError("--student_weights are for finetuned students, and --methods has none: add finetuned, or drop them")
+        raise UserError("`student_weights` are for finetuned students, and `methods` has none: add finetuned, or drop them")
     teacher = starting_network(options.teacher, options.teacher_weights, data.source, options.seed)
     if options.teacher_data is not None and options.teacher_weights is not None:
         outputs, classes = embed(teacher, data.source.train.items[:2]).shape[-1], data.source.train.num_classes
         if outputs != classes:
             raise UserError(
-                f"the teacher of {options.teacher_weights} has {outputs} outputs, and --teacher_data {options.teacher_data}"
-                f" {classes} classes: give the data it was trained on, or leave --teacher_data out"
+                f"the teacher of {options.teacher_weights} has {outputs} outputs, and `teacher_data={options.teacher_data}`"
+                f" {classes} classes: give the data it was trained on, or leave `teacher_data` out"
             )
     start = starting_network(options.student, options.student_weights, data.source, options.seed) if finetuned else None
     return Networks(teacher, start)

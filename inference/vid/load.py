@@ -49,7 +49,7 @@ def load_student(
     file = find_checkpoint(run, options, method, per_class, labels, number)
     metadata = load_tensors(file)[1]
     if file.stem == OWN and (student is None or teacher is None or "pairs" not in metadata):
-        raise UserError(f"{run.path} was fitted to networks of your own: give student and teacher, or fit anew if it is old")
+        raise UserError(f"{run.path} was fitted to networks of your own: give `student` and `teacher`, or fit anew if it is old")
     if "item_shape" not in metadata:  # of a run that did not write it yet
         target = Sources.load(options).target
         metadata |= {"item_shape": list(target.item_shape), "dtype": "uint8", "classes": target.train.num_classes}
@@ -103,7 +103,7 @@ def load_teacher(run: RunFolder, options: VidOptions, item_shape: tuple[int, ...
     source, settings = Sources.load(options).source, TeacherSettings.of(options)
     cached = settings.cache / f"{Recipe.of(options.teacher, source, settings).name}.safetensors"
     if not cached.exists():
-        raise UserError(f"the teacher of {run.path} is neither in its checkpoints nor at {cached}: give teacher")
+        raise UserError(f"the teacher of {run.path} is neither in its checkpoints nor at {cached}: give `teacher`")
     network = build_network(options.teacher, item_shape, source.train.num_classes)
     load_network(network, cached)
     return network

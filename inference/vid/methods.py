@@ -146,7 +146,7 @@ def few_layers(method: Method, teacher: nn.Module, student: nn.Module, example: 
     if len(pairs) > 1 or not maps:
         return None
     ((taught, learned),) = pairs
-    return f"only one pair of layers was found, {taught} of the teacher and {learned} of the student: name more with pairs"
+    return f"only one pair of layers was found, {taught} of the teacher and {learned} of the student: name more with `pairs`"
 
 
 def read_coefficient(text: str) -> float:

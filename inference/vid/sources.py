@@ -34,14 +34,14 @@ class Sources:
         """
         target = load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
         if not target.is_classification:
-            raise UserError(f"--data {options.data} has no classes: distillation is for images with classes")
+            raise UserError(f"`data={options.data}` has no classes: distillation is for images with classes")
         if options.teacher_data is None:
             return cls(target, target)
         root = options.teacher_root or options.root
         source = load_supervised(options.teacher_data, root, image_size=options.image_size, seed=options.seed)
         if source.item_shape != target.item_shape:
             shapes = ["×".join(map(str, data.item_shape)) for data in (source, target)]
-            raise UserError(f"the teacher's images are {shapes[0]} and the student's {shapes[1]}: give both one --image_size")
+            raise UserError(f"the teacher's images are {shapes[0]} and the student's {shapes[1]}: give both one `image_size`")
         return cls(target, source)
 
 

@@ -57,19 +57,20 @@ class DistillationTraining(UpdateTraining):
         layers = self.objective.model.teacher_layers
         return features(self.teacher[0], x, layers) if layers else None
 
-    def batches(self, step: int) -> Iterator[tuple[Tensor, Tensor | None, dict[str, Tensor] | None]]:
-        """(images, labels, teacher's layers) of a step: all at once, or labels and layers of separate images."""
+    def batches(self, step: int) -> Iterator[tuple[float, Tensor, Tensor | None, dict[str, Tensor] | None]]:
+        """(items per process, images, labels, teacher's layers) of a step: all at once, or labels and layers of separate
+        images."""
         if self.labelled is not None:
             x, y = self.draw(self.labelled, step, ORDER)
-            yield x, y, self.teacher_features(x) if self.everything is None else None
+            yield self.items_per_process(self.labelled), x, y, self.teacher_features(x) if self.everything is None else None
         if self.everything is not None and self.objective.model.pairs:
             x, _ = self.draw(self.everything, step, UNLABELLED_ORDER)
-            yield x, None, self.teacher_features(x)
+            yield self.items_per_process(self.everything), x, None, self.teacher_features(x)
 
     def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
-        return [self.mean_loss(self.objective.terms(*batch), len(batch[0]), values) for batch in self.batches(step)]
+        return [self.mean_loss(self.objective.terms(*batch), count, values) for count, *batch in self.batches(step)]
 
-    def mean_loss(self, terms: RateDistortion, count: int, values: dict[str, Tensor]) -> Tensor:
+    def mean_loss(self, terms: RateDistortion, count: float, values: dict[str, Tensor]) -> Tensor:
         """Loss per item; adds each site's −log-density (nats per item, without its λ) to ``values``."""
         weights = {pair.site: pair.weight for pair in self.objective.model.pairs}
         for site, total in terms.distortions.items():

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 from models.distillation.decoders import build_decoder
 from models.distillation.losses import (
+    Transfer,
     attention_transfer,
+    build_loss,
     hint,
     knowledge_distillation,
     learning_without_forgetting,
@@ -75,3 +77,24 @@ def test_gradients_are_finite_even_at_equality(loss):
     maps = torch.rand(2, 3, 4, 4, requires_grad=True)
     loss(maps, maps.detach().clone()).sum().backward()
     assert bool(maps.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("transfer", [Transfer.AT, Transfer.NST, Transfer.FITNET])
+def test_losses_are_in_float32_under_autocast(transfer):
+    """In bfloat16 the gradient of attention transfer is exactly zero for about half of such images."""
+    teacher = torch.rand(16, 6, 8, 8, dtype=torch.float32)
+    student = (teacher + 0.03 * torch.randn(16, 6, 8, 8, dtype=torch.float32)).requires_grad_()
+    loss = build_loss(transfer, (6, 8, 8), (6, 8, 8)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        values = loss(student.to(torch.bfloat16), teacher.to(torch.bfloat16))
+    assert values.dtype == torch.float32
+    values.sum().backward()
+    assert bool((student.grad.flatten(1).norm(dim=-1) > 0).all())
+
+
+def test_logits_are_compared_in_float32_under_autocast():
+    s, t = torch.randn(5, 7, dtype=torch.float32), torch.randn(5, 7, dtype=torch.float32)
+    halves = s.to(torch.bfloat16), t.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = build_loss(Transfer.KD, (7,), (7,))(*halves)
+    torch.testing.assert_close(loss, knowledge_distillation(*(h.float() for h in halves)), rtol=0, atol=0)

@@ -1,0 +1,132 @@
+"""A study of students: who trains on what, from which start, and how a strength is chosen."""
+
+import copy
+
+import pytest
+import torch
+
+import inference.vid.fit
+from data.errors import UserError
+from inference.vid.fit import build_networks, check
+from inference.vid.networks import pretrained_network
+from inference.vid.options import Size, VidOptions
+from inference.vid.sources import Sources, SupervisedData
+from models.networks.classifiers import build_network
+from tests.inference.vid.conftest import images, network, numbers
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What :func:`fit_student` was called with, its students as they were before training."""
+    real, found = inference.vid.fit.fit_student, []
+
+    def fit_student(student, teacher, data, *rest, **options):
+        found.append({"student": copy.deepcopy(student.state_dict()), "data": data, **options})
+        return real(student, teacher, data, *rest, **options)
+
+    monkeypatch.setattr("inference.vid.fit.fit_student", fit_student)
+    return found
+
+
+def test_each_run_trains_on_images_of_its_own(study, calls):
+    _, records = study("student", runs=2).fit_all()
+    first, second = (numbers(call["data"].items) for call in calls)
+    assert len(first) == len(second) == 15
+    assert first != second
+    assert [record["run"] for record in records] == [0, 1]
+
+
+def test_a_strength_is_chosen_on_held_out_training_images(study, calls):
+    """Test images, which would score otherwise, take no part in the choice."""
+    made = study("vid", strengths=(0.5, 2.0))
+    strength, tried = made.choose_strength("vid", Size(5))
+    assert [record["split"] for record in tried] == ["val", "val"]
+    assert strength == min(tried, key=lambda record: record["nll"])["strength"]
+    vid, record = made.fit("vid", Size(5), 2.0, validate=True)
+    train = made.data.target.train
+    seen = calls[-1]["data"]
+    own = inference.vid.fit.choose_items(train, Size(5), seed=0)
+    held = [i for i, image in enumerate(own.labelled.items) if int(image[0, 0, 0]) not in numbers(seen.items)]
+    mask = torch.zeros(len(own.labelled), dtype=torch.bool)
+    mask[held] = True
+    assert len(held) == 6, "two of five in each of three classes"
+    assert {key: record[key] for key in ("nll", "accuracy")} == {
+        key: value for key, value in vid.scores(own.labelled.subset(mask)).items() if key in ("nll", "accuracy")
+    }
+    assert record["nll"] != vid.scores(made.data.target.test)["nll"]
+
+
+def test_strength_zero_may_win(study, monkeypatch):
+    """λ = 0 leaves no pairs, but it is a strength like others."""
+    made = study("vid", "student", strengths=(0.0, 1.0))
+    real = inference.vid.fit.make_record
+
+    def make_record(vid, *rest, strength, split, **options):
+        record = real(vid, *rest, strength=strength, split=split, **options)
+        return record | {"nll": strength or 0.0} if split == "val" else record
+
+    monkeypatch.setattr("inference.vid.fit.make_record", make_record)
+    fitted, records = made.fit_all()
+    assert [(r["method"], r["split"], r["strength"]) for r in records] == [
+        ("vid", "val", 0.0),
+        ("vid", "val", 1.0),
+        ("vid", "test", 0.0),
+        ("student", "test", None),
+    ]
+    assert fitted["vid", Size(5)].model.pairs == []
+
+
+def test_finetuned_students_start_from_their_weights(study, calls):
+    pretrained = network(seed=7)
+    study("finetuned", "student", pretrained=pretrained).fit_all()
+    finetuned, plain = (call["student"] for call in calls)
+    for name, value in pretrained.state_dict().items():
+        if not name.startswith("2."):  # the head is new
+            assert torch.equal(finetuned[name], value), name
+    assert not torch.equal(finetuned["2.weight"], pretrained.state_dict()["2.weight"])
+    assert not torch.equal(plain["1.0.weight"], finetuned["1.0.weight"])
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_data_say_whether_images_may_be_mirrored(study, calls, mirror):
+    study("student", mirror=mirror).fit_all()
+    assert calls[0]["mirror"] is mirror
+
+
+class TestNetworks:
+    def data(self):
+        target = SupervisedData("letters", images(10), images(5))
+        return Sources(target, SupervisedData("glyphs", images(10), images(5)))
+
+    def test_weights_that_no_method_uses_are_named(self, tmp_path):
+        with pytest.raises(UserError, match="`student_weights` are for finetuned students, and `methods` has none"):
+            build_networks(VidOptions(student_weights="x.pth", methods="student,kd"), self.data())
+
+    def test_weights_are_read_once(self, tmp_path, monkeypatch):
+        file = tmp_path / "teacher.pt"
+        torch.save(network("conv4-8").state_dict(), file)
+        reads = []
+
+        def counted(*arguments):
+            reads.append(arguments)
+            return pretrained_network(*arguments)
+
+        monkeypatch.setattr("inference.vid.networks.pretrained_network", counted)
+        options = VidOptions(teacher="conv4-8", teacher_weights=str(file), student="conv4-4", methods="kd,vid", per_class="5")
+        networks = check(options, self.data())
+        assert len(reads) == 1
+        made = inference.vid.fit.Study.prepare(options, self.data(), networks, None)
+        assert len(reads) == 1
+        assert made.networks.teacher is networks.teacher
+
+    def test_a_teacher_of_other_classes_than_its_data_is_named(self, tmp_path):
+        file = tmp_path / "teacher.pt"
+        torch.save(build_network("conv4-8", (1, 16, 16), 7).state_dict(), file)
+        options = VidOptions(teacher="conv4-8", teacher_weights=str(file), teacher_data="glyphs")
+        with pytest.raises(UserError, match="has 7 outputs, and `teacher_data=glyphs` 3 classes"):
+            build_networks(options, self.data())
+
+    def test_few_layers_are_told_in_one_line(self, capsys, monkeypatch):
+        monkeypatch.setattr("inference.vid.fit.few_layers", lambda *where: "only one pair of layers was found")
+        check(VidOptions(student="conv4-4", teacher="conv4-8", methods="vid,at", per_class="5"), self.data())
+        assert capsys.readouterr().out == "note: only one pair of layers was found\n"

@@ -1,0 +1,118 @@
+"""Networks with given weights: torchvision's, our own files, a run's students; and trained ones, kept and found again."""
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+import inference.vid.networks
+from data.errors import UserError
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import save_tensors
+from inference.runs.training import Loop
+from inference.vid.networks import Recipe, TeacherSettings, make_network, pretrained_network, replace_head, trained_network
+from inference.vid.sources import SupervisedData
+from inference.vid.vid import VID
+from models.networks.classifiers import build_network
+from tests.inference.vid.conftest import images
+
+
+def test_torchvision_state_dicts(tmp_path):
+    source = resnet18(num_classes=7).eval()
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    network = pretrained_network("resnet18", str(tmp_path / "weights.pth"), (3, 32, 32)).eval()
+    images = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(network(images), source((images / 255 - mean) / std))
+    assert replace_head(network, 3)(images).shape == (2, 3)
+
+
+def test_own_files(tmp_path):
+    network = build_network("lenet", (1, 16, 16), 4)
+    torch.save(network.state_dict(), tmp_path / "lenet.pt")
+    again = pretrained_network("lenet", str(tmp_path / "lenet.pt"), (1, 16, 16))
+    x = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(network(x), again(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("resnet18", b"nothing", "damaged or no state dict"),
+        ("resnet18", {"a": 1}, "holds no state dict"),
+        ("resnet18", {"a": torch.zeros(3)}, "no linear layer"),
+        ("resnet18", {"fc.weight": torch.zeros(3, 4)}, "does not fit resnet18"),
+        ("resnet18", None, "neither a file nor weights of resnet18: torchvision has IMAGENET1K_V1"),
+        ("wrn-16-1", None, "torchvision has no model wrn-16-1"),
+    ],
+)
+def test_bad_files(name, content, message, tmp_path):
+    file = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(UserError, match=message):
+        pretrained_network(name, str(file), (3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["mlp-8", "conv4-4", "lenet"])
+def test_own_safetensors(name, tmp_path):
+    """Tensors come in the order of their names' letters there: 10 before 2."""
+    network = build_network(name, (1, 16, 16), 4).eval()
+    file = save_tensors(tmp_path / "network.safetensors", network.state_dict(), {})
+    x = torch.randint(0, 255, (2, 1, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(pretrained_network(name, str(file), (1, 16, 16)).eval()(x), network(x))
+
+
+def test_a_student_of_a_run_can_teach(tmp_path):
+    """Its checkpoint holds decoders too."""
+    data = images(4)
+    teacher, student = (build_network(name, (1, 16, 16), 3) for name in ("conv4-8", "conv4-4"))
+    VID.fit(student, teacher, data.items, data.labels, method="lwf+vid", updates=2, out=str(tmp_path / "run"))
+    again = pretrained_network("conv4-4", str(tmp_path / "run" / "checkpoints" / "student.safetensors"), (1, 16, 16)).eval()
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+class TestTrained:
+    def settings(self, tmp_path, **changes):
+        values = {"epochs": 1, "batch": 8, "learning_rate": 5e-3, "weight_decay": 0.05, "augment": True, "seed": 0}
+        return TeacherSettings(**values | changes, loop=Loop("cpu"), cache=tmp_path / "cache")
+
+    def test_trained_once_then_found_in_the_run_or_the_cache(self, tmp_path, monkeypatch, capsys):
+        data, settings = SupervisedData("letters", images(8), images(2)), self.settings(tmp_path)
+        runs = [RunFolder.create(tmp_path / name, "svi_vid", "") for name in ("first", "second")]
+        states = []
+        for run in (runs[0], runs[0], runs[1]):
+            network = trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, run)
+            states.append(network.state_dict())
+            assert not network.training
+            monkeypatch.setattr(inference.vid.networks, "train_classifier", None)
+        assert all(torch.equal(value, state[name]) for state in states[1:] for name, value in states[0].items())
+        assert "read from" in capsys.readouterr().out
+        own = [list(run.checkpoints.glob("teacher-conv4-4-*.safetensors")) for run in runs]
+        assert all(len(files) == 1 for files in own), "each run folder has its teacher"
+        next((tmp_path / "cache").iterdir()).unlink()
+        trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, runs[1])
+
+    def test_names_tell_recipes_apart(self, tmp_path):
+        letters, photographs = (SupervisedData("folder", images(4), images(2), mirror=mirror) for mirror in (False, True))
+        settings = self.settings(tmp_path)
+        recipes = [Recipe.of("conv4-4", letters, settings), Recipe.of("conv4-4", photographs, settings)]
+        recipes += [Recipe.of("conv4-4", letters, self.settings(tmp_path, **{name: 2})) for name in ("epochs", "batch", "seed")]
+        recipes += [Recipe.of("conv4-8", letters, settings)]
+        assert len({recipe.name for recipe in recipes}) == 6
+        assert recipes[0].crops is None
+
+    @pytest.mark.parametrize(
+        ("mirror", "augment", "expected"), [(True, True, "CROPS"), (False, True, "LETTERS"), (True, False, None)]
+    )
+    def test_teachers_learn_with_the_augmentation_of_their_data(self, tmp_path, monkeypatch, mirror, augment, expected):
+        used = []
+        monkeypatch.setattr(
+            inference.vid.networks, "train_classifier", lambda *rest, augmentation, **options: used.append(augmentation)
+        )
+        data = SupervisedData("folder", images(4), images(2), mirror=mirror)
+        run = RunFolder.create(tmp_path / "run", "svi_vid", "")
+        settings = self.settings(tmp_path, augment=augment)
+        trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, run)
+        assert used == [expected and getattr(__import__("data.augmentation", fromlist=[expected]), expected)]
