@@ -49,7 +49,7 @@ def load_student(
     file = find_checkpoint(run, options, method, per_class, labels, number)
     metadata = load_tensors(file)[1]
     if file.stem == OWN and (student is None or teacher is None or "pairs" not in metadata):
-        raise UserError(f"{run.path} was fitted to networks of your own: give `student` and `teacher`, or fit anew if it is old")
+        raise UserError(f"{run.path} was fitted to networks of your own: give `student` and `teacher`, or fit anew")
     if "item_shape" not in metadata:  # of a run that did not write it yet
         target = Sources.load(options).target
         metadata |= {"item_shape": list(target.item_shape), "dtype": "uint8", "classes": target.train.num_classes}

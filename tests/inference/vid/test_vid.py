@@ -163,6 +163,19 @@ def test_photographs_are_cut_and_letters_are_warped(monkeypatch, mirror, expecte
     assert used == [expected, None]
 
 
+def test_temperature_is_an_option():
+    x, y = digits()
+    states = []
+    for temperature in (None, 4.0, 8.0):
+        teacher, student = networks()
+        VID.fit(student, teacher, x, y, method="kd", updates=2, temperature=temperature)
+        states.append(student.state_dict()["2.weight"].clone())
+    assert torch.equal(states[0], states[1]), "KD's own is 4"
+    assert not torch.equal(states[0], states[2])
+    with pytest.raises(UserError, match="temperature"):
+        VID.fit(student, teacher, x, y, method="kd", temperature=0.0)
+
+
 def test_a_single_pair_of_layers_is_warned_of():
     flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 49, 3))
     x, y = torch.rand(9, 1, 16, 16), torch.arange(9) % 3
