@@ -1,0 +1,105 @@
+"""Tensors on disk: safetensors files with JSON metadata, states of modules, feature files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data.errors import UserError
+from data.items import SPLITS, LabelledItems
+from inference.runs.folder import write_atomically
+
+
+Features = dict[str, LabelledItems]
+"""split -> features ``[n, D]`` with labels."""
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Path:
+    """A safetensors file with JSON metadata."""
+    separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # shared ones too
+    text = {key: json.dumps(value) for key, value in metadata.items()}
+    return write_atomically(path, lambda file: save_file(separate, str(file), metadata=text))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is missing, damaged or no safetensors file: {error}") from error
+
+
+def load_state(module: nn.Module, path: str | Path) -> None:
+    """Load a safetensors state dict into ``module``.
+
+    Raises:
+        UserError: it is damaged or belongs to another configuration.
+    """
+    tensors, _ = load_tensors(path)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{path} belongs to another configuration: {detail}") from None
+
+
+def save_features(path: Path, features: Features, metadata: dict[str, Any] | None = None) -> Path:
+    """Write ``features`` ``[classes, images, D]`` float32 and ``counts`` ``[classes]``, with ``classes`` (names) and
+    ``splits`` (one a class) in the metadata.
+
+    Classes with fewer images than the largest are padded with NaN behind their own ``counts`` images.
+    """
+    counts = torch.cat([part.counts for part in features.values()])
+    blocks: list[Tensor] = []
+    names: list[str] = []
+    splits: list[str] = []
+    for split, part in features.items():
+        block = torch.full((part.num_classes, int(counts.max()), part.items.shape[-1]), torch.nan)
+        order = part.labels.argsort(stable=True)
+        rank = torch.arange(len(part)) - (part.counts.cumsum(0) - part.counts)[part.labels[order]]
+        block[part.labels[order], rank] = part.items[order].float()
+        blocks.append(block)
+        names += part.class_names
+        splits += [split] * part.num_classes
+    content = {"classes": names, "splits": splits, **(metadata or {})}
+    return save_tensors(path, {"features": torch.cat(blocks), "counts": counts}, content)
+
+
+def load_features(path: str | Path) -> Features:
+    """Read a feature file: ours, or any with ``features`` ``[classes, images, D]``, ``classes`` and ``splits``.
+
+    Raises:
+        UserError: damaged, or of another layout.
+    """
+    tensors, metadata = load_tensors(path)
+    features, names, splits = tensors.get("features"), metadata.get("classes"), metadata.get("splits")
+    if features is None or features.dim() != 3 or names is None or splits is None:
+        raise UserError(f"{path} lacks a tensor 'features' [classes, images, D] or metadata 'classes' and 'splits'")
+    if not len(features) == len(names) == len(splits):
+        raise UserError(f"{path}: {len(features)} classes of features, {len(names)} names, {len(splits)} splits")
+    counts = tensors.get("counts", torch.full((len(features),), features.shape[1]))
+    present = torch.arange(features.shape[1]) < counts[:, None]
+    if not bool(features[present].isfinite().all()):
+        raise UserError(f"{path} holds features that are not finite")
+    loaded = {}
+    for split in dict.fromkeys([*SPLITS, *splits]):
+        chosen = torch.tensor([s == split for s in splits])
+        if chosen.any():
+            labels = torch.repeat_interleave(torch.arange(int(chosen.sum())), counts[chosen])
+            class_names = tuple(name for name, s in zip(names, splits, strict=True) if s == split)
+            loaded[split] = LabelledItems(features[chosen][present[chosen]].float(), labels, class_names)
+    if missing := [split for split in SPLITS if split not in loaded]:
+        raise UserError(f"{path} has no classes for {', '.join(missing)}")
+    return loaded
