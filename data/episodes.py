@@ -20,12 +20,14 @@ class Episode(NamedTuple):
         support_y: ``[tasks, way * shot]`` int64 in ``0 .. way - 1`` (regression: ``[tasks, support]`` floats).
         query_x: ``[tasks, query, *item_shape]``.
         query_y: ``[tasks, query]``, hidden from the guide; ``None`` at prediction time.
+        way: classes per task, 1 in regression; ``None`` where only the support labels tell.
     """
 
     support_x: Tensor
     support_y: Tensor
     query_x: Tensor
     query_y: Tensor | None = None
+    way: int | None = None
 
     def to(self, *args, **kwargs) -> Episode:
         """Move every tensor, as ``Tensor.to`` does; a dtype changes floating-point tensors alone."""
@@ -36,12 +38,16 @@ class Episode(NamedTuple):
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
         query_y = None if self.query_y is None else move(self.query_y)
-        return Episode(move(self.support_x), move(self.support_y), move(self.query_x), query_y)
+        return Episode(move(self.support_x), move(self.support_y), move(self.query_x), query_y, self.way)
 
-    def first(self, count: int) -> Episode:
-        """The first ``count`` tasks."""
-        query_y = None if self.query_y is None else self.query_y[:count]
-        return Episode(self.support_x[:count], self.support_y[:count], self.query_x[:count], query_y)
+    def tasks(self, chosen: slice | Tensor) -> Episode:
+        """Some of the tasks, by a slice or by indices ``[n]``."""
+        query_y = None if self.query_y is None else self.query_y[chosen]
+        return Episode(self.support_x[chosen], self.support_y[chosen], self.query_x[chosen], query_y, self.way)
+
+    def on_support(self) -> Episode:
+        """The same tasks with the support set as queries: its own labels are scored."""
+        return self._replace(query_x=self.support_x, query_y=self.support_y)
 
     def unlabelled(self) -> Episode:
         """The same tasks without the query labels."""
@@ -115,7 +121,7 @@ class EpisodeSampler:
         support, query, query_y, _ = self.sample_indices(tasks, seed=seed)
         support_y = torch.arange(self.spec.way).repeat_interleave(self.spec.shot).expand(tasks, -1)
         items = self.source.items
-        return Episode(items[support], support_y, items[query], query_y)
+        return Episode(items[support], support_y, items[query], query_y, self.spec.way)
 
     def sample_indices(self, tasks: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Indices into the source instead of items.

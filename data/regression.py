@@ -29,7 +29,7 @@ def linear_tasks(
     weights = prior_loc + prior_scale * torch.randn(tasks, dim, generator=generator, dtype=dtype)
     x = torch.randn(tasks, total, dim, generator=generator, dtype=dtype)
     y = (x @ weights[..., None])[..., 0] + noise * torch.randn(tasks, total, generator=generator, dtype=dtype)
-    return Episode(x[:, :support], y[:, :support], x[:, support:], y[:, support:])
+    return Episode(x[:, :support], y[:, :support], x[:, support:], y[:, support:], way=1)
 
 
 def linear_posterior(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def sinusoid_tasks(
     x = 10 * torch.rand(tasks, support + queries, generator=generator) - 5
     y = amplitude * torch.sin(x + phase) + noise * torch.randn(x.shape, generator=generator)
     features = radial_basis(x, num_features)
-    return Episode(features[:, :support], y[:, :support], features[:, support:], y[:, support:])
+    return Episode(features[:, :support], y[:, :support], features[:, support:], y[:, support:], way=1)
 
 
 def radial_basis(x: Tensor, num_features: int = 40) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,8 +12,8 @@ from data.catalogue import load_data
 from data.errors import UserError
 from data.items import SPLITS, LabelledItems
 from data.sources.folder import load_tree
-from inference.meta.report import evaluate_variant, format_table
-from inference.meta.sib import SIB
+from inference.meta.learner import Learner
+from inference.meta.report import TaskRecord, evaluate_learner, format_records
 from inference.runs.commands import OptionParser, build_options, run_command
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.tensors import load_features
@@ -60,37 +59,36 @@ class PredictOptions:
     out: str | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
     """Run the command; returns the records, one for each number of steps up to K."""
     parser = OptionParser(prog="python -m inference.predict", description=__doc__)
     parser.add_argument("--config", action="config", help="YAML file of options; flags override it")
     parser.add_class_arguments(PredictOptions)
     options = build_options(PredictOptions, parser.parse_args(arguments))
     run = RunFolder.existing(options.run)
-    sib = SIB.load(run, options.variant)
+    learner = Learner.load(run, options.variant)
     if (options.steps is not None and options.steps < 0) or options.tasks < 2:
         raise UserError("--steps must not be negative and --tasks must be at least 2")
-    part = excluding(features_for(options, sib, run), options.exclude)
-    spec = sib.options.spec(way=options.way, shot=options.shot, queries=options.queries, imbalance=options.imbalance)
-    if sib.options.gradient == "mlp" and spec.way != sib.options.way:
-        raise UserError(f"the mlp gradient network works {sib.options.way}-way only: train with --gradient equivariant")
-    records = evaluate_variant(sib, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
+    part = excluding(features_for(options, learner, run), options.exclude)
+    spec = learner.options.spec(way=options.way, shot=options.shot, queries=options.queries, imbalance=options.imbalance)
+    learner.check_way(spec.way, spec.way * spec.queries)
+    records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
     out = Path(options.out) if options.out else run.path / "predict.json"
     content = {
         "command": "predict",
-        "dataset": options.data or sib.options.data,
-        "seed": sib.options.seed,
+        "dataset": options.data or learner.options.data,
+        "seed": learner.options.seed,
         "seconds": {},
-        "results": records,
+        "results": [asdict(record) for record in records],
     }
     write_json(out, content)
-    print(f"{sib.variant.name} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
-    print(format_table(records))
+    print(f"{learner.variant.name} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
+    print(format_records(records))
     print(f"\nresults: {out}")
     return records
 
 
-def features_for(options: PredictOptions, sib: SIB, run: RunFolder) -> LabelledItems:
+def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> LabelledItems:
     """Backbone features of the asked split."""
     if options.split not in (*SPLITS, "all"):
         raise UserError(f"unknown split {options.split!r}: choose train, val, test or all")
@@ -98,20 +96,20 @@ def features_for(options: PredictOptions, sib: SIB, run: RunFolder) -> LabelledI
         if options.split == "all":
             raise UserError("--split all needs --root")
         return load_features(run.features)[options.split]
-    if sib.network is None:
+    if learner.network is None:
         raise UserError(f"{run.path} was fitted from a feature file and has no network for images")
-    size = options.image_size or sib.network.image_shape[-1]
+    size = options.image_size or learner.network.image_shape[-1]
     if options.split == "all":
         if options.root is None:
             raise UserError("--split all needs --root")
         part = load_tree(options.root, size)
     else:
-        part = load_data(options.data or "folder", options.root, image_size=size, seed=sib.options.seed)[options.split]
-    channels, *_ = sib.network.image_shape
-    if size != sib.network.image_shape[-1]:
-        raise UserError(f"the run's images are {sib.network.image_shape[-1]} pixels wide: leave out --image_size")
+        part = load_data(options.data or "folder", options.root, image_size=size, seed=learner.options.seed)[options.split]
+    channels, *_ = learner.network.image_shape
+    if size != learner.network.image_shape[-1]:
+        raise UserError(f"the run's images are {learner.network.image_shape[-1]} pixels wide: leave out --image_size")
     images = match_channels(255 - part.items if options.invert else part.items, channels)
-    return LabelledItems(embed(sib.network, images), part.labels, part.class_names)
+    return LabelledItems(embed(learner.network, images), part.labels, part.class_names)
 
 
 def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:

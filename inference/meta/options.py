@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ class SibOptions:
         shot: support images a class.
         queries: query images a class.
         imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) instead of balanced ones.
+        methods: separated by commas: sib, and others to stand beside it.
         steps: K, synthetic gradient steps.
         beta: weight of the rate; several, separated by commas, are a sweep of which validation tasks choose one.
         predictor: distance, cosine or linear; several, separated by commas, are a sweep too.
@@ -70,6 +70,7 @@ class SibOptions:
     shot: int = 1
     queries: int = 15
     imbalance: float | None = None
+    methods: str = "sib"
     steps: int = 3
     beta: str | float | list[float] = "0.1,1"
     predictor: str = "distance"
@@ -117,6 +118,21 @@ class SibOptions:
         return Loop(self.device, self.devices, self.precision, self.progress)
 
     @property
+    def predictors(self) -> list[str]:
+        """Predictors to try."""
+        return split_commas(self.predictor)
+
+    @property
+    def protocol_names(self) -> list[str]:
+        """Test protocols."""
+        return split_commas(self.protocols)
+
+    @property
+    def method_names(self) -> list[str]:
+        """Methods to fit."""
+        return split_commas(self.methods)
+
+    @property
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
         return parse_sweep("beta", self.beta)
@@ -124,41 +140,3 @@ class SibOptions:
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
         return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance), **changes)
-
-    def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
-        """Discriminant directions for a predictor; cosine does better on all dimensions, distances on the leading ones.
-
-        Raises:
-            UserError: more directions than base classes or features allow.
-        """
-        if self.rank is None:
-            return 0 if predictor == "cosine" else min(32, base_classes - 1, num_features)
-        if self.rank >= base_classes or self.rank > num_features:
-            raise UserError(f"--rank {self.rank} is too large for {base_classes} base classes and {num_features} features")
-        return self.rank
-
-    def variants(self) -> list[Variant]:
-        """All guides the run trains: each predictor and β, with K steps and (the inductive reference) with none."""
-        steps = dict.fromkeys((self.steps, 0))
-        betas = (0.0,) if self.posterior == "delta" else self.betas
-        return [Variant(*choice) for choice in itertools.product(split_commas(self.predictor), betas, steps)]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One guide of a run.
-
-    Attributes:
-        predictor: a name of :data:`models.tasks.predictors.PREDICTORS`.
-        beta: β; 0 for a delta posterior, which has no rate.
-        steps: K.
-    """
-
-    predictor: str
-    beta: float
-    steps: int
-
-    @property
-    def name(self) -> str:
-        """Used for folders and logs."""
-        return f"{self.predictor}-beta{self.beta:g}-k{self.steps}"

@@ -110,7 +110,7 @@ class MixturePrior(Prior):
     Args:
         loc: ``[components, D]``, initial means.
         scale: ``[components, D]``, initial standard deviations.
-        kl: how KL(q ‖ p) is had, see :class:`~models.distributions.mixture.GaussianMixture`.
+        kl: how KL(q ‖ p) is estimated, see :class:`~models.distributions.mixture.GaussianMixture`.
     """
 
     def __init__(self, loc: Tensor, scale: Tensor, *, kl: str = "bound") -> None:
@@ -121,7 +121,7 @@ class MixturePrior(Prior):
 
     @classmethod
     def from_class_means(cls, means: Tensor) -> MixturePrior:
-        """One component a base class, centred on its mean feature; ``[classes, D]``."""
+        """One component per base class, centred on its mean feature; ``[classes, D]``."""
         return cls(means, means.std(0).clamp_min(1e-3).expand_as(means))
 
     def hyperparameters(self) -> tuple[Tensor, ...]:
@@ -129,5 +129,11 @@ class MixturePrior(Prior):
 
     def distribution(self, hyperparameters: tuple[Tensor, ...], way: int) -> dist.TorchDistribution:
         loc, log_scale = hyperparameters
-        mixture = GaussianMixture(loc.new_zeros(len(loc)), loc, log_scale.exp(), kl=self.kl)
+        if loc.dim() > 2:  # each task has its own components, [tasks, components, D], which all its rows meet
+            loc, log_scale = loc.unsqueeze(-3), log_scale.unsqueeze(-3)
+        mixture = GaussianMixture(loc.new_zeros(loc.shape[-2]), loc, log_scale.exp(), kl=self.kl)
         return mixture.expand([way]).to_event(1)
+
+    def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
+        loc, log_scale = hyperparameters
+        return (loc.square() + (2 * log_scale).exp()).mean(-2, keepdim=True) - loc.mean(-2, keepdim=True).square()

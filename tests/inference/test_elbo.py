@@ -120,7 +120,7 @@ def test_loss_is_a_sum_over_tasks_whatever_they_are_batched_with():
     model, guide = build(family="delta")
     tasks = episode(4)
     objective = RateDistortionELBO(beta=0.0)(model, guide)
-    alone = sum(objective(*(t[i : i + 1] for t in tasks)) for i in range(4))
+    alone = sum(objective(*tasks.tasks(slice(i, i + 1))) for i in range(4))
     torch.testing.assert_close(objective(*tasks), alone)
 
 
@@ -150,7 +150,7 @@ class TestConjugateRegression:
 
     def model(self, prior):
         predictor = LinearPredictor(1.0, learned=False)
-        return EmpiricalBayesModel(prior, predictor, GaussianLikelihood(NOISE, learned=False), way=1).double()
+        return EmpiricalBayesModel(prior, predictor, GaussianLikelihood(NOISE, learned=False)).double()
 
     def test_posterior_and_evidence_are_exact(self):
         loc, scale, data = self.problem()
@@ -196,8 +196,9 @@ class TestConjugateRegression:
     def test_hierarchical_bayes_concentrates_on_the_true_prior_with_many_tasks(self):
         """Equation 2: q(ψ) covers the ψ that made 300 tasks, and is narrower than p(ψ)."""
         from guides.tasks.hyper import HyperGuide
+        from guides.tasks.rules import GradientStep
         from guides.tasks.starts import RidgeStart
-        from guides.tasks.unrolled import SyntheticGradientGuide
+        from guides.tasks.synthetic import SyntheticGradientGuide
 
         loc, scale = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2])
         data = linear_tasks(300, 40, loc, scale, noise=NOISE, seed=1).to(dtype=torch.float64)
@@ -206,7 +207,7 @@ class TestConjugateRegression:
         model = self.model(prior)
         hyper = HyperGuide(prior)
         guide = SyntheticGradientGuide(
-            prior, model.predictor, RidgeStart(loc, scale, NOISE), nn.Identity(), num_features=3, steps=0, hyper=hyper, way=1
+            prior, model.predictor, RidgeStart(loc, scale, NOISE), nn.Identity(), GradientStep(0, 3), steps=0, hyper=hyper
         ).double()
         self.fit(model, guide, data, steps=600, particles=4)
         width = hyper.log_scales[0].exp()

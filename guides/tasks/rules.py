@@ -1,0 +1,97 @@
+"""Update rules: how θ of the next step follows from θ and a gradient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from guides.tasks.families import PosteriorParameters
+
+
+class Pull(NamedTuple):
+    """What pulls on θ in one step.
+
+    Attributes:
+        data: gradient of the (synthetic) distortion for ``loc`` and ``log_scale``; the latter is ``None`` where the
+            expectation was taken at the mean.
+        rate: gradient of KL(q_θ ‖ p) for both, or ``None`` where the posterior has no rate.
+        variance: of the prior, ``[..., 1, D]``: the units in which the rate's gradient is stable.
+        beta: weight of the rate.
+    """
+
+    data: tuple[Tensor, Tensor | None]
+    rate: tuple[Tensor, Tensor] | None
+    variance: Tensor
+    beta: float
+
+
+class Rule(nn.Module):
+    """Base class of update rules."""
+
+    def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
+        """θ after step ``index`` (from 0); steps beyond the trained number repeat the last one's numbers."""
+        raise NotImplementedError
+
+
+class GradientStep(Rule):
+    """θ ← θ − η ∇θ, with one step size per step.
+
+    The step is bounded in the prior's units: η β never exceeds the prior's variance (1 where ``whiten`` is on) for the mean,
+    and half of 1 for the log standard deviation, and the standard deviation never jumps past the prior's. Beyond these bounds
+    the rate's pull overshoots the prior, and K steps would end with a worse objective than none.
+
+    With ``whiten`` the descent runs in the prior's own units, w = μ_ψ + σ_ψ u (the non-centred parameterisation), which
+    multiplies the gradient of the mean by σ_ψ²; the rate's pull is then η β (loc − μ_ψ), however narrow the prior.
+
+    Where the expectation over w was taken at the mean, the distortion says nothing about log σ: its pull is then a learned
+    shift per step and dimension.
+
+    Args:
+        steps: K.
+        num_features: D.
+        size: initial η.
+        learned: learn one η per step, on the log scale.
+        whiten: descend in the prior's units.
+    """
+
+    def __init__(
+        self, steps: int, num_features: int, *, size: float = 1e-3, learned: bool = False, whiten: bool = False
+    ) -> None:
+        super().__init__()
+        if not 0 < size < float("inf"):
+            raise ValueError(f"a step size must be positive, not {size}")
+        self.whiten = whiten
+        self.log_size = nn.Parameter(torch.full((max(steps, 1),), float(size)).log(), requires_grad=learned)
+        self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
+
+    def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
+        index = min(index, len(self.log_size) - 1)
+        size = self.log_size[index].exp()
+        loc_gradient, log_scale_gradient = pull.data
+        if pull.rate is not None and pull.beta:
+            return self.descend_both(index, size, parameters, pull)
+        units = pull.variance if self.whiten else 1.0
+        loc = parameters.loc - size * units * loc_gradient
+        if log_scale_gradient is None:
+            return PosteriorParameters(loc, parameters.log_scale - self.scale_shift[index])
+        return PosteriorParameters(loc, parameters.log_scale - size * log_scale_gradient)
+
+    def descend_both(self, index: int, size: Tensor, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
+        """A step on distortion and rate, within the bounds."""
+        assert pull.rate is not None
+        loc_gradient, log_scale_gradient = pull.data
+        if self.whiten:
+            loc_size = size.clamp(max=1 / pull.beta) * pull.variance
+        else:
+            loc_size = torch.minimum(size, pull.variance / pull.beta)
+        loc = parameters.loc - loc_size * (loc_gradient + pull.beta * pull.rate[0])
+        scale_size = size.clamp(max=0.5 / pull.beta)
+        fall = scale_size * pull.beta * pull.rate[1]
+        excess = parameters.log_scale - 0.5 * pull.variance.log()  # log of the posterior's over the prior's scale
+        fall = torch.where(fall > 0, torch.minimum(fall, excess.clamp_min(0)), fall)
+        log_scale = parameters.log_scale - fall
+        if log_scale_gradient is None:
+            return PosteriorParameters(loc, log_scale - self.scale_shift[index])
+        return PosteriorParameters(loc, log_scale - scale_size * log_scale_gradient)

@@ -1,0 +1,36 @@
+"""Methods of meta-learning by name.
+
+A method says which variants a run trains and builds a model and a guide for each; both are programs over an
+:class:`~data.episodes.Episode`, and the model has the observed site ``labels``. Everything else (training, evaluation,
+posterior, records, pictures, ``predict``) works from that site. To add one: a file here, and a line in :data:`METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from inference.meta.methods import sib
+from inference.meta.options import SibOptions
+from inference.meta.settings import GuideSettings
+from inference.meta.variants import Variant
+
+
+class Method(NamedTuple):
+    """How a method enters a run.
+
+    Attributes:
+        variants: from the command's options to what the run trains.
+        build: from settings, a variant and the base classes' mean features ``[base classes, D]`` to model and guide.
+    """
+
+    variants: Callable[[SibOptions], list[Variant]]
+    build: Callable[[GuideSettings, Variant, Tensor], tuple[nn.Module, nn.Module]]
+
+
+METHODS: dict[str, Method] = {
+    "sib": Method(sib.variants, sib.build),
+}
+"""Names of ``--methods``."""
