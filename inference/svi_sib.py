@@ -17,7 +17,14 @@ from inference.meta.options import SibOptions
 from inference.meta.regression import regression_run
 from inference.meta.report import evaluate_run, final_records, format_table
 from inference.meta.sib import SIB
-from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.runs.commands import (
+    flags_in_errors,
+    options_to_yaml,
+    print_places,
+    read_command,
+    run_command,
+    write_metrics,
+)
 from inference.runs.folder import RunFolder, write_atomically
 from inference.runs.tensors import load_features
 from models.networks.feature_network import FeatureNetwork
@@ -26,6 +33,7 @@ DESCRIPTION = """Synthetic information bottleneck: few-shot classification by tr
 Without arguments it runs the whole job on embedded letters in about two minutes."""
 
 
+@flags_in_errors(SibOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(SibOptions, "svi_sib", DESCRIPTION, arguments)

@@ -15,7 +15,6 @@ from data.errors import UserError
 from data.items import SPLITS, LabelledItems
 from inference.runs.folder import write_atomically
 
-
 Features = dict[str, LabelledItems]
 """split -> features ``[n, D]`` with labels."""
 
@@ -75,6 +74,15 @@ def save_features(path: Path, features: Features, metadata: dict[str, Any] | Non
         splits += [split] * part.num_classes
     content = {"classes": names, "splits": splits, **(metadata or {})}
     return save_tensors(path, {"features": torch.cat(blocks), "counts": counts}, content)
+
+
+def dataset_name(path: str | Path) -> str:
+    """The data set that a feature file is of: as its metadata say, or else the file's own name.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return load_tensors(path)[1].get("dataset") or Path(path).stem
 
 
 def load_features(path: str | Path) -> Features:

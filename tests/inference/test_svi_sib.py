@@ -253,23 +253,23 @@ class TestErrors:
             (["--data", "nonsense"], "unknown data set"),
             (["--data", "folder"], "needs --root"),
             (["--data", "folder", "--root", "/no/such/place"], "no such file or folder"),
-            (["--way", "1"], "way = 1 is too small"),
-            (["--shot", "0"], "shot = 0"),
+            (["--way", "1"], "--way 1: must be a whole number, 2 or more"),
+            (["--shot", "0"], "--shot 0: must be a whole number, above 0"),
             (["--way", "five"], "way"),
-            (["--beta", "-1"], "not negative"),
-            (["--beta", "0.1,lots"], "neither a number"),
-            (["--steps", "-1"], "too small"),
-            (["--predictor", "quadratic"], "unknown predictor"),
-            (["--protocols", "easy"], "unknown protocol"),
+            (["--beta", "-1"], "not a finite number, 0 or more"),
+            (["--beta", "0.1,lots"], "lots is not a finite number"),
+            (["--steps", "-1"], "--steps -1: must be a whole number, 0 or more"),
+            (["--predictor", "quadratic"], "quadratic is unknown: choose cosine, distance, linear"),
+            (["--protocols", "easy"], "easy is unknown: choose standard, imbalanced, lwof"),
             (["--protocols", "lwof"], "--holdout"),
             (["--gradient", "magic"], "gradient"),
-            (["--no-such-option", "1"], "no_such_option"),
+            (["--no-such-option", "1"], "no option --no-such-option"),
             (["--backbone", "conv-9000"], "unknown network"),
             (["--image-size", "8"], "too small"),
             (["--features", "/no/such/file"], "missing"),
             (["--config", "/no/such.yaml"], "config"),
             (["--resume", "/no/such/run"], "not a run folder"),
-            (["--inner-lr", "0"], "must be positive"),
+            (["--inner-lr", "0"], "--inner-lr 0: must be a number, above 0"),
         ],
     )
     def test_options(self, arguments, message, capsys, tmp_path, monkeypatch):
@@ -335,7 +335,7 @@ class TestErrors:
         assert "not a run folder" in error_of(["--run", tmp_path], capsys, predict)
         assert "has no variant" in error_of(["--run", run.path, "--variant", "x"], capsys, predict)
         assert "too few" in error_of(["--run", run.path, "--way", "50"], capsys, predict)
-        assert "unknown split" in error_of(["--run", run.path, "--split", "dev"], capsys, predict)
+        assert "--split dev: choose train, val, test, all" in error_of(["--run", run.path, "--split", "dev"], capsys, predict)
         assert "no network" in error_of(["--run", run.path, "--root", tmp_path], capsys, predict)
 
 
