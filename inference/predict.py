@@ -22,6 +22,8 @@ from inference.runs.tensors import load_features
 from inference.runs.values import NonNegativeInt, PositiveInt, PositiveNumber, Several, TwoOrMore
 from models.networks.layers import embed
 
+DESCRIPTION = "Evaluate a finished SIB run on other data, way, shot or K."
+
 
 class Names(Several[str]):
     """Words separated by commas."""
@@ -73,7 +75,7 @@ class PredictOptions(Options):
 @flags_in_errors(PredictOptions)
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the command; returns the records, one for each number of steps up to K."""
-    options = read_options(PredictOptions, "predict", __doc__, arguments)
+    options = read_options(PredictOptions, "predict", DESCRIPTION, arguments)
     run = RunFolder.existing(options.run)
     sib = SIB.load(run, options.variant)
     part = excluding(features_for(options, sib, run), options.exclude)

@@ -17,6 +17,7 @@ import yaml
 from data.errors import UserError
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Kind, Options, as_flags, check_names, options_from_yaml, options_to_yaml, refuse_value
+from inference.runs.program import program
 
 __all__ = ["flags_in_errors", "options_to_yaml", "print_places", "read_command", "read_options", "run_command", "write_metrics"]
 
@@ -66,9 +67,7 @@ class OptionParser(jsonargparse.ArgumentParser):
     """
 
     def __init__(self, options: type[Options], command: str, description: str | None) -> None:
-        called = Path(sys.argv[0]).name
-        prog = called if called.startswith("sibyl") else f"python -m inference.{command}"
-        super().__init__(prog=prog, description=description, default_env=False, allow_abbrev=False)
+        super().__init__(prog=program(command), description=description, default_env=False, allow_abbrev=False)
         self.options, self.words = options, list[str]()
         self.add_argument("--config", action="config", help="YAML file of options; flags override it")
         self.add_class_arguments(options)

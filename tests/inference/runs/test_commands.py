@@ -1,7 +1,6 @@
 """The command line: the lines it answers bad options with, YAML files, and exit codes."""
 
 import json
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -94,13 +93,6 @@ def test_help_lists_every_option(options, capsys):
     shown = capsys.readouterr().out
     for name in options.__dataclass_fields__:
         assert f"--{name} " in shown, name
-
-
-def test_program_is_named_as_it_was_called(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/sibyl-sib"])
-    assert OptionParser(SibOptions, "svi_sib", "…").prog == "sibyl-sib"
-    monkeypatch.setattr(sys, "argv", ["/somewhere/inference/svi_sib.py"])
-    assert OptionParser(SibOptions, "svi_sib", "…").prog == "python -m inference.svi_sib"
 
 
 def test_exit_codes(capsys):
