@@ -11,7 +11,14 @@ from inference.bnn.draw import draw_run
 from inference.bnn.fit import fit_run, make_network
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.bnn.report import final_records, format_table, outside_items
-from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.runs.commands import (
+    flags_in_errors,
+    options_to_yaml,
+    print_places,
+    read_command,
+    run_command,
+    write_metrics,
+)
 from inference.runs.folder import RunFolder, write_atomically
 from inference.runs.options import split_commas
 from models.bayesian.network import BayesianNetwork
@@ -20,6 +27,7 @@ DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed
 Without arguments it compares them on embedded digits in about two minutes."""
 
 
+@flags_in_errors(BnnOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(BnnOptions, "svi_bnn", DESCRIPTION, arguments)

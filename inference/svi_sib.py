@@ -25,7 +25,14 @@ from inference.meta.report import (
     validate,
 )
 from inference.meta.stages import fit
-from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.runs.commands import (
+    flags_in_errors,
+    options_to_yaml,
+    print_places,
+    read_command,
+    run_command,
+    write_metrics,
+)
 from inference.runs.folder import RunFolder, write_atomically
 from inference.runs.tensors import load_features
 from models.networks.feature_network import FeatureNetwork
@@ -34,6 +41,7 @@ DESCRIPTION = """Synthetic information bottleneck: few-shot classification by tr
 Without arguments it runs the whole job on embedded letters in about two minutes."""
 
 
+@flags_in_errors(SibOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(SibOptions, "svi_sib", DESCRIPTION, arguments)
@@ -44,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     data = None if options.features else describe(load(options))
     features = load_features(options.features) if options.features else None  # fails before a run folder is made
     check(options, data)
-    if "lwof" in options.protocol_names:
+    if "lwof" in options.protocols:
         check_lwof(options, features)
     run = run or RunFolder.create(options.out, "svi_sib", options_to_yaml(options))
     print(f"run folder: {run.path}")
@@ -54,16 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     with run.timed("evaluate"):
         validated = validate(fitted, run)
         selected = choose_variant(validated)
-        tested = evaluate_protocols(fitted, options.protocol_names, options.test_tasks, run)
+        tested = evaluate_protocols(fitted, options.protocols, options.test_tasks, run)
         records = mark_selected([*validated.values(), *tested], selected)
-        if "lwof" in options.protocol_names:
+        if "lwof" in options.protocols:
             lwof = lwof_records(options, run)
     save_posterior(fitted[selected], run)
-    write_metrics(run, "svi_sib", options, [*map(asdict, records), *map(asdict, lwof)])
+    dataset = fitted[selected].dataset
+    write_metrics(run, "svi_sib", options, [*map(asdict, records), *map(asdict, lwof)], dataset=dataset)
     with run.timed("plots"):
         drawn = figures(fitted, selected, data, records, run)
         plots = [save_figure(draw(), run.plots / f"{name}.png") for name, draw in drawn.items()]
-    print(f"\n{title(options)}\n{format_records(final_records(records))}\n")
+    print(f"\n{title(options, dataset)}\n{format_records(final_records(records))}\n")
     print("* chosen on validation tasks; NLL in nats per query, rate and distortion in nats per task, ± is a 95 % interval")
     if lwof:
         print(f"\nlearning without forgetting, {options.test_tasks} tasks\n{format_lwof(lwof)}\n")
@@ -109,10 +118,10 @@ def save_posterior(learner: Learner, run: RunFolder) -> None:
     write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))
 
 
-def title(options: SibOptions) -> str:
+def title(options: SibOptions, dataset: str) -> str:
     """The table's heading."""
     return (
-        f"{options.data}, {options.way}-way {options.shot}-shot, {options.test_tasks} test tasks, "
+        f"{dataset}, {options.way}-way {options.shot}-shot, {options.test_tasks} test tasks, "
         f"{options.posterior} posterior, {options.gradient} gradient network"
     )
 

@@ -42,9 +42,9 @@ class ConjugateGuide(PyroModule):
         prior_precision = (-2 * log_scale).exp()
         precision = torch.diag(prior_precision) + weight * support_x.mT @ support_x
         shift = prior_precision * loc + weight * (support_x.mT @ support_y[..., None])[..., 0]
-        root = torch.linalg.cholesky(precision)
-        mean = torch.cholesky_solve(shift[..., None], root)[..., 0]
-        return mean[:, None], torch.linalg.cholesky(torch.cholesky_inverse(root))
+        factor = torch.distributions.MultivariateNormal(torch.zeros_like(shift), precision_matrix=precision).scale_tril
+        mean = (factor @ (factor.mT @ shift[..., None]))[..., 0]
+        return mean[:, None], factor
 
     def forward(
         self,

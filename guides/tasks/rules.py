@@ -70,28 +70,20 @@ class GradientStep(Rule):
         index = min(index, len(self.log_size) - 1)
         size = self.log_size[index].exp()
         loc_gradient, log_scale_gradient = pull.data
+        loc_size = scale_size = size
+        log_scale = parameters.log_scale
         if pull.rate is not None and pull.beta:
-            return self.descend_both(index, size, parameters, pull)
-        units = pull.variance if self.whiten else 1.0
-        loc = parameters.loc - size * units * loc_gradient
-        if log_scale_gradient is None:
-            return PosteriorParameters(loc, parameters.log_scale - self.scale_shift[index])
-        return PosteriorParameters(loc, parameters.log_scale - size * log_scale_gradient)
-
-    def descend_both(self, index: int, size: Tensor, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
-        """A step on distortion and rate, within the bounds."""
-        assert pull.rate is not None
-        loc_gradient, log_scale_gradient = pull.data
+            loc_gradient = loc_gradient + pull.beta * pull.rate[0]
+            loc_size = size.clamp(max=1 / pull.beta) if self.whiten else torch.minimum(size, pull.variance / pull.beta)
+            scale_size = size.clamp(max=0.5 / pull.beta)
+            log_scale = log_scale - bounded_fall(scale_size * (pull.beta * pull.rate[1]), log_scale, pull.variance)
         if self.whiten:
-            loc_size = size.clamp(max=1 / pull.beta) * pull.variance
-        else:
-            loc_size = torch.minimum(size, pull.variance / pull.beta)
-        loc = parameters.loc - loc_size * (loc_gradient + pull.beta * pull.rate[0])
-        scale_size = size.clamp(max=0.5 / pull.beta)
-        fall = scale_size * pull.beta * pull.rate[1]
-        excess = parameters.log_scale - 0.5 * pull.variance.log()  # log of the posterior's over the prior's scale
-        fall = torch.where(fall > 0, torch.minimum(fall, excess.clamp_min(0)), fall)
-        log_scale = parameters.log_scale - fall
-        if log_scale_gradient is None:
-            return PosteriorParameters(loc, log_scale - self.scale_shift[index])
-        return PosteriorParameters(loc, log_scale - scale_size * log_scale_gradient)
+            loc_gradient = loc_gradient * pull.variance
+        log_scale = log_scale - (self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient)
+        return PosteriorParameters(parameters.loc - loc_size * loc_gradient, log_scale)
+
+
+def bounded_fall(fall: Tensor, log_scale: Tensor, variance: Tensor) -> Tensor:
+    """What the rate takes off ``log_scale``, but no more than what lies above the prior's."""
+    excess = log_scale - 0.5 * variance.log()
+    return torch.where(fall > 0, torch.minimum(fall, excess.clamp_min(0)), fall)

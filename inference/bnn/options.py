@@ -1,14 +1,24 @@
 """Options of ``python -m inference.svi_bnn``, the four algorithms, and the order in which they train."""
 
+# ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from data.errors import UserError
-from inference.runs.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
-from inference.runs.training import Loop
+from inference.runs.options import RunOptions
+from inference.runs.values import (
+    Choices,
+    OpenUnitInterval,
+    PositiveInt,
+    PositiveNumber,
+    Sweep,
+    TwoOrMore,
+    Widths,
+    register_names,
+)
 from models.bayesian.weight_priors import PriorName
 from models.likelihoods import LikelihoodName
 
@@ -39,8 +49,18 @@ class Algorithm(StrEnum):
         return {Algorithm.VANILLA: (1.0,), Algorithm.DETERMINISTIC: (0.0,)}.get(self, sweep)
 
 
-@dataclass(frozen=True)
-class BnnOptions:
+class Algorithms(Choices[Algorithm]):
+    """Algorithms, in the order they are run."""
+
+    known = Algorithm
+
+
+register_names(PriorName)
+register_names(LikelihoodName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BnnOptions(RunOptions):
     """Everything that defines a run.
 
     Args:
@@ -52,7 +72,7 @@ class BnnOptions:
         hidden: widths of mlp, separated by commas.
         likelihood: categorical, gaussian, bernoulli or poisson; chosen by the targets when not given.
         algorithms: separated by commas: vanilla, fixed-prior, beta-bnn, online, deterministic.
-        beta: weight of the rate; several, separated by commas, are a sweep of which validation data choose one an algorithm.
+        beta: weight of the rate; several, separated by commas, are a sweep of which validation data choose one per algorithm.
         validation: fraction of the training data that chooses β; the chosen one is trained again on all.
         prior: of vanilla: gaussian, laplace, scale-mixture or spike-and-slab.
         prior_scale: its scale.
@@ -60,84 +80,55 @@ class BnnOptions:
         bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
         rounds: T, how often the mixture is refreshed (once for each posterior in online).
         epochs: passes of each posterior over its data, in all rounds together.
-        batch: items a step, for each posterior.
+        batch: items per step, over all processes, for each posterior.
         learning_rate: of Adam, decayed to zero by a cosine.
         initial_scale: initial standard deviation of the weights; small, so that the means are found before the noise grows.
         scale_speed: learning rate of log standard deviations relative to that of the means. Adam moves a number by at most its
-            learning rate a step, so with 1 a short training stops well before they reach their optimum.
+            learning rate per step, so with 1 a short training stops well before they reach their optimum.
         samples: draws of the posterior predictive.
         seed: of everything random.
         device: auto, cpu or cuda.
-        devices: processes to train with.
+        devices: processes to train with; they share each batch.
+        precision: Lightning's, such as 32-true or bf16-mixed.
         out: run folder; runs/svi_bnn-<time> when not given.
         progress: progress bars.
     """
 
-    data: str = "glyphs"
-    root: str | None = None
-    image_size: int | None = None
-    train_size: int | None = None
+    train_size: TwoOrMore | None = None
     network: str = "mlp"
-    hidden: str = "100"
-    likelihood: str | None = None
-    algorithms: str = "deterministic,vanilla,fixed-prior,beta-bnn,online"
-    beta: str | float | list[float] = "0.01,0.1"
-    validation: float = 0.2
-    prior: str = "gaussian"
-    prior_scale: float = 1.0
-    posteriors: int = 4
-    bootstrap_size: int | None = None
-    rounds: int = 3
-    epochs: int = 12
-    batch: int = 100
-    learning_rate: float = 2e-3
-    initial_scale: float = 0.02
-    scale_speed: float = 10.0
-    samples: int = 40
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    out: str | None = None
-    progress: bool = True
+    hidden: Widths = Widths((100,))
+    likelihood: LikelihoodName | None = None
+    algorithms: Algorithms = Algorithms(
+        (Algorithm.DETERMINISTIC, Algorithm.VANILLA, Algorithm.FIXED, Algorithm.BETA_BNN, Algorithm.ONLINE)
+    )
+    beta: Sweep = Sweep((0.01, 0.1))
+    validation: OpenUnitInterval = 0.2
+    prior: PriorName = PriorName.GAUSSIAN
+    prior_scale: PositiveNumber = 1.0
+    posteriors: PositiveInt = 4
+    bootstrap_size: PositiveInt | None = None
+    rounds: PositiveInt = 3
+    epochs: PositiveInt = 12
+    batch: PositiveInt = 100
+    learning_rate: PositiveNumber = 2e-3
+    initial_scale: PositiveNumber = 0.02
+    scale_speed: PositiveNumber = 10.0
+    samples: PositiveInt = 40
 
-    def __post_init__(self) -> None:
-        minima = {"posteriors": 1, "rounds": 1, "epochs": 1, "batch": 1, "samples": 1, "devices": 1, "seed": 0}
-        check_minima(self, minima | {"train_size": 2, "bootstrap_size": 1})
-        check_positive(self, "learning_rate", "initial_scale", "scale_speed", "prior_scale")
-        check_fraction(self, "validation")
-        if self.prior not in list(PriorName):
-            raise UserError(f"unknown prior {self.prior!r}: choose {', '.join(PriorName)}")
-        if self.likelihood is not None and self.likelihood not in list(LikelihoodName):
-            raise UserError(f"unknown likelihood {self.likelihood!r}: choose {', '.join(LikelihoodName)}")
-        if unknown := set(split_commas(self.algorithms)) - set(Algorithm):
-            raise UserError(f"unknown algorithm {', '.join(sorted(unknown))}: choose {', '.join(Algorithm)}")
-        if not split_commas(self.algorithms):
-            raise UserError(f"--algorithms is empty: choose {', '.join(Algorithm)}")
+    def check(self) -> None:
+        super().check()
         if self.epochs % self.rounds:
-            raise UserError(f"--epochs {self.epochs} must be a multiple of --rounds {self.rounds}")
-        check_device(self.device)
-        self.betas, self.widths  # noqa: B018 (checked here)
-
-    @property
-    def loop(self) -> Loop:
-        """How its stages train."""
-        return Loop(self.device, self.devices, progress=self.progress)
+            raise UserError(f"`epochs={self.epochs}` must be a multiple of `rounds={self.rounds}`")
 
     @property
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
-        return parse_sweep("beta", self.beta)
+        return self.beta
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
-        try:
-            widths = tuple(int(width) for width in split_commas(self.hidden))
-        except ValueError:
-            widths = (0,)
-        if not all(width > 0 for width in widths):
-            raise UserError(f"--hidden {self.hidden!r}: positive whole numbers separated by commas")
-        return widths
+        return self.hidden
 
     def plan(self, algorithm: Algorithm) -> Plan:
         """The algorithm's order of training."""

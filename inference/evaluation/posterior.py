@@ -96,10 +96,11 @@ class TaskPosterior:
     ):
         """ArviZ ``InferenceData``.
 
-        Groups: ``posterior`` and ``prior``, independent draws of the weights; ``prior_predictive``; ``observed_data`` and
-        ``log_likelihood`` of the *support* labels, which the posterior was conditioned on; ``predictions``, label draws and
-        class probabilities of the queries and, where their labels are known, the log density of each;
-        ``predictions_constant_data``. Dimensions: ``task``, ``class``, ``feature``, ``support``, ``query``.
+        Groups: ``posterior`` and ``prior``, independent draws of the weights; ``prior_predictive`` and
+        ``posterior_predictive``, label draws of the *support*, which the posterior was conditioned on, with ``observed_data``
+        and ``log_likelihood``;
+        ``predictions``, label draws and class probabilities of the queries and, where their labels are known, the log density
+        of each; ``predictions_constant_data``. Dimensions: ``task``, ``class``, ``feature``, ``support``, ``query``.
 
         Args:
             query_y: ``[tasks, query]`` labels, where known.
@@ -112,7 +113,7 @@ class TaskPosterior:
         before = trace_model(self.model, None, support, num_samples)
         with seeded(seed, 1, device=self.query_x.device):
             predictions = {"labels": on_queries.sample()}
-            prior_labels = labels_of(before).sample()
+            prior_labels, support_labels = labels_of(before).sample(), on_support.sample()
         constant = {"features": episode.query_x}
         if hasattr(on_queries, "probs"):
             predictions["probabilities"] = on_queries.probs
@@ -124,6 +125,7 @@ class TaskPosterior:
                 "posterior": weights_of(drawn.nodes),
                 "prior": weights_of(before.nodes),
                 "prior_predictive": {"labels": prior_labels},
+                "posterior_predictive": {"labels": support_labels},
                 "observed_data": {"labels": episode.support_y},
                 "log_likelihood": {"labels": on_support.log_prob(episode.support_y)},
                 "predictions": predictions,

@@ -24,7 +24,7 @@ from inference.evaluation.tables import Column, format_table, number
 from inference.meta.learner import TEST_SEED
 from inference.meta.methods import sib
 from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings, MetaSchedule, settings
+from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
 from inference.meta.stages import feature_space, map_items
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
@@ -89,14 +89,10 @@ def check_lwof(options: SibOptions, features: Features | None = None) -> None:
         features: of a feature file, where the run starts from one.
 
     Raises:
-        UserError: a gradient network of a fixed way, or no images held out of the base classes.
+        UserError: no images are held out of the base classes.
     """
-    if options.gradient == "mlp":
-        raise UserError("--protocols lwof has base and new classes in one task: the mlp gradient network takes only the new")
     if features is not None and "held_out" not in features:
-        raise UserError(f"--protocols lwof tests on held-out images of base classes: {options.features} has no split held_out")
-    if features is None and options.holdout < 2:
-        raise UserError("--protocols lwof needs at least --holdout 2: half of the images validate, half test")
+        raise UserError(f"the lwof protocol tests on held-out images of base classes: {options.features} has no split held_out")
 
 
 def halves(held_out: LabelledItems) -> tuple[LabelledItems, LabelledItems]:
@@ -157,7 +153,7 @@ def lwof_records(options: SibOptions, run: RunFolder) -> list[LwofRecord]:
     check_lwof(options, features)
     validation, test = halves(features["held_out"])
     spec, records = options.spec(imbalance=None), []
-    for variant in sib.variants(options):
+    for variant in sib.variants(settings(VariantSettings, options)):
         space, means = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
         mapped = {split: map_items(space, part) for split, part in features.items()}
         samplers = {

@@ -48,6 +48,7 @@ class Learner:
         space: the map of features.
         objective: model, guide and objective.
         network: image features; ``None`` when fitted from a feature file, then tasks are given as features.
+        dataset: name of what it was trained on.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Learner:
         space: FeatureSpace,
         objective: RateDistortionModule,
         network: FeatureNetwork | None,
+        dataset: str,
     ) -> None:
-        self.options, self.variant = options, variant
+        self.options, self.variant, self.dataset = options, variant, dataset
         self.space, self.objective, self.network = space, objective, network
 
     @property
@@ -74,7 +76,13 @@ class Learner:
 
     @classmethod
     def build(
-        cls, options: SibOptions, variant: Variant, space: FeatureSpace, means: Tensor, network: FeatureNetwork | None
+        cls,
+        options: SibOptions,
+        variant: Variant,
+        space: FeatureSpace,
+        means: Tensor,
+        network: FeatureNetwork | None,
+        dataset: str,
     ) -> Learner:
         """An untrained learner.
 
@@ -82,7 +90,7 @@ class Learner:
             means: ``[base classes, num_outputs]``, mean features of the base classes in ``space``.
         """
         objective = build_objective(settings(GuideSettings, options), variant, means)
-        return cls(options, variant, space=space, objective=objective, network=network)
+        return cls(options, variant, space=space, objective=objective, network=network, dataset=dataset)
 
     @classmethod
     def load(cls, run: str | Path | RunFolder, variant: str | None = None) -> Learner:
@@ -110,7 +118,8 @@ class Learner:
         directions = tensors["space.directions"]
         space = FeatureSpace(directions.shape[0], metadata.get("rank", rank_of(directions)))
         means = blank_means(metadata["base_classes"], directions.shape[1])
-        learner = cls.build(options, read_variant(metadata), space, means, network)
+        dataset = metadata.get("dataset", options.data)
+        learner = cls.build(options, read_variant(metadata), space, means, network, dataset)
         load_state(learner.state(), path, renamed=RENAMED)
         return learner
 
@@ -123,6 +132,7 @@ class Learner:
             "options": asdict(replace(self.options, out=None)),
             "base_classes": components,
             "rank": self.space.rank,
+            "dataset": self.dataset,
         }
         return save_tensors(path, self.state().state_dict(), metadata)
 
@@ -234,7 +244,7 @@ class Learner:
     def attributes(self) -> Mapping[str, Any]:
         """What made this posterior, for ArviZ."""
         known = {"method": self.variant.method, "variant": self.variant.name, "beta": self.variant.beta}
-        known |= {"dataset": self.options.data, "seed": self.options.seed}
+        known |= {"dataset": self.dataset, "seed": self.options.seed}
         return {name: value for name, value in known.items() if value is not None}
 
 

@@ -31,6 +31,23 @@ class PretrainSettings:
 
 
 @dataclass(frozen=True)
+class VariantSettings:
+    """What a run sweeps over.
+
+    Args:
+        predictor: names.
+        posterior: family of a task's posterior.
+        beta: weights of the rate.
+        steps: K.
+    """
+
+    predictor: tuple[str, ...]
+    posterior: str
+    beta: tuple[float, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
 class GuideSettings:
     """How a model and its guide are built.
 
@@ -64,7 +81,7 @@ class GuideSettings:
         if self.rank is None:
             return 0 if predictor == "cosine" else min(32, base_classes - 1, num_features)
         if self.rank >= base_classes or self.rank > num_features:
-            raise UserError(f"rank {self.rank} is too large for {base_classes} base classes and {num_features} features")
+            raise UserError(f"`rank={self.rank}` is too large for {base_classes} base classes and {num_features} features")
         return self.rank
 
 

@@ -40,4 +40,5 @@ class SIB(Learner):
                 save_tensors(run.network, network.state_dict(), network.description())
             fitted = fit(chosen, data, run)
             best = fitted[choose_variant(validate(fitted, run))]
-            return cls(best.options, best.variant, space=best.space, objective=best.objective, network=best.network)
+            parts = {"space": best.space, "objective": best.objective, "network": best.network, "dataset": best.dataset}
+            return cls(best.options, best.variant, **parts)  # type: ignore[arg-type]

@@ -14,11 +14,11 @@ from inference.meta.learner import RENAMED, Learner
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import Pretraining
-from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
+from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, VariantSettings, settings
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import Features, load_features, load_state, save_features, save_tensors
+from inference.runs.tensors import Features, dataset_name, load_features, load_state, save_features, save_tensors
 from inference.runs.training import Loop, train
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace, class_means
@@ -27,7 +27,8 @@ from models.networks.layers import embed
 
 def all_variants(options: SibOptions) -> list[Variant]:
     """What the options ask for, method by method."""
-    return [variant for name in options.method_names for variant in METHODS[name].variants(options)]
+    swept = settings(VariantSettings, options)
+    return [variant for name in options.methods for variant in METHODS[name].variants(swept)]
 
 
 def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[Variant, Learner]:
@@ -44,10 +45,11 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
     """
     network, features = prepare_features(options, data, run)
     schedule, loop = settings(MetaSchedule, options), replace(options.loop, precision="32-true")
+    dataset = dataset_name(options.features) if options.features else options.data
     fitted = {}
     for variant in all_variants(options):
         space, means = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
-        learner = Learner.build(options, variant, space, means, network)
+        learner = Learner.build(options, variant, space, means, network, dataset)
         samplers = {
             split: EpisodeSampler(map_items(space, features[split]), options.spec(), split=f"{split} split")
             for split in ("train", "val")
@@ -80,7 +82,7 @@ def prepare_features(options: SibOptions, data: ImageSplits | None, run: RunFold
     if options.features:
         features = load_features(options.features)
         if not run.features.exists():
-            save_features(run.features, features)
+            save_features(run.features, features, {"dataset": dataset_name(options.features)})
         return None, features
     if data is None:
         raise ValueError("images are needed unless options.features names a feature file")

@@ -14,7 +14,6 @@ from inference.elbo import RateDistortionModule
 from inference.evaluation.evaluate import evaluate
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
-from inference.runs.training import stop_if_not_finite
 
 TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
 
@@ -49,12 +48,10 @@ class MetaTraining(lightning.LightningModule):
         seeds = (self.schedule.seed, self.current_epoch, index, self.global_rank)
         device, dtype = place_of(self.objective)
         episode = self.training_tasks.sample(self.schedule.batch, seed=mix_seed(*seeds, TASKS)).to(device, dtype=dtype)
-        with seeded(*seeds, DRAWS, device=self.device), stop_if_not_finite(self.global_step):
+        with seeded(*seeds, DRAWS, device=self.device):
             terms = self.objective.terms(*episode)
             tasks = getattr(self.objective.model, "num_tasks", None) or self.schedule.batch  # what the terms are sums over
             loss = terms.loss / tasks
-            if not torch.isfinite(loss):
-                raise FloatingPointError
         values = {"train/loss": loss, "train/distortion": terms.distortion / tasks, "train/rate": terms.rate / tasks}
         self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True, batch_size=1)
         return loss
@@ -62,8 +59,8 @@ class MetaTraining(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         schedule = self.schedule
         model, guide = self.objective.model, self.objective.guide
-        with stop_if_not_finite(self.global_step):
-            scores = evaluate(model, guide, self.validation, tasks=schedule.validation_tasks, seed=schedule.seed, num_samples=8)
+        tasks, seed = schedule.validation_tasks, schedule.seed
+        scores = evaluate(model, guide, self.validation, tasks=tasks, seed=seed, num_samples=8)
         rate = scores.rate or 0.0
         values = {"val/loss": scores.distortion + self.objective.elbo.beta * rate, "val/rate": rate}
         values |= {"val/accuracy": scores.accuracy, "val/nll": scores.nll}

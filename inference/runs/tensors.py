@@ -82,6 +82,15 @@ def save_features(path: Path, features: Features, metadata: dict[str, Any] | Non
     return save_tensors(path, {"features": torch.cat(blocks), "counts": counts}, content)
 
 
+def dataset_name(path: str | Path) -> str:
+    """The data set that a feature file is of: as its metadata say, or else the file's own name.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return load_tensors(path)[1].get("dataset") or Path(path).stem
+
+
 def load_features(path: str | Path) -> Features:
     """Read a feature file: ours, or any with ``features`` ``[classes, images, D]``, ``classes`` and ``splits``.
 

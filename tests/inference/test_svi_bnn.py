@@ -153,7 +153,7 @@ class TestCommand:
         metrics = json.loads(run.metrics.read_text())
         assert metrics.keys() == {"command", "dataset", "seed", "seconds", "results"}
         test = [r for r in metrics["results"] if r["split"] == "test"]
-        assert [r["algorithm"] for r in test] == BnnOptions().algorithms.split(",")
+        assert [r["algorithm"] for r in test] == [algorithm.value for algorithm in BnnOptions().algorithms]
         for record in test:
             for name, kind in RECORD.items():
                 assert isinstance(record[name], kind), (name, record[name])
@@ -188,16 +188,16 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--posteriors", "0"], "--posteriors 0 is too small"),
-            (["--beta", "-1"], "not negative"),
-            (["--prior", "cauchy"], "unknown prior 'cauchy': choose gaussian"),
+            (["--posteriors", "0"], "--posteriors 0: must be a whole number, above 0"),
+            (["--beta", "-1"], "not a finite number, 0 or more"),
+            (["--prior", "cauchy"], "--prior cauchy: choose gaussian"),
             (["--bootstrap-size", "1000"], "n_b must not exceed n"),
-            (["--likelihood", "cauchy"], "unknown likelihood"),
+            (["--likelihood", "cauchy"], "--likelihood cauchy: choose categorical"),
             (["--likelihood", "categorical"], "real targets"),
-            (["--algorithms", "magic"], "unknown algorithm magic"),
-            (["--epochs", "5"], "multiple of --rounds"),
+            (["--algorithms", "magic"], "--algorithms magic: magic is unknown: choose vanilla"),
+            (["--epochs", "5"], "--epochs 5 must be a multiple of --rounds 2"),
             (["--network", "lenet"], "needs images"),
-            (["--hidden", "ten"], "--hidden"),
+            (["--hidden", "ten"], "--hidden ten: ten is not a positive whole number"),
             (["--train-size", "100000"], "there are 120"),
             (["--data", "glyphs", "--network", "resnet18"], "beta-bnn: batch norm's running statistics"),
             (["--data", "nothing"], "unknown data set"),

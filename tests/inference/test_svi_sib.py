@@ -85,10 +85,12 @@ def test_run_folder_holds_what_is_promised(run):
 def test_posterior_is_inference_data(run):
     data = arviz.from_netcdf(run.posterior)
     assert data.posterior["weights"].dims == ("chain", "draw", "task", "class", "feature")
-    torch.testing.assert_close(
-        torch.tensor(data.posterior_predictive["probabilities"].sum("class").values).mean(), torch.tensor(1.0)
-    )
-    assert data.log_likelihood["labels"].max() <= 0
+    torch.testing.assert_close(torch.tensor(data.predictions["probabilities"].sum("class").values).mean(), torch.tensor(1.0))
+    assert set(data.groups()) >= {"prior", "prior_predictive", "posterior_predictive", "predictions_constant_data"}
+    assert data.observed_data["labels"].dims == ("task", "support"), "what the posterior was conditioned on, and nothing else"
+    assert data.log_likelihood["labels"].dims == ("chain", "draw", "task", "support")
+    assert data.attrs["method"] == "sib"
+    assert data.attrs["dataset"] == "features", "the feature file's own name, as it names no data set"
 
 
 def test_config_reads_back(run, tmp_path):
@@ -118,7 +120,7 @@ def test_predict_other_way_shot_and_steps(run, tmp_path):
             str(out),
         ]
     )
-    assert [r["steps"] for r in records] == list(range(6))
+    assert [r.steps for r in records] == list(range(6))
     assert {r["way"] for r in json.loads(out.read_text())["results"]} == {7}
 
 
@@ -158,7 +160,7 @@ def test_images_to_posterior(images, tmp_path):
     records = predict(
         ["--run", str(out), "--root", str(images), "--split", "all", "--way", "3", "--queries", "4", "--tasks", "9"]
     )
-    assert records[0]["way"] == 3
+    assert records[0].way == 3
 
 
 @pytest.mark.parametrize(
@@ -253,23 +255,23 @@ class TestErrors:
             (["--data", "nonsense"], "unknown data set"),
             (["--data", "folder"], "needs --root"),
             (["--data", "folder", "--root", "/no/such/place"], "no such file or folder"),
-            (["--way", "1"], "way = 1 is too small"),
-            (["--shot", "0"], "shot = 0"),
+            (["--way", "1"], "--way 1: must be a whole number, 2 or more"),
+            (["--shot", "0"], "--shot 0: must be a whole number, above 0"),
             (["--way", "five"], "way"),
-            (["--beta", "-1"], "not negative"),
-            (["--beta", "0.1,lots"], "neither a number"),
-            (["--steps", "-1"], "too small"),
-            (["--predictor", "quadratic"], "unknown predictor"),
-            (["--protocols", "easy"], "unknown protocol"),
+            (["--beta", "-1"], "not a finite number, 0 or more"),
+            (["--beta", "0.1,lots"], "lots is not a finite number"),
+            (["--steps", "-1"], "--steps -1: must be a whole number, 0 or more"),
+            (["--predictor", "quadratic"], "quadratic is unknown: choose cosine, distance, linear"),
+            (["--protocols", "easy"], "easy is unknown: choose standard, imbalanced, lwof"),
             (["--protocols", "lwof"], "--holdout"),
             (["--gradient", "magic"], "gradient"),
-            (["--no-such-option", "1"], "no_such_option"),
+            (["--no-such-option", "1"], "no option --no-such-option"),
             (["--backbone", "conv-9000"], "unknown network"),
             (["--image-size", "8"], "too small"),
             (["--features", "/no/such/file"], "missing"),
             (["--config", "/no/such.yaml"], "config"),
             (["--resume", "/no/such/run"], "not a run folder"),
-            (["--inner-lr", "0"], "must be positive"),
+            (["--inner-lr", "0"], "--inner-lr 0: must be a number, above 0"),
         ],
     )
     def test_options(self, arguments, message, capsys, tmp_path, monkeypatch):
@@ -335,7 +337,7 @@ class TestErrors:
         assert "not a run folder" in error_of(["--run", tmp_path], capsys, predict)
         assert "has no variant" in error_of(["--run", run.path, "--variant", "x"], capsys, predict)
         assert "too few" in error_of(["--run", run.path, "--way", "50"], capsys, predict)
-        assert "unknown split" in error_of(["--run", run.path, "--split", "dev"], capsys, predict)
+        assert "--split dev: choose train, val, test, all" in error_of(["--run", run.path, "--split", "dev"], capsys, predict)
         assert "no network" in error_of(["--run", run.path, "--root", tmp_path], capsys, predict)
 
 

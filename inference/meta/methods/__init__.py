@@ -13,8 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from inference.meta.methods import sib
-from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings
+from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
 
 
@@ -22,11 +21,11 @@ class Method(NamedTuple):
     """How a method enters a run.
 
     Attributes:
-        variants: from the command's options to what the run trains.
+        variants: from what a run sweeps over to what it trains.
         build: from settings, a variant and the base classes' mean features ``[base classes, D]`` to model and guide.
     """
 
-    variants: Callable[[SibOptions], list[Variant]]
+    variants: Callable[[VariantSettings], list[Variant]]
     build: Callable[[GuideSettings, Variant, Tensor], tuple[nn.Module, nn.Module]]
 
 

@@ -13,8 +13,7 @@ from guides.tasks.hyper import HyperGuide
 from guides.tasks.rules import GradientStep
 from guides.tasks.starts import LearnedStart, QueryMeans, Start, SupportMeans
 from guides.tasks.synthetic import SyntheticGradientGuide
-from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings
+from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
 from models.likelihoods import CategoricalLikelihood
 from models.tasks.model import EmpiricalBayesModel
@@ -24,12 +23,12 @@ from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, Mixtur
 START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
 
 
-def variants(options: SibOptions) -> list[Variant]:
+def variants(swept: VariantSettings) -> list[Variant]:
     """Each predictor and β with K steps and, as an inductive reference, with none."""
-    betas = options.betas if Family(options.posterior).has_rate else (None,)
+    betas = swept.beta if Family(swept.posterior).has_rate else (None,)
     return [
-        Variant("sib", predictor, options.posterior, beta, steps, reference=steps != options.steps)
-        for predictor, beta, steps in itertools.product(options.predictors, betas, dict.fromkeys((options.steps, 0)))
+        Variant("sib", predictor, swept.posterior, beta, steps, reference=steps != swept.steps)
+        for predictor, beta, steps in itertools.product(swept.predictor, betas, dict.fromkeys((swept.steps, 0)))
     ]
 
 
