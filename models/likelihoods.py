@@ -6,11 +6,12 @@ from enum import StrEnum
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from models.parameters import declare
 
-class Likelihood(PyroModule):
+
+class Likelihood(nn.Module):
     """p(y given ŷ): turns outputs ``[..., n, outputs]`` into a distribution of batch_shape ``[..., n]``."""
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
@@ -41,9 +42,11 @@ class GaussianLikelihood(Likelihood):
         learned: whether the noise is a parameter.
     """
 
+    log_noise: Tensor
+
     def __init__(self, noise: float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        self.log_noise = nn.Parameter(torch.tensor(noise).log(), requires_grad=learned)
+        declare(self, "log_noise", torch.tensor(noise).log(), learned=learned)
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         return dist.Normal(outputs[..., 0], self.log_noise.exp())

@@ -14,7 +14,6 @@ import torch
 
 from data.items import LabelledItems
 
-pyro.settings.set(module_local_params=True)
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SIBYL_DATA", ROOT.parent / "shared" / "data"))
 

@@ -118,7 +118,12 @@ class BayesianNetwork(PyroModule):
 
     def call(self, weights: Weights, x: Tensor) -> Tensor:
         """The network under one weight vector ``[P]``: ``[batch, *item] -> [batch, outputs]``."""
-        return call(self.network, self.split(weights), x, linear=self.linear, convolution=self.convolution)
+        network: nn.Module = self.__dict__["_modules"]["network"]
+        if any(p.requires_grad for p in network.parameters()):
+            network = (
+                self.network
+            )  # read this way, its parameters are declared to Pyro, and those that are replaced are not its
+        return call(network, self.split(weights), x, linear=self.linear, convolution=self.convolution)
 
     def split(self, weights: Weights) -> dict[str, Weights]:
         """A weight vector ``[..., P]`` as the network's parameters: name -> ``[..., *shape]``."""

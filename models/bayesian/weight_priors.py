@@ -7,14 +7,13 @@ from enum import StrEnum
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.distributions.mixture import GaussianMixture
 from models.distributions.scale_mixture import ScaleMixture
 
 
-class WeightPrior(PyroModule):
+class WeightPrior(nn.Module):
     """Base class: ``prior(P)`` is a distribution with event_shape ``[P]``. Its numbers are buffers: fixed, not learned."""
 
     def forward(self, num_weights: int) -> dist.TorchDistribution:

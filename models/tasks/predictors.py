@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parameters import declare
+
 
 class Predictor(nn.Module):
     """Base class: subclasses write :meth:`outputs`; :meth:`pull_back` is then generic, through ``torch.func.vjp``.
@@ -50,7 +52,7 @@ class Predictor(nn.Module):
 class ScaledPredictor(Predictor):
     """Base of predictors with a learned positive factor, the inverse temperature; learned on the log scale."""
 
-    log_scale: nn.Parameter
+    log_scale: Tensor
 
     @property
     def scale(self) -> Tensor:
@@ -111,7 +113,7 @@ class LinearPredictor(ScaledPredictor):
 
     def __init__(self, scale: float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(scale).log(), requires_grad=learned)
+        declare(self, "log_scale", torch.tensor(scale).log(), learned=learned)
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * features @ weights.mT

@@ -5,18 +5,20 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from models.distributions.mixture import GaussianMixture
+from models.parameters import declare
 
 
-class Prior(PyroModule):
+class Prior(nn.Module):
     """Base class of priors over class weights ``[D]``, shared by all classes and tasks.
 
     ``hyperparameters()`` gives ψ (and, in a hierarchical prior, samples it); ``distribution(ψ, way)`` gives p(w given ψ).
     The guide reads ψ through the same two methods, because its inner steps descend KL(q ‖ p_ψ).
     """
+
+    loc: Tensor
 
     def hyperparameters(self) -> tuple[Tensor, ...]:
         """ψ as tensors."""
@@ -90,8 +92,10 @@ class HierarchicalGaussianPrior(GaussianPrior):
 
     def __init__(self, loc: Tensor, scale: Tensor, *, width: float = 1.0) -> None:
         super().__init__(loc, scale)
-        self.loc.requires_grad_(False)
-        self.log_scale.requires_grad_(False)
+        for name in ("loc", "log_scale"):
+            fixed = getattr(self, name).detach()
+            delattr(self, name)
+            declare(self, name, fixed, learned=False)
         self.width = width
 
     def hyperparameters(self) -> tuple[Tensor, ...]:
