@@ -16,8 +16,11 @@ from inference.meta.learner import Learner
 from inference.meta.report import TaskRecord, evaluate_learner, format_records
 from inference.runs.commands import OptionParser, build_options, run_command
 from inference.runs.folder import RunFolder, write_json
+from inference.runs.program import program
 from inference.runs.tensors import load_features
 from models.networks.layers import embed
+
+DESCRIPTION = "Evaluate a finished SIB run on other data, way, shot or K."
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class PredictOptions:
 
 def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
     """Run the command; returns the records, one for each number of steps up to K."""
-    parser = OptionParser(prog="python -m inference.predict", description=__doc__)
+    parser = OptionParser(prog=program("predict"), description=DESCRIPTION)
     parser.add_argument("--config", action="config", help="YAML file of options; flags override it")
     parser.add_class_arguments(PredictOptions)
     options = build_options(PredictOptions, parser.parse_args(arguments))

@@ -14,6 +14,7 @@ import yaml
 
 from data.errors import UserError
 from inference.runs.folder import RunFolder, write_json
+from inference.runs.program import program
 
 Options = TypeVar("Options")
 
@@ -37,7 +38,7 @@ def make_parser(options: type, command: str, description: str) -> jsonargparse.A
 
     Flags may be written with dashes or underscores.
     """
-    parser = OptionParser(prog=f"python -m inference.{command}", description=description, default_env=False)
+    parser = OptionParser(prog=program(command), description=description, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file of options; flags override it")
     parser.add_argument("--resume", type=str | None, default=None, help="run folder to continue; other options are its own")
     parser.add_class_arguments(options)

@@ -12,7 +12,6 @@ from typing import Any
 
 from data.errors import UserError
 
-
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     """Call ``write(temporary path)`` and rename: a kill leaves the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
