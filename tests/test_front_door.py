@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import sibyl
 from tests.conftest import ROOT
@@ -214,3 +216,10 @@ def test_installed_command_calls_itself_by_its_name(built, users_folder, command
 def test_command_of_the_checkout_runs_by_both_names(tmp_path, module):
     result = python("-m", module, "--help", path=[ROOT], cwd=tmp_path)
     assert result.stdout.startswith("usage: python -m inference.svi_vid "), result.stderr
+
+
+def test_citation_has_the_papers_of_the_readme():
+    papers = re.findall(r"^> .*? \*(.+?)\*", (ROOT / "README.md").read_text(), re.M)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert [f"{reference['title']}." for reference in citation["references"]] == papers
+    assert len(papers) == 3
