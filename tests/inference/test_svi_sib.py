@@ -251,7 +251,7 @@ class TestErrors:
         ("arguments", "message"),
         [
             (["--data", "nonsense"], "unknown data set"),
-            (["--data", "folder"], "needs --root"),
+            (["--data", "folder"], "needs root"),
             (["--data", "folder", "--root", "/no/such/place"], "no such file or folder"),
             (["--way", "1"], "way = 1 is too small"),
             (["--shot", "0"], "shot = 0"),

@@ -12,7 +12,7 @@ from torchvision.models import resnet18
 
 from data.errors import UserError
 from data.items import LabelledItems
-from data.supervised import load_alphabet, load_digits
+from data.sources.glyphs import load_capitals, load_digits
 from inference.svi_vid import main as svi_vid
 from inference.vid.methods import Method
 from inference.vid.networks import pretrained_network, replace_head
@@ -323,7 +323,7 @@ class TestErrors:
 
 
 def test_letters_are_as_promised():
-    data = load_alphabet(16, train=3, test=2)
+    data = load_capitals(16, train=3, test=2)
     assert data.train.items.shape == (78, 1, 16, 16)
     assert data.test.class_names == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
