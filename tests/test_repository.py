@@ -38,6 +38,7 @@ def test_public_functions_and_classes_have_docstrings(package):
                 assert ast.get_docstring(node), f"{path}: {node.name}"
 
 
+@pytest.mark.slow
 def test_readme_example_runs(monkeypatch, capsys):
     """The README's Python example, with a smaller fit."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)

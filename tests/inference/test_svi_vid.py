@@ -41,6 +41,7 @@ def tiny(cache, tmp_path):
     return call
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_run_folder_holds_what_is_promised(self, cache, tmp_path, capsys):
         options = ["--methods", "student,kd,vid", "--per-class", "3,6", "--runs", "2", "--cache", cache]
@@ -151,6 +152,7 @@ class TestLibrary:
         assert all(p.grad is None for p in teacher.parameters())
         assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())
 
+    @pytest.mark.slow
     def test_a_student_of_its_own_kind_learns_what_its_teacher_knows(self):
         """With labels of three images a class the bound rises, and accuracy exceeds the plain student's."""
         data = load_digits(16, train=100, test=40)

@@ -9,6 +9,7 @@ from inference.meta.regression import exact_nll
 from inference.svi_sib import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "rmse"), [("linear", 0.62), ("sinusoids", 0.8)])
 def test_regression_run(name, rmse, tmp_path):
     arguments = ["--data", name, "--beta", "1", "--test-tasks", "300", "--out", str(tmp_path / "run")]
