@@ -117,6 +117,30 @@ class ImageSplits:
         return tuple(self.train.items.shape[1:])
 
 
+@dataclass(frozen=True)
+class SupervisedData:
+    """Training and test items of the same classes.
+
+    Attributes:
+        name: as in ``--data``.
+        train, test: uint8 images with class labels; or floats ``[n, features]`` with real targets and no class names.
+        mirror: whether a mirror image still belongs to its class.
+    """
+
+    name: str
+    train: LabelledItems
+    test: LabelledItems
+    mirror: bool = False
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.items.shape[1:])
+
+    @property
+    def is_classification(self) -> bool:
+        return bool(self.train.class_names)
+
+
 def split_classes(names: Sequence[str], seed: int, fractions: Sequence[float] = (0.64, 0.16, 0.20)) -> dict[str, str]:
     """Seeded assignment of classes to ``train``, ``val`` and ``test``.
 

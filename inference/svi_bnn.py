@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data.catalogue import load_supervised
 from data.errors import UserError
-from data.supervised import SupervisedData, load_supervised
+from data.items import SupervisedData
 from inference.bnn.bnn import BNN, check_data, choose_likelihood
 from inference.bnn.draw import draw_run
 from inference.bnn.fit import fit_run, make_network

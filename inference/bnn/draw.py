@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.items import LabelledItems
-from data.supervised import SupervisedData
+from data.items import LabelledItems, SupervisedData
 from inference.bnn import plots
 from inference.bnn.bnn import BNN
 from inference.bnn.options import Algorithm, BnnOptions

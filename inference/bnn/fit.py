@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from data.errors import UserError
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
-from data.supervised import SupervisedData
 from inference.bnn.bnn import BNN, choose_likelihood, fit_posterior
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.bnn.report import Record, make_record

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from data.supervised import curve
+from data.regression import curve
 from inference.bnn.options import Algorithm
 from inference.bnn.posterior import WeightPosterior
 from inference.evaluation.figures import COLOURS, STYLE

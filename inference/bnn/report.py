@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
-from data.supervised import SupervisedData, load_letters
+from data.sources.glyphs import load_unseen_letters
 from inference.bnn.bnn import BNN
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.diagnostics.weight_information import generalisation_bound, sharpness, weight_information
@@ -89,7 +89,7 @@ def outside_items(data: SupervisedData) -> LabelledItems | None:
     shape = data.item_shape
     if len(shape) != 3 or shape[0] != 1 or shape[1] != shape[2] or shape[1] < 16:
         return None
-    return load_letters(shape[1])
+    return load_unseen_letters(shape[1])
 
 
 def format_table(records: Iterable[Record]) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from data.catalogue import load_supervised
 from data.errors import UserError
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import mix_seed, seeded
-from data.supervised import SupervisedData, load_supervised
 from inference.runs.folder import RunFolder
 from inference.vid.methods import Method
 from inference.vid.networks import make_network, replace_head, starting_network, trained_network

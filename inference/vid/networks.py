@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
-from data.supervised import SupervisedData
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.vid.options import VidOptions

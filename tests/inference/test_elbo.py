@@ -152,6 +152,7 @@ class TestConjugateRegression:
         predictor = LinearPredictor(1.0, learned=False)
         return EmpiricalBayesModel(prior, predictor, GaussianLikelihood(NOISE, learned=False)).double()
 
+    @pytest.mark.slow
     def test_posterior_and_evidence_are_exact(self):
         loc, scale, data = self.problem()
         prior = GaussianPrior(loc, scale).requires_grad_(False)
@@ -165,6 +166,7 @@ class TestConjugateRegression:
         assert elbo <= evidence + 0.05
         assert float(elbo) == pytest.approx(float(evidence), abs=0.1)
 
+    @pytest.mark.slow
     def test_empirical_bayes_reaches_type_two_maximum_likelihood(self):
         _, _, data = self.problem()
         optimum = nn.ParameterList([torch.zeros(self.dim), torch.zeros(self.dim)])
@@ -193,6 +195,7 @@ class TestConjugateRegression:
         expected = torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1).rsqrt()
         torch.testing.assert_close(log_scale.exp()[:, 0], expected)
 
+    @pytest.mark.slow
     def test_hierarchical_bayes_concentrates_on_the_true_prior_with_many_tasks(self):
         """Equation 2: q(ψ) covers the ψ that made 300 tasks, and is narrower than p(ψ)."""
         from guides.tasks.hyper import HyperGuide

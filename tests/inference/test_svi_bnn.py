@@ -85,6 +85,7 @@ class TestAlgorithms:
         assert [online.position(e).round for e in (5, 6)] == [0, 1]
         assert online.progress(6) == 0.5
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("algorithm", Algorithm)
     def test_every_algorithm_learns(self, algorithm):
         x, y = blobs()
@@ -148,6 +149,7 @@ def run(tmp_path_factory):
     return svi_bnn([*TINY, "--out", str(tmp_path_factory.mktemp("bnn") / "run")])
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_run_folder_holds_what_is_promised(self, run):
         metrics = json.loads(run.metrics.read_text())
@@ -201,7 +203,7 @@ class TestErrors:
             (["--train-size", "100000"], "there are 120"),
             (["--data", "glyphs", "--network", "resnet18"], "beta-bnn: batch norm's running statistics"),
             (["--data", "nothing"], "unknown data set"),
-            (["--data", "mnist"], "needs --root"),
+            (["--data", "mnist"], "needs root"),
         ],
     )
     def test_one_line_and_nothing_left(self, options, message, tmp_path):

@@ -65,6 +65,7 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_run_folder_holds_what_is_promised(run):
     metrics = json.loads(run.metrics.read_text())
     assert metrics.keys() == {"command", "dataset", "seed", "seconds", "results"}
@@ -82,6 +83,7 @@ def test_run_folder_holds_what_is_promised(run):
     assert not [p for p in run.path.rglob(".*") if p.is_file()], "temporary files are left"
 
 
+@pytest.mark.slow
 def test_posterior_is_inference_data(run):
     data = arviz.from_netcdf(run.posterior)
     assert data.posterior["weights"].dims == ("chain", "draw", "task", "class", "feature")
@@ -93,6 +95,7 @@ def test_posterior_is_inference_data(run):
     assert data.attrs["dataset"] == "features", "the feature file's own name, as it names no data set"
 
 
+@pytest.mark.slow
 def test_config_reads_back(run, tmp_path):
     again = svi_sib(["--config", str(run.config), "--out", str(tmp_path / "again"), "--protocols", "standard"])
     first, second = (json.loads(r.metrics.read_text())["results"] for r in (run, again))
@@ -100,6 +103,7 @@ def test_config_reads_back(run, tmp_path):
         assert record in first, "same seed, same machine, same numbers"
 
 
+@pytest.mark.slow
 def test_predict_other_way_shot_and_steps(run, tmp_path):
     out = tmp_path / "result.json"
     records = predict(
@@ -124,6 +128,7 @@ def test_predict_other_way_shot_and_steps(run, tmp_path):
     assert {r["way"] for r in json.loads(out.read_text())["results"]} == {7}
 
 
+@pytest.mark.slow
 def test_loaded_sib_gives_the_same_posterior(run):
     first, again = SIB.load(run), SIB.load(run.path)
     bank = load_features(run.features)["test"]
@@ -163,6 +168,7 @@ def test_images_to_posterior(images, tmp_path):
     assert records[0].way == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -185,12 +191,14 @@ def test_every_choice_trains(options, tmp_path):
     assert all((r["rate"] is None) == ("delta" in options) for r in records)
 
 
+@pytest.mark.slow
 def test_early_stopping(tmp_path):
     common = ["--features", feature_file(tmp_path), "--beta", "0.1", "--protocols", "standard", *TINY]
     stopped = svi_sib([*common, "--patience", "1", "--validations", "6", "--out", str(tmp_path / "stopped")])
     assert stopped.metrics.exists()
 
 
+@pytest.mark.slow
 class TestKill:
     """kill -9 in the middle of training, then --resume, ends with the numbers of an unbroken run."""
 
@@ -253,7 +261,7 @@ class TestErrors:
         ("arguments", "message"),
         [
             (["--data", "nonsense"], "unknown data set"),
-            (["--data", "folder"], "needs --root"),
+            (["--data", "folder"], "needs root"),
             (["--data", "folder", "--root", "/no/such/place"], "no such file or folder"),
             (["--way", "1"], "--way 1: must be a whole number, 2 or more"),
             (["--shot", "0"], "--shot 0: must be a whole number, above 0"),
@@ -295,6 +303,7 @@ class TestErrors:
         assert "class03/2.png" in error
         assert not (tmp_path / "run").exists()
 
+    @pytest.mark.slow
     def test_folder_in_use_and_damaged_run(self, run, tmp_path, capsys):
         assert "already holds a run" in error_of(["--features", run.features, "--out", run.path], capsys)
         broken = tmp_path / "broken"
@@ -307,6 +316,7 @@ class TestErrors:
         truncated.write_bytes(run.features.read_bytes()[:1000])
         assert "damaged" in error_of(["--features", truncated], capsys)
 
+    @pytest.mark.slow
     def test_checkpoint_of_another_configuration(self, run, tmp_path, capsys):
         for name in ("whole", "other"):
             out = tmp_path / name
@@ -320,6 +330,7 @@ class TestErrors:
         (tmp_path / "whole" / guide).write_bytes(b"short")
         assert "damaged" in error_of(["--resume", tmp_path / "whole"], capsys)
 
+    @pytest.mark.slow
     def test_truncated_checkpoint(self, tmp_path, capsys):
         common = ["--features", feature_file(tmp_path), "--beta", "0.1", "--protocols", "standard", *TINY]
         finished = svi_sib([*common, "--out", str(tmp_path / "run")])
@@ -333,6 +344,7 @@ class TestErrors:
         assert "the loss became" in error_of(arguments, capsys)
         assert not (tmp_path / "run" / "metrics.json").exists()
 
+    @pytest.mark.slow
     def test_predict(self, run, tmp_path, capsys):
         assert "not a run folder" in error_of(["--run", tmp_path], capsys, predict)
         assert "has no variant" in error_of(["--run", run.path, "--variant", "x"], capsys, predict)
@@ -347,6 +359,7 @@ def test_every_option_is_documented():
         assert f"        {name}: " in documented, name
 
 
+@pytest.mark.slow
 def test_help_lists_every_option():
     done = subprocess.run(
         [sys.executable, "-m", "inference.svi_sib", "--help"], cwd=ROOT, capture_output=True, text=True, check=True

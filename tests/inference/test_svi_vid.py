@@ -12,7 +12,7 @@ from torchvision.models import resnet18
 
 from data.errors import UserError
 from data.items import LabelledItems
-from data.supervised import load_alphabet, load_digits
+from data.sources.glyphs import load_capitals, load_digits
 from inference.svi_vid import main as svi_vid
 from inference.vid.methods import Method
 from inference.vid.networks import pretrained_network, replace_head
@@ -41,6 +41,7 @@ def tiny(cache, tmp_path):
     return call
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_run_folder_holds_what_is_promised(self, cache, tmp_path, capsys):
         options = ["--methods", "student,kd,vid", "--per-class", "3,6", "--runs", "2", "--cache", cache]
@@ -151,6 +152,7 @@ class TestLibrary:
         assert all(p.grad is None for p in teacher.parameters())
         assert not any(m._forward_hooks for n in (teacher, student) for m in n.modules())
 
+    @pytest.mark.slow
     def test_a_student_of_its_own_kind_learns_what_its_teacher_knows(self):
         """With labels of three images a class the bound rises, and accuracy exceeds the plain student's."""
         data = load_digits(16, train=100, test=40)
@@ -323,7 +325,7 @@ class TestErrors:
 
 
 def test_letters_are_as_promised():
-    data = load_alphabet(16, train=3, test=2)
+    data = load_capitals(16, train=3, test=2)
     assert data.train.items.shape == (78, 1, 16, 16)
     assert data.test.class_names == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
