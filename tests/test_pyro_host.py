@@ -19,8 +19,9 @@ from torch import nn
 from guides.empty import EmptyGuide
 from guides.mean_field import MeanFieldGuide, PointGuide
 from guides.tasks.gradient_networks import EquivariantGradient
+from guides.tasks.rules import GradientStep
 from guides.tasks.starts import SupportMeans
-from guides.tasks.unrolled import SyntheticGradientGuide
+from guides.tasks.synthetic import SyntheticGradientGuide
 from models.bayesian.network import BayesianNetwork
 from models.distillation.model import DistillationModel, Pair
 from models.likelihoods import GaussianLikelihood
@@ -71,7 +72,7 @@ def build(name: str, way: int = 3, dim: int = 4):
     support_x, query_x = torch.randn(2, way, dim), torch.randn(2, 6, dim)
     support_y, query_y = torch.arange(way).expand(2, way), torch.randint(way, (2, 6))
     prior, predictor = GaussianPrior(torch.zeros(dim), torch.ones(dim)), DistancePredictor()
-    guide = SyntheticGradientGuide(prior, predictor, SupportMeans(dim), EquivariantGradient(), num_features=dim)
+    guide = SyntheticGradientGuide(prior, predictor, SupportMeans(dim), EquivariantGradient(), GradientStep(3, dim))
     episode = (support_x, support_y, query_x, query_y)
     return EmpiricalBayesModel(prior, predictor), guide, episode, episode[:3]
 

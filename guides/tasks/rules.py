@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.tasks.families import PosteriorParameters
+from models.parameters import declare
 
 
 class Pull(NamedTuple):
@@ -56,6 +57,8 @@ class GradientStep(Rule):
         whiten: descend in the prior's units.
     """
 
+    log_size: Tensor
+
     def __init__(
         self, steps: int, num_features: int, *, size: float = 1e-3, learned: bool = False, whiten: bool = False
     ) -> None:
@@ -63,7 +66,7 @@ class GradientStep(Rule):
         if not 0 < size < float("inf"):
             raise ValueError(f"a step size must be positive, not {size}")
         self.whiten = whiten
-        self.log_size = nn.Parameter(torch.full((max(steps, 1),), float(size)).log(), requires_grad=learned)
+        declare(self, "log_size", torch.full((max(steps, 1),), float(size)).log(), learned=learned)
         self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
 
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
