@@ -90,8 +90,8 @@ def predictions(
     part = load_features(run.features)["test"]
     pooled = {}
     for variant, learner in fitted.items():
-        alike = (variant.predictor, variant.beta) == (selected.predictor, selected.beta)
-        if alike or variant.method != selected.method:
+        comparable = variant.beta == selected.beta or None in (variant.beta, selected.beta)
+        if comparable and variant.predictor == selected.predictor:
             sampler = EpisodeSampler(part, learner.options.spec(imbalance=None), split="test split")
             episode = sampler.sample(200, seed=learner.options.seed)
             assert episode.query_y is not None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data.items import ImageSplits
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
-from inference.meta.report import choose_variant, validate
+from inference.meta.report import choose_variant, mark_selected, validate
 from inference.meta.stages import fit
-from inference.runs.commands import options_to_yaml
+from inference.runs.commands import options_to_yaml, write_metrics
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import save_tensors
 from models.networks.feature_network import FeatureNetwork
@@ -39,6 +40,10 @@ class SIB(Learner):
             if network is not None:
                 save_tensors(run.network, network.state_dict(), network.description())
             fitted = fit(chosen, data, run)
-            best = fitted[choose_variant(validate(fitted, run))]
+            validated = validate(fitted, run)
+            selected = choose_variant(validated)
+            records = mark_selected(validated.values(), selected)
+            write_metrics(run, "sib", chosen, [asdict(record) for record in records], dataset=data.name)
+            best = fitted[selected]
             parts = {"space": best.space, "objective": best.objective, "network": best.network, "dataset": best.dataset}
             return cls(best.options, best.variant, **parts)  # type: ignore[arg-type]

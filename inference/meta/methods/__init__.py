@@ -2,17 +2,18 @@
 
 A method says which variants a run trains and builds a model and a guide for each; both are programs over an
 :class:`~data.episodes.Episode`, and the model has the observed site ``labels``. Everything else (training, evaluation,
-posterior, records, pictures, ``predict``) works from that site. To add one: a file here, and a line in :data:`METHODS`.
+posterior, records, pictures, ``predict``) works from that site. To add one: a file here with ``variants`` and ``build``, and a
+line in :data:`FILES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from inference.meta.methods import sib
 from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
 
@@ -29,7 +30,11 @@ class Method(NamedTuple):
     build: Callable[[GuideSettings, Variant, Tensor], tuple[nn.Module, nn.Module]]
 
 
-METHODS: dict[str, Method] = {
-    "sib": Method(sib.variants, sib.build),
+FILES = {
+    "sib": "sib",
+    "nearest-mean": "nearest_mean",
 }
-"""Names of ``--methods``."""
+"""Names of ``--methods``, and the files of this folder that hold them."""
+
+MODULES = {name: import_module(f"{__name__}.{file}") for name, file in FILES.items()}
+METHODS = {name: Method(module.variants, module.build) for name, module in MODULES.items()}
