@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from data.supervised import SupervisedData, load_supervised
     from inference.bnn.bnn import BNN
     from inference.elbo import RateDistortionELBO
+    from inference.meta.learner import Learner
     from inference.meta.sib import SIB
     from inference.vid.vid import VID
 
@@ -35,6 +36,7 @@ __all__ = [
     "EpisodeSampler",
     "ImageSplits",
     "LabelledItems",
+    "Learner",
     "RateDistortionELBO",
     "SupervisedData",
     "TaskSpec",
@@ -50,6 +52,7 @@ _HOME = {
     "EpisodeSampler": "data.episodes",
     "ImageSplits": "data.items",
     "LabelledItems": "data.items",
+    "Learner": "inference.meta.learner",
     "RateDistortionELBO": "inference.elbo",
     "SIB": "inference.meta.sib",
     "SupervisedData": "data.supervised",
