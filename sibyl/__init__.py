@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from sibyl._checkout import AliasFinder
 
 if TYPE_CHECKING:
+    from data.supervised import SupervisedData, load_supervised
+
     from data.catalogue import load_data
     from data.episodes import Episode, EpisodeSampler, TaskSpec
     from data.errors import UserError
     from data.items import ImageSplits, LabelledItems
-    from data.supervised import SupervisedData, load_supervised
     from inference.bnn.bnn import BNN
     from inference.elbo import RateDistortionELBO
     from inference.meta.learner import Learner

@@ -290,28 +290,3 @@ def test_the_exact_reference_says_that_it_saw_labels():
     assert guide.saw_labels
     assert not guide.after(0).saw_labels
     assert not build()[1].saw_labels
-
-
-def test_gradient_network_of_the_paper_needs_two_queries():
-    _, guide = build(MLPGradient(WAY))
-    tasks = episode()
-    with pytest.raises(ValueError, match="at least two"):
-        guide.unroll(*tasks._replace(query_x=tasks.query_x[:, :1]))
-
-
-def test_the_papers_network_norms_both_hidden_layers():
-    """Each hidden layer is normalised over the queries of a task, so the size of the weights before it says nothing."""
-    network = MLPGradient(WAY).double()
-    outputs = torch.randn(3, 12, WAY, dtype=torch.float64)
-    convolutions = [layer for layer in network.layers if isinstance(layer, nn.Conv1d)][:2]
-
-    def enlarge(layers):
-        for layer in layers:
-            for parameter in layer.parameters():
-                parameter.data.mul_(1000)
-
-    enlarge(convolutions)  # far above the norm's ε
-    before = network(outputs)
-    for layer in convolutions:
-        enlarge([layer])
-        torch.testing.assert_close(network(outputs), before, rtol=1e-3, atol=1e-3)
