@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any
 from sibyl._checkout import AliasFinder
 
 if TYPE_CHECKING:
-    from data.supervised import SupervisedData, load_supervised
-
-    from data.catalogue import load_data
+    from data.catalogue import load_data, load_supervised
     from data.episodes import Episode, EpisodeSampler, TaskSpec
     from data.errors import UserError
-    from data.items import ImageSplits, LabelledItems
+    from data.items import ImageSplits, LabelledItems, SupervisedData
     from inference.bnn.bnn import BNN
     from inference.elbo import RateDistortionELBO
     from inference.meta.learner import Learner
@@ -56,12 +54,12 @@ _HOME = {
     "Learner": "inference.meta.learner",
     "RateDistortionELBO": "inference.elbo",
     "SIB": "inference.meta.sib",
-    "SupervisedData": "data.supervised",
+    "SupervisedData": "data.items",
     "TaskSpec": "data.episodes",
     "UserError": "data.errors",
     "VID": "inference.vid.vid",
     "load_data": "data.catalogue",
-    "load_supervised": "data.supervised",
+    "load_supervised": "data.catalogue",
 }
 
 

@@ -295,6 +295,7 @@ def selected_name(run: RunFolder) -> str:
     """
     chosen = [record for record in read_json(run.metrics).get("results", []) if record.get("selected")]
     for record in sorted(chosen, key=lambda record: -record["trained_steps"]):
-        old = f"{record['predictor']}-beta{record['beta'] or 0.0:g}-k{record['trained_steps']}"
-        return str(record.get("variant", old))
+        if "variant" in record:
+            return str(record["variant"])
+        return f"{record['predictor']}-beta{record['beta'] or 0.0:g}-k{record['trained_steps']}"  # before 0.2
     raise UserError(f"{run.metrics} names no selected variant: did the run finish? Continue it with --resume {run.path}")

@@ -77,7 +77,7 @@ def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores
         predictor=variant.predictor,
         posterior=variant.posterior,
         variant=variant.name,
-        saw_labels=bool(getattr(learner.guide, "saw_labels", False)),
+        saw_labels=steps > 0 and bool(getattr(learner.guide, "saw_labels", False)),
     )
 
 
