@@ -17,6 +17,7 @@ from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
 from inference.meta.regression import regression_run
 from inference.meta.report import (
+    PROTOCOLS,
     choose_variant,
     evaluate_protocols,
     final_records,
@@ -102,6 +103,8 @@ def check(options: SibOptions, data: ImageSplits | None) -> None:
         return
     for split in data.splits:
         EpisodeSampler(data[split], options.spec(), split=f"{split} split")
+    for protocol in options.protocols:
+        EpisodeSampler(data.test, options.spec(imbalance=PROTOCOLS.get(protocol)), split="test split")
     try:
         FeatureNetwork(options.backbone, data.image_shape)
     except ValueError as error:
