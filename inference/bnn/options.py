@@ -1,13 +1,12 @@
-"""Options of ``python -m inference.svi_bnn``, the four algorithms, and the order in which they train."""
+"""Options of ``python -m inference.svi_bnn``."""
 
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import NamedTuple
 
 from data.errors import UserError
+from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.runs.options import RunOptions
 from inference.runs.values import (
     Choices,
@@ -21,32 +20,6 @@ from inference.runs.values import (
 )
 from models.bayesian.weight_priors import PriorName
 from models.likelihoods import LikelihoodName
-
-
-class Algorithm(StrEnum):
-    """How the prior m of the rate KL(q ‖ m) is had.
-
-    Source: "On regularizing deep learning using mutual information", slide "β-BNN".
-    """
-
-    VANILLA = "vanilla"
-    """The prior of ``--prior`` and β = 1: Bayes by backprop."""
-    FIXED = "fixed-prior"
-    """m = N(0, I), β chosen on validation data."""
-    BETA_BNN = "beta-bnn"
-    """m = the mixture of K posteriors of bootstrap samples, refreshed once a round."""
-    ONLINE = "online"
-    """The same mixture, refreshed after each posterior."""
-    DETERMINISTIC = "deterministic"
-    """Maximum likelihood, one network: what a posterior is compared with."""
-
-    @property
-    def is_mixture(self) -> bool:
-        return self in (Algorithm.BETA_BNN, Algorithm.ONLINE)
-
-    def betas(self, sweep: tuple[float, ...]) -> tuple[float, ...]:
-        """The β it is run with: those of the ``sweep``, unless the algorithm fixes its own."""
-        return {Algorithm.VANILLA: (1.0,), Algorithm.DETERMINISTIC: (0.0,)}.get(self, sweep)
 
 
 class Algorithms(Choices[Algorithm]):
@@ -117,8 +90,10 @@ class BnnOptions(RunOptions):
 
     def check(self) -> None:
         super().check()
-        if self.epochs % self.rounds:
-            raise UserError(f"`epochs={self.epochs}` must be a multiple of `rounds={self.rounds}`")
+        if (self.prior, self.prior_scale) != (PriorName.GAUSSIAN, 1.0) and Algorithm.VANILLA not in self.algorithms:
+            raise UserError("`prior` and `prior_scale` are of vanilla, which is not among the `algorithms`")
+        for algorithm in self.algorithms:
+            self.fit.plan(algorithm)
 
     @property
     def betas(self) -> tuple[float, ...]:
@@ -130,82 +105,17 @@ class BnnOptions(RunOptions):
         """Widths of the hidden layers."""
         return self.hidden
 
-    def plan(self, algorithm: Algorithm) -> Plan:
-        """The algorithm's order of training."""
-        many = algorithm.is_mixture
-        return Plan(
-            posteriors=self.posteriors if many else 1,
-            rounds=self.rounds if many else 1,
+    @property
+    def fit(self) -> FitSettings:
+        """How its posteriors are fitted."""
+        return FitSettings(
+            posteriors=self.posteriors,
+            bootstrap_size=self.bootstrap_size,
+            rounds=self.rounds,
             epochs=self.epochs,
-            online=algorithm is Algorithm.ONLINE,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            initial_scale=self.initial_scale,
+            scale_speed=self.scale_speed,
+            seed=self.seed,
         )
-
-
-class Position(NamedTuple):
-    """Where an epoch stands in a :class:`Plan`.
-
-    Attributes:
-        round: t, from 0.
-        rows: the posteriors that train now.
-        epoch: of these posteriors in this round, from 0.
-    """
-
-    round: int
-    rows: slice
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which posteriors train in which epoch: all K side by side, or (online) one after another in each round.
-
-    Source: slide "β-BNN", lines 3 to 9.
-
-    Args:
-        posteriors: K.
-        rounds: T.
-        epochs: of each posterior, in all rounds together.
-        online: whether the mixture is refreshed after each posterior.
-    """
-
-    posteriors: int = 1
-    rounds: int = 1
-    epochs: int = 1
-    online: bool = False
-
-    @property
-    def epochs_a_round(self) -> int:
-        """Epochs of each posterior in one round."""
-        return self.epochs // self.rounds
-
-    @property
-    def at_once(self) -> int:
-        """Posteriors that train side by side."""
-        return 1 if self.online else self.posteriors
-
-    @property
-    def total_epochs(self) -> int:
-        """Epochs of the training loop."""
-        return self.epochs * (self.posteriors // self.at_once)
-
-    @property
-    def sparse(self) -> int:
-        """Epochs between two checkpoints or looks at the test items: about sixty of them in all."""
-        return max(1, self.total_epochs // 60)
-
-    def position(self, epoch: int) -> Position:
-        """Where the loop's ``epoch`` stands."""
-        segment, inner = divmod(epoch, self.epochs_a_round)
-        if not self.online:
-            return Position(segment, slice(0, self.posteriors), inner)
-        number, row = divmod(segment, self.posteriors)
-        return Position(number, slice(row, row + 1), inner)
-
-    def ends_segment(self, epoch: int) -> bool:
-        """Whether the posteriors that train now are finished in this round after ``epoch``."""
-        return self.position(epoch).epoch == self.epochs_a_round - 1
-
-    def progress(self, epoch: float) -> float:
-        """Share of its own epochs that the posterior in training has behind it, for a fractional ``epoch`` of the loop."""
-        place = self.position(int(epoch))
-        return (place.round * self.epochs_a_round + place.epoch + epoch % 1) / self.epochs
