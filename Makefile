@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test format clean
+.PHONY: demo test quick mutations lint format clean
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -14,15 +14,26 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/python -m inference.svi_sib
 
-test: .venv/ready
+# everything: style, types and all tests
+test: lint
+	$(BIN)/python -m pytest
+
+# style, types and the tests that take under a minute together
+quick: lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+# break one line at a time and see that a test notices; see CONTRIBUTING.md
+mutations: .venv/ready
+	$(BIN)/python -m tests.mutations
+
+lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,34 +1,71 @@
-"""All data sets by name: ``load_data("glyphs")``."""
+"""All data sets by name: ``load_data("glyphs")`` for few-shot tasks, ``load_supervised("glyphs")`` for one classifier.
+
+A name may stand in both tables: ``glyphs`` are letters of many scripts for tasks, and the ten digits for one classifier.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from data.errors import UserError
-from data.items import ImageSplits
-from data.sources.folder import load_folder
-from data.sources.glyphs import load_glyphs
+from data.items import ImageSplits, SupervisedData
+from data.regression import load_curve
+from data.sources.folder import load_folder, load_train_test_folder
+from data.sources.glyphs import load_capitals, load_digits, load_glyphs
 from data.sources.mini_imagenet import load_mini_imagenet
-from data.sources.torchvision import load_cifar_fs, load_omniglot
+from data.sources.torchvision import load_cifar_fs, load_omniglot, load_train_test
+
+Loaded = TypeVar("Loaded")
 
 
-class Name(StrEnum):
-    """The few-shot image data sets of ``--data``."""
+@dataclass(frozen=True)
+class DataSet(Generic[Loaded]):
+    """What the catalogue knows of a data set.
 
-    GLYPHS = "glyphs"
-    """Letters of many scripts, embedded."""
-    FOLDER = "folder"
-    """``root/{train,val,test}/<class>/*`` or ``root/<class>/*``, a folder or a zip archive."""
-    OMNIGLOT = "omniglot"
-    """torchvision's Omniglot: background alphabets for training and validation, evaluation alphabets for test."""
-    CIFAR_FS = "cifar-fs"
-    """CIFAR-100 by a 64/16/20 class split."""
-    MINI_IMAGENET = "mini-imagenet"
-    """User-supplied folders or pickles."""
+    Attributes:
+        load: called with the root (which embedded sets ignore), the image size and the seed.
+        image_size: height and width when the user gives none, pixels.
+        embedded: drawn by Sibyl; others need a root.
+    """
+
+    load: Callable[[Path, int, int], Loaded]
+    image_size: int
+    embedded: bool = False
 
 
-DEFAULT_SIZE = {Name.GLYPHS: 28, Name.OMNIGLOT: 28, Name.CIFAR_FS: 32, Name.MINI_IMAGENET: 84, Name.FOLDER: 84}
+FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
+    # letters of many scripts
+    "glyphs": DataSet(lambda root, size, seed: load_glyphs(size, seed=seed), 28, embedded=True),
+    # root/{train,val,test}/<class>/* or root/<class>/*, a folder or a zip archive
+    "folder": DataSet(lambda root, size, seed: load_folder(root, size, seed=seed), 84),
+    # torchvision's Omniglot: background alphabets for training and validation, evaluation alphabets for test
+    "omniglot": DataSet(load_omniglot, 28),
+    # CIFAR-100 by a 64/16/20 class split
+    "cifar-fs": DataSet(lambda root, size, seed: load_cifar_fs(root, size), 32),
+    # user-supplied folders or pickles
+    "mini-imagenet": DataSet(lambda root, size, seed: load_mini_imagenet(root, size, seed=seed), 84),
+}
+"""Data sets of ``svi_sib``: disjoint classes for training, validation and test."""
+
+SUPERVISED: Mapping[str, DataSet[SupervisedData]] = {
+    # the digits 0 to 9 in many faces, warped and noisy
+    "glyphs": DataSet(lambda root, size, seed: load_digits(size, seed=seed), 28, embedded=True),
+    # the capital Latin letters A to Z, harder to read than the digits
+    "letters": DataSet(lambda root, size, seed: load_capitals(size, seed=seed), 28, embedded=True),
+    # a one-dimensional regression with a gap in the inputs
+    "curve": DataSet(lambda root, size, seed: load_curve(seed=seed), 1, embedded=True),
+    # root/{train,test}/<class>/*, a folder or a zip archive
+    "folder": DataSet(lambda root, size, seed: load_train_test_folder(root, size), 32),
+    "mnist": DataSet(partial(load_train_test, "mnist"), 28),
+    "fashion-mnist": DataSet(partial(load_train_test, "fashion-mnist"), 28),
+    "cifar10": DataSet(partial(load_train_test, "cifar10"), 32),
+    "cifar100": DataSet(partial(load_train_test, "cifar100"), 32),
+}
+"""Data sets of ``svi_bnn`` and ``svi_vid``: the same classes in training and test."""
 
 
 def load_data(
@@ -37,7 +74,7 @@ def load_data(
     """Load a data set with disjoint training, validation and test classes.
 
     Args:
-        name: a :class:`Name`.
+        name: a key of :data:`FEW_SHOT`.
         root: where its files are; not needed for ``glyphs``. torchvision's sets are downloaded there when missing.
         image_size: height and width in pixels; ``None`` for the data set's usual one.
         seed: the glyphs' drawing, and the class split where the data has none.
@@ -45,17 +82,33 @@ def load_data(
     Raises:
         UserError: unknown name, missing root, or bad files.
     """
-    try:
-        kind = Name(name)
-    except ValueError:
-        raise UserError(f"unknown data set {name!r}: choose {', '.join(n.value for n in Name)}") from None
-    size = image_size or DEFAULT_SIZE[kind]
-    if kind is Name.GLYPHS:
-        return load_glyphs(size, seed=seed)
-    if root is None:
-        raise UserError(f"--data {name} needs --root: the folder or archive that holds its images")
-    if kind is Name.FOLDER:
-        return load_folder(root, size, seed=seed)
-    if kind is Name.MINI_IMAGENET:
-        return load_mini_imagenet(root, size, seed=seed)
-    return load_omniglot(root, size, seed) if kind is Name.OMNIGLOT else load_cifar_fs(root, size)
+    return load_from(FEW_SHOT, name, root, image_size, seed)
+
+
+def load_supervised(
+    name: str = "glyphs", root: str | Path | None = None, *, image_size: int | None = None, seed: int = 0
+) -> SupervisedData:
+    """Load a data set whose training and test items share their classes.
+
+    Args:
+        name: a key of :data:`SUPERVISED`.
+        root: where its files are; not needed for embedded sets. torchvision's sets are downloaded there when missing.
+        image_size: height and width in pixels; ``None`` for the data set's usual one.
+        seed: of the embedded sets' drawing.
+
+    Raises:
+        UserError: unknown name, missing root, or bad files.
+    """
+    return load_from(SUPERVISED, name, root, image_size, seed)
+
+
+def load_from(
+    table: Mapping[str, DataSet[Loaded]], name: str, root: str | Path | None, image_size: int | None, seed: int
+) -> Loaded:
+    """Look ``name`` up and load it."""
+    if name not in table:
+        raise UserError(f"unknown data set {name!r}: choose {', '.join(table)}")
+    entry = table[name]
+    if root is None and not entry.embedded:
+        raise UserError(f"the data set {name!r} needs root: the folder or archive that holds its images")
+    return entry.load(Path(root or ""), image_size or entry.image_size, seed)

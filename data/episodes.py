@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,12 +21,14 @@ class Episode(NamedTuple):
         support_y: ``[tasks, way * shot]`` int64 in ``0 .. way - 1`` (regression: ``[tasks, support]`` floats).
         query_x: ``[tasks, query, *item_shape]``.
         query_y: ``[tasks, query]``, hidden from the guide; ``None`` at prediction time.
+        way: classes per task, 1 in regression; ``None`` where only the support labels tell.
     """
 
     support_x: Tensor
     support_y: Tensor
     query_x: Tensor
     query_y: Tensor | None = None
+    way: int | None = None
 
     def to(self, *args, **kwargs) -> Episode:
         """Move every tensor, as ``Tensor.to`` does; a dtype changes floating-point tensors alone."""
@@ -36,12 +39,16 @@ class Episode(NamedTuple):
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
         query_y = None if self.query_y is None else move(self.query_y)
-        return Episode(move(self.support_x), move(self.support_y), move(self.query_x), query_y)
+        return Episode(move(self.support_x), move(self.support_y), move(self.query_x), query_y, self.way)
 
-    def first(self, count: int) -> Episode:
-        """The first ``count`` tasks."""
-        query_y = None if self.query_y is None else self.query_y[:count]
-        return Episode(self.support_x[:count], self.support_y[:count], self.query_x[:count], query_y)
+    def tasks(self, chosen: slice | Tensor) -> Episode:
+        """Some of the tasks, by a slice or by indices ``[n]``."""
+        query_y = None if self.query_y is None else self.query_y[chosen]
+        return Episode(self.support_x[chosen], self.support_y[chosen], self.query_x[chosen], query_y, self.way)
+
+    def on_support(self) -> Episode:
+        """The same tasks with the support set as queries: its own labels are scored."""
+        return self._replace(query_x=self.support_x, query_y=self.support_y)
 
     def unlabelled(self) -> Episode:
         """The same tasks without the query labels."""
@@ -53,11 +60,15 @@ class TaskSpec:
     """What a task looks like.
 
     Args:
-        way: classes a task.
-        shot: support items a class.
-        queries: query items a class (on average, where tasks are imbalanced).
-        imbalance: concentration of the symmetric Dirichlet that draws each task's query class proportions; ``None`` for
-            exactly ``queries`` a class.
+        way: classes per task.
+        shot: support items per class.
+        queries: query items per class (on average, where tasks are imbalanced).
+        imbalance: concentration α of a symmetric Dirichlet over the task's classes; ``None`` for exactly ``queries`` items of
+            each. A task draws its class proportions p ~ Dirichlet(α, …, α), and its query counts are way · queries · p, rounded
+            by largest remainders to keep their sum (Veilleux et al. 2021, there α = 2). Where these ask a class
+            for more items than it has beside the support, p is drawn again. So the law is the Dirichlet exactly where every
+            class has shot + way · queries items, and otherwise the Dirichlet *truncated* at what the classes can serve, whose
+            proportions vary less; :attr:`EpisodeSampler.acceptance` says how near it is.
     """
 
     way: int = 5
@@ -88,9 +99,16 @@ class EpisodeSampler:
         spec: the tasks' shape.
         split: named in error messages.
 
+    Attributes:
+        acceptance: for imbalanced tasks, the share of drawn proportions that the smallest classes can serve; 1 means that the
+            proportions are exactly Dirichlet. Below ``WARN_BELOW`` a warning says so.
+
     Raises:
-        UserError: fewer classes than the way, or a class with fewer items than shot + queries.
+        UserError: fewer classes than the way, a class with fewer items than shot + queries, or imbalanced tasks of which the
+            smallest classes serve less than ``REFUSE_BELOW``.
     """
+
+    WARN_BELOW, REFUSE_BELOW = 0.9, 0.01
 
     def __init__(self, source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> None:
         counts = source.counts
@@ -100,11 +118,20 @@ class EpisodeSampler:
         if counts[smallest] < spec.shot + spec.queries:
             raise UserError(
                 f"{split}: class {source.class_names[smallest]!r} has {int(counts[smallest])} images, fewer than "
-                f"shot + queries = {spec.shot} + {spec.queries}: lower --shot or --queries"
+                f"shot + queries = {spec.shot} + {spec.queries}: lower shot or queries"
             )
         self.source, self.spec, self.counts = source, spec, counts
         self._by_class = torch.argsort(source.labels, stable=True)
         self._start = counts.cumsum(0) - counts
+        self.acceptance = 1.0 if spec.balanced else self._measure_acceptance()
+        if self.acceptance < self.WARN_BELOW:
+            finding = (
+                f"{split}: class {source.class_names[smallest]!r} has {int(counts[smallest])} images, and imbalanced tasks of "
+                f"{spec.way * spec.queries} queries ask for more of one class in {1 - self.acceptance:.0%} of the draws"
+            )
+            if self.acceptance < self.REFUSE_BELOW:
+                raise UserError(f"{finding}: lower queries")
+            warnings.warn(f"{finding}: these are drawn again, so classes are less unequal; lower queries", stacklevel=2)
 
     def with_spec(self, **changes) -> EpisodeSampler:
         """The same items under another :class:`TaskSpec`."""
@@ -115,7 +142,7 @@ class EpisodeSampler:
         support, query, query_y, _ = self.sample_indices(tasks, seed=seed)
         support_y = torch.arange(self.spec.way).repeat_interleave(self.spec.shot).expand(tasks, -1)
         items = self.source.items
-        return Episode(items[support], support_y, items[query], query_y)
+        return Episode(items[support], support_y, items[query], query_y, self.spec.way)
 
     def sample_indices(self, tasks: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Indices into the source instead of items.
@@ -141,16 +168,25 @@ class EpisodeSampler:
         query = chosen.flatten(1).gather(1, query_y * depth + spec.shot + rank)
         return support, query, query_y, classes
 
+    def _measure_acceptance(self, draws: int = 4096) -> float:
+        """The share of drawn query counts that the smallest classes can serve."""
+        smallest = self.counts.sort().values[: self.spec.way] - self.spec.shot
+        return float((self._draw_counts(draws, torch.Generator().manual_seed(0)) <= smallest).all(-1).float().mean())
+
     def _query_counts(self, capacity: Tensor, generator: torch.Generator) -> Tensor:
         """``[tasks, way]`` int64, summing to ``way * queries`` in each task, never above ``capacity``."""
-        spec, total = self.spec, self.spec.way * self.spec.queries
-        if spec.imbalance is None:
-            return torch.full_like(capacity, spec.queries)
-        gamma = torch._standard_gamma(torch.full(capacity.shape, float(spec.imbalance)), generator=generator)
-        quota = total * gamma / gamma.sum(-1, keepdim=True)
-        counts = torch.minimum(quota.floor().long(), capacity)
-        while bool((missing := total - counts.sum(-1)).any()):  # largest remainders first, full classes last
-            priority = (quota - counts).masked_fill(counts >= capacity, -torch.inf)
-            rank = priority.argsort(-1, descending=True).argsort(-1)
-            counts = torch.minimum(counts + (rank < missing[:, None]), capacity)
+        if self.spec.balanced:
+            return torch.full_like(capacity, self.spec.queries)
+        counts = self._draw_counts(len(capacity), generator)
+        while len(refused := (counts > capacity).any(-1).nonzero()[:, 0]):  # ends: REFUSE_BELOW bounds the share refused
+            counts[refused] = self._draw_counts(len(refused), generator)
         return counts
+
+    def _draw_counts(self, tasks: int, generator: torch.Generator) -> Tensor:
+        """``[tasks, way]`` query counts of Dirichlet proportions, by largest remainders, whatever the classes can serve."""
+        spec, total = self.spec, self.spec.way * self.spec.queries
+        gamma = torch._standard_gamma(torch.full((tasks, spec.way), float(spec.imbalance or 0)), generator=generator)
+        quota = total * gamma / gamma.sum(-1, keepdim=True)
+        counts = quota.floor().long()
+        rank = (quota - counts).argsort(-1, descending=True).argsort(-1)
+        return counts + (rank < total - counts.sum(-1, keepdim=True))

@@ -117,6 +117,30 @@ class ImageSplits:
         return tuple(self.train.items.shape[1:])
 
 
+@dataclass(frozen=True)
+class SupervisedData:
+    """Training and test items of the same classes.
+
+    Attributes:
+        name: as in ``--data``.
+        train, test: uint8 images with class labels; or floats ``[n, features]`` with real targets and no class names.
+        mirror: whether a mirror image still belongs to its class.
+    """
+
+    name: str
+    train: LabelledItems
+    test: LabelledItems
+    mirror: bool = False
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.items.shape[1:])
+
+    @property
+    def is_classification(self) -> bool:
+        return bool(self.train.class_names)
+
+
 def split_classes(names: Sequence[str], seed: int, fractions: Sequence[float] = (0.64, 0.16, 0.20)) -> dict[str, str]:
     """Seeded assignment of classes to ``train``, ``val`` and ``test``.
 
@@ -148,3 +172,30 @@ def resize(images: Tensor, image_size: int) -> Tensor:
         part = F.interpolate(part.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
         parts.append(part.round().clamp(0, 255).to(torch.uint8))
     return torch.cat(parts)
+
+
+def as_images(images: Tensor, image_shape: Sequence[int]) -> Tensor:
+    """Check images that a user gives before a network sees them.
+
+    Args:
+        images: ``[..., channels, height, width]``, uint8, or floats in [0, 1] (uint8 images divided by 255).
+        image_shape: the ``(channels, height, width)`` that the network takes.
+
+    Returns:
+        uint8 images as they are; floats in at least single precision.
+
+    Raises:
+        UserError: another shape, another type, or floats outside [0, 1].
+    """
+    expected = "×".join(map(str, image_shape))
+    if images.dim() < 3 or tuple(images.shape[-3:]) != tuple(image_shape):
+        given = "×".join(map(str, images.shape[-3:]))
+        raise UserError(f"the network takes images of {expected} (channels×height×width), not {given}: convert them first")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise UserError(f"images must be uint8 or floats in [0, 1], not {images.dtype}: convert them first")
+    if images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):  # NaN fails too
+        low, high = float(images.min()), float(images.max())
+        raise UserError(f"images of floats must lie in [0, 1], these in [{low:g}, {high:g}]: divide by 255 or give uint8")
+    return images.to(torch.promote_types(images.dtype, torch.float32))

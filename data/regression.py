@@ -1,4 +1,4 @@
-"""Synthetic regression tasks: ``linear``, with everything known in closed form, and ``sinusoids``."""
+"""Synthetic regression: tasks of ``linear`` (everything known in closed form) and ``sinusoids``, and one ``curve``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.episodes import Episode
+from data.items import LabelledItems, SupervisedData
 
 
 def linear_tasks(
@@ -29,7 +30,7 @@ def linear_tasks(
     weights = prior_loc + prior_scale * torch.randn(tasks, dim, generator=generator, dtype=dtype)
     x = torch.randn(tasks, total, dim, generator=generator, dtype=dtype)
     y = (x @ weights[..., None])[..., 0] + noise * torch.randn(tasks, total, generator=generator, dtype=dtype)
-    return Episode(x[:, :support], y[:, :support], x[:, support:], y[:, support:])
+    return Episode(x[:, :support], y[:, :support], x[:, support:], y[:, support:], way=1)
 
 
 def linear_posterior(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> tuple[Tensor, Tensor]:
@@ -65,7 +66,7 @@ def sinusoid_tasks(
     x = 10 * torch.rand(tasks, support + queries, generator=generator) - 5
     y = amplitude * torch.sin(x + phase) + noise * torch.randn(x.shape, generator=generator)
     features = radial_basis(x, num_features)
-    return Episode(features[:, :support], y[:, :support], features[:, support:], y[:, support:])
+    return Episode(features[:, :support], y[:, :support], features[:, support:], y[:, support:], way=1)
 
 
 def radial_basis(x: Tensor, num_features: int = 40) -> Tensor:
@@ -73,3 +74,25 @@ def radial_basis(x: Tensor, num_features: int = 40) -> Tensor:
     centers = torch.linspace(-6, 6, num_features - 1, device=x.device, dtype=x.dtype)
     bumps = torch.exp(-0.5 * (x[..., None] - centers) ** 2)
     return torch.cat([bumps, torch.ones_like(x)[..., None]], dim=-1)
+
+
+def load_curve(*, train: int = 120, test: int = 400, noise: float = 0.1, seed: int = 0) -> SupervisedData:
+    """y = sin(2x) + x/2 + noise; training inputs lie in [−2, −0.6] and [0.6, 2], test inputs fill [−2, 2].
+
+    Returns:
+        Floats: inputs ``[n, 1]``, targets ``[n]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(x: Tensor) -> LabelledItems:
+        y = curve(x) + noise * torch.randn(len(x), generator=generator)
+        return LabelledItems(x[:, None], y, ())
+
+    side = torch.where(torch.rand(train, generator=generator) < 0.5, -1.0, 1.0)
+    inputs = side * (0.6 + 1.4 * torch.rand(train, generator=generator))
+    return SupervisedData("curve", draw(inputs), draw(torch.linspace(-2, 2, test)))
+
+
+def curve(x: Tensor) -> Tensor:
+    """The regression function of :func:`load_curve`."""
+    return torch.sin(2 * x) + x / 2

@@ -16,13 +16,14 @@ from models.distributions.diagonal import DiagonalGaussian
 class MeanFieldGuide(PyroModule):
     """q(w_k) = N(loc_k, diag exp(log_scale_k)²) for k = 1..K, trained side by side.
 
-    In training mode the weights are drawn where the network uses them (:mod:`models.bayesian.draws`); in evaluation mode,
-    for ``Predictive`` and the like, the site holds actual draws.
+    Under our objective and in training mode the weights are drawn where the network uses them (:mod:`models.bayesian.draws`).
+    In evaluation mode, and always under Pyro's own ``SVI``, ``Predictive`` and the like, the site holds actual draws.
 
     Args:
         loc: ``[K, P]`` initial means, such as :meth:`~models.bayesian.network.BayesianNetwork.initial_weights`.
         scale: initial standard deviation: a number, or ``[K, P]``. Small beside the means, or the first outputs are noise.
-        deferred: ``False`` draws in training mode too: one plain draw of all weights a step.
+        deferred: ``False`` draws under our objective too: one plain draw of all weights per step. A model other than
+            :class:`~models.bayesian.network.BayesianNetwork` needs that.
 
     Source: Blundell et al. 2015, section 3; K copies: slide "β-BNN".
     """

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from data.catalogue import load_data
 from data.errors import UserError
-from data.items import SPLITS, LabelledItems
+from data.items import LabelledItems
 from data.sources.folder import load_tree
-from inference.meta.report import evaluate_variant, format_table
-from inference.meta.sib import SIB
-from inference.runs.commands import OptionParser, build_options, run_command
+from inference.meta.learner import Learner
+from inference.meta.report import TaskRecord, evaluate_learner, format_records
+from inference.runs.commands import flags_in_errors, read_options, run_command
 from inference.runs.folder import RunFolder, write_json
+from inference.runs.options import Options
 from inference.runs.tensors import load_features
+from inference.runs.values import NonNegativeInt, PositiveInt, PositiveNumber, Several, TwoOrMore
 from models.networks.layers import embed
 
+DESCRIPTION = "Evaluate a finished SIB run on other data, way, shot or K."
 
-@dataclass(frozen=True)
-class PredictOptions:
+
+class Names(Several[str]):
+    """Words separated by commas."""
+
+    @classmethod
+    def item(cls, part: Any) -> str:
+        return str(part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
     """Which run, on what.
 
     Args:
@@ -47,71 +59,64 @@ class PredictOptions:
     variant: str | None = None
     data: str | None = None
     root: str | None = None
-    image_size: int | None = None
-    split: str = "test"
-    exclude: str | None = None
-    way: int = 5
-    shot: int = 1
-    queries: int = 15
-    imbalance: float | None = None
-    steps: int | None = None
-    tasks: int = 1000
+    image_size: PositiveInt | None = None
+    split: Literal["train", "val", "test", "all"] = "test"
+    exclude: Names | None = None
+    way: TwoOrMore = 5
+    shot: PositiveInt = 1
+    queries: PositiveInt = 15
+    imbalance: PositiveNumber | None = None
+    steps: NonNegativeInt | None = None
+    tasks: TwoOrMore = 1000
     invert: bool = False
     out: str | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+@flags_in_errors(PredictOptions)
+def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
     """Run the command; returns the records, one for each number of steps up to K."""
-    parser = OptionParser(prog="python -m inference.predict", description=__doc__)
-    parser.add_argument("--config", action="config", help="YAML file of options; flags override it")
-    parser.add_class_arguments(PredictOptions)
-    options = build_options(PredictOptions, parser.parse_args(arguments))
+    options = read_options(PredictOptions, "predict", DESCRIPTION, arguments)
     run = RunFolder.existing(options.run)
-    sib = SIB.load(run, options.variant)
-    if (options.steps is not None and options.steps < 0) or options.tasks < 2:
-        raise UserError("--steps must not be negative and --tasks must be at least 2")
-    part = excluding(features_for(options, sib, run), options.exclude)
-    spec = sib.options.spec(way=options.way, shot=options.shot, queries=options.queries, imbalance=options.imbalance)
-    if sib.options.gradient == "mlp" and spec.way != sib.options.way:
-        raise UserError(f"the mlp gradient network works {sib.options.way}-way only: train with --gradient equivariant")
-    records = evaluate_variant(sib, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
+    learner = Learner.load(run, options.variant)
+    part = excluding(features_for(options, learner, run), options.exclude)
+    spec = learner.options.spec(way=options.way, shot=options.shot, queries=options.queries, imbalance=options.imbalance)
+    learner.check_way(spec.way, spec.way * spec.queries)
+    records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
     out = Path(options.out) if options.out else run.path / "predict.json"
     content = {
         "command": "predict",
-        "dataset": options.data or sib.options.data,
-        "seed": sib.options.seed,
+        "dataset": options.data or learner.options.data,
+        "seed": learner.options.seed,
         "seconds": {},
-        "results": records,
+        "results": [asdict(record) for record in records],
     }
     write_json(out, content)
-    print(f"{sib.variant.name} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
-    print(format_table(records))
+    print(f"{learner.variant.name} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
+    print(format_records(records))
     print(f"\nresults: {out}")
     return records
 
 
-def features_for(options: PredictOptions, sib: SIB, run: RunFolder) -> LabelledItems:
+def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> LabelledItems:
     """Backbone features of the asked split."""
-    if options.split not in (*SPLITS, "all"):
-        raise UserError(f"unknown split {options.split!r}: choose train, val, test or all")
     if options.data is None and options.root is None:
         if options.split == "all":
-            raise UserError("--split all needs --root")
+            raise UserError("`split=all` needs `root`")
         return load_features(run.features)[options.split]
-    if sib.network is None:
+    if learner.network is None:
         raise UserError(f"{run.path} was fitted from a feature file and has no network for images")
-    size = options.image_size or sib.network.image_shape[-1]
+    size = options.image_size or learner.network.image_shape[-1]
     if options.split == "all":
         if options.root is None:
-            raise UserError("--split all needs --root")
+            raise UserError("`split=all` needs `root`")
         part = load_tree(options.root, size)
     else:
-        part = load_data(options.data or "folder", options.root, image_size=size, seed=sib.options.seed)[options.split]
-    channels, *_ = sib.network.image_shape
-    if size != sib.network.image_shape[-1]:
-        raise UserError(f"the run's images are {sib.network.image_shape[-1]} pixels wide: leave out --image_size")
+        part = load_data(options.data or "folder", options.root, image_size=size, seed=learner.options.seed)[options.split]
+    channels, *_ = learner.network.image_shape
+    if size != learner.network.image_shape[-1]:
+        raise UserError(f"the run's images are {learner.network.image_shape[-1]} pixels wide: leave out `image_size`")
     images = match_channels(255 - part.items if options.invert else part.items, channels)
-    return LabelledItems(embed(sib.network, images), part.labels, part.class_names)
+    return LabelledItems(embed(learner.network, images), part.labels, part.class_names)
 
 
 def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
@@ -123,12 +128,11 @@ def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
     return images.float().mean(1, keepdim=True).round().to(torch.uint8)
 
 
-def excluding(part: LabelledItems, prefixes: str | None) -> LabelledItems:
+def excluding(part: LabelledItems, prefixes: Names | None) -> LabelledItems:
     """The items of classes whose names start with none of the prefixes."""
     if not prefixes:
         return part
-    starts = tuple(prefix.strip() for prefix in prefixes.split(","))
-    kept = [i for i, name in enumerate(part.class_names) if not name.startswith(starts)]
+    kept = [i for i, name in enumerate(part.class_names) if not name.startswith(tuple(prefixes))]
     chosen = torch.isin(part.labels, torch.tensor(kept))
     _, labels = part.labels[chosen].unique(return_inverse=True)
     return LabelledItems(part.items[chosen], labels, tuple(part.class_names[i] for i in kept))

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from data.catalogue import load_supervised
 from data.errors import UserError
-from data.supervised import SupervisedData, load_supervised
-from inference.bnn.bnn import BNN, check_data, choose_likelihood
-from inference.bnn.draw import draw_run
-from inference.bnn.fit import fit_run, make_network
-from inference.bnn.options import Algorithm, BnnOptions
-from inference.bnn.report import final_records, format_table, outside_items
-from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
-from inference.runs.folder import RunFolder, write_atomically
-from inference.runs.options import split_commas
-from models.bayesian.network import BayesianNetwork
+from data.items import SupervisedData
+from inference.bnn.bnn import prepare
+from inference.bnn.draw import figures
+from inference.bnn.fit import fit_run, make_problem, split_validation
+from inference.bnn.options import BnnOptions
+from inference.bnn.report import final_records, format_table, legend, outside_items, save_posteriors
+from inference.evaluation.figures import save_figure
+from inference.runs.commands import (
+    flags_in_errors,
+    options_to_yaml,
+    print_places,
+    read_command,
+    run_command,
+    write_metrics,
+)
+from inference.runs.folder import RunFolder
 
 DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN.
 Without arguments it compares them on embedded digits in about two minutes."""
 
 
+@flags_in_errors(BnnOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(BnnOptions, "svi_bnn", DESCRIPTION, arguments)
@@ -30,46 +42,48 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     print(f"run folder: {run.path}")
     fitted, sweep = fit_run(options, data, run)
     outside = outside_items(data) if data.is_classification else None
+    train = data.train.choose(options.train_size, options.seed)
     print("evaluating ...")
     with run.timed("evaluate"):
-        records = final_records(options, fitted, data, outside)
+        records = final_records(fitted, train, data.test, outside, samples=options.samples, seed=options.seed)
+        save_posteriors(fitted, train, data, run, seed=options.seed)
+    write_metrics(run, "svi_bnn", options, [dict(record) for record in sweep + records])
     with run.timed("plots"):
-        save_posterior(list(fitted.values())[-1], data, run)
-        plots = draw_run(options, fitted, data, outside, sweep, run)
-    write_metrics(run, "svi_bnn", options, sweep + records)
-    print(f"\n{options.data}, {options.network}, {records[0]['items']} training items\n{format_table(records)}\n")
-    print("β: chosen on validation data, where there are several; NLL in nats an item; rate and distortion in nats, all items")
-    print("gap: training minus test accuracy; I(w; S): at most the rate for a fixed prior, estimated (≤ log K) for a mixture;")
-    print("bound: on the expected gap, sqrt(I(w; S)/2n), a guarantee for fixed priors alone")
+        plots = draw(figures(fitted, data, outside, sweep, run, train=train, samples=options.samples, seed=options.seed), run)
+    print(f"\n{options.data}, {options.network}, {len(train)} training items\n{format_table(records)}\n")
+    print(legend(records))
     print_places(run, plots)
     return run
+
+
+def draw(drawn: Mapping[str, Callable[[], Figure]], run: RunFolder) -> list[Path]:
+    """Draw and save every picture; one that fails costs itself and a line."""
+    paths = []
+    for name, make in drawn.items():
+        try:
+            paths.append(save_figure(make(), run.plots / f"{name}.png"))
+        except Exception as error:
+            print(f"no plot {name}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    return paths
 
 
 def check(options: BnnOptions, data: SupervisedData) -> None:
     """Fail before any work where data and options do not fit together.
 
     Raises:
-        UserError: see :func:`~inference.bnn.bnn.check_data`.
+        UserError: see :func:`~inference.bnn.bnn.prepare`.
     """
-    train = data.train.choose(options.train_size, options.seed)
     if options.likelihood == "categorical" and not data.is_classification:
         raise UserError(f"--data {options.data} has real targets: --likelihood gaussian")
     if options.likelihood in ("gaussian", "bernoulli", "poisson") and data.is_classification:
         raise UserError(f"--data {options.data} has classes: --likelihood categorical")
-    likelihood = choose_likelihood(options.likelihood, train.labels)
-    network = make_network(options, data)
-    check_data(network, train, likelihood, options.bootstrap_size or 1)
-    for algorithm in map(Algorithm, split_commas(options.algorithms)):
-        try:
-            BayesianNetwork(network, posteriors=options.plan(algorithm).at_once)
-        except ValueError as error:
-            raise UserError(f"{algorithm}: {error}") from None
-
-
-def save_posterior(bnn: BNN, data: SupervisedData, run: RunFolder) -> None:
-    """``posterior.nc``: ArviZ data of the last algorithm on a hundred test items."""
-    posterior = bnn.posterior.to_arviz(data.test.items[:100], data.test.labels[:100], num_samples=100)
-    write_atomically(run.posterior, lambda file: posterior.to_netcdf(str(file)))
+    problem = make_problem(options, data)
+    for algorithm in options.algorithms:
+        betas = algorithm.betas(options.betas)
+        prepare(problem.network, problem.train, problem.recipe(algorithm, betas[0], options.fit))
+        if len(betas) > 1:
+            kept, _ = split_validation(problem.train, options.validation, options.seed)
+            options.fit.items_per_epoch(algorithm, len(kept))
 
 
 if __name__ == "__main__":

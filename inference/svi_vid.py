@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inference.evaluation.figures import save_figure
-from inference.runs.commands import options_to_yaml, print_places, read_command, run_command, write_metrics
+from inference.runs.commands import (
+    flags_in_errors,
+    options_to_yaml,
+    print_places,
+    read_command,
+    run_command,
+    write_metrics,
+)
 from inference.runs.folder import RunFolder
 from inference.vid.draw import run_figures
 from inference.vid.fit import Study, check
@@ -17,6 +24,7 @@ DESCRIPTION = """Variational information distillation beside other ways to teach
 Without arguments it trains a small teacher on embedded letters and compares student, KD and VID in under three minutes."""
 
 
+@flags_in_errors(VidOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(VidOptions, "svi_vid", DESCRIPTION, arguments)

@@ -1,4 +1,4 @@
-"""The plates that models and guides share: batches as subsamples of the whole data set."""
+"""The plates that models and guides share: batches, as subsamples of the whole data set where that is known."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from torch import Tensor
 
 
 def task_plate(query_x: Tensor, num_tasks: int | None) -> pyro.plate:
-    """The plate ``tasks`` of model and guide: a batch, as a subsample of ``num_tasks`` where that is given."""
-    batch = query_x.shape[0]
-    if num_tasks is None:
-        return pyro.plate("tasks", batch, dim=-2)
-    return pyro.plate("tasks", num_tasks, dim=-2, subsample=torch.arange(batch, device=query_x.device))
-
-
-def num_classes(support_y: Tensor) -> int:
-    """The way of a batch of classification tasks, read off its support labels."""
-    return int(support_y.max()) + 1
+    """The plate ``tasks`` of model and guide, dimension −2."""
+    return subsampled_plate("tasks", num_tasks, len(query_x), -2, query_x.device)
 
 
 def data_plate(num_data: int | None, batch: int, device: torch.device) -> pyro.plate:
-    """The plate ``data``: a batch, as a subsample of ``num_data`` where that is given."""
-    if num_data is None:
-        return pyro.plate("data", batch, dim=-1)
-    return pyro.plate("data", num_data, dim=-1, subsample=torch.arange(batch, device=device))
+    """The plate ``data`` of a supervised model, dimension −1."""
+    return subsampled_plate("data", num_data, batch, -1, device)
+
+
+def subsampled_plate(name: str, total: int | None, batch: int, dim: int, device: torch.device) -> pyro.plate:
+    """A plate over ``batch`` items that stand for ``total``: their log-densities are scaled by total / batch.
+
+    Args:
+        total: size of the whole data set; ``None``: the batch is the data set.
+    """
+    if total is None:
+        return pyro.plate(name, batch, dim=dim)
+    return pyro.plate(name, total, dim=dim, subsample=torch.arange(batch, device=device))
+
+
+def num_classes(support_y: Tensor) -> int:
+    """The way of a batch of classification tasks, read off its support labels; it waits for the device that holds them."""
+    return int(support_y.max()) + 1

@@ -12,9 +12,8 @@ import pyro
 import pytest
 import torch
 
-from data.items import LabelledItems
+from data.items import SPLITS, ImageSplits, LabelledItems
 
-pyro.settings.set(module_local_params=True)
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SIBYL_DATA", ROOT.parent / "shared" / "data"))
 
@@ -64,3 +63,43 @@ def gaussian_bank(classes: int = 12, images: int = 30, dim: int = 10, noise: flo
     noise_draw = noise * torch.randn(classes * images, dim, generator=generator) / dim**0.5
     items = torch.nn.functional.normalize(centers[labels] + noise_draw, dim=-1)
     return LabelledItems(items, labels, tuple(f"class {i}" for i in range(classes)))
+
+
+def marked_splits(classes: int = 6, images: int = 20, dim: int = 8, noise: float = 0.1) -> dict[str, LabelledItems]:
+    """Features of all splits that carry their marks: :func:`splits_of` and :func:`classes_of` read where they came from.
+
+    The first feature is the split's number, the second the class's; the others are a blob per class, so that guides learn.
+    """
+    parts = {}
+    for index, split in enumerate(SPLITS):
+        bank = gaussian_bank(classes, images, dim - 2, noise, seed=index)
+        marks = torch.stack([torch.full((len(bank),), float(index)), bank.labels.float()], dim=-1)
+        names = tuple(f"{split} class {i}" for i in range(classes))
+        parts[split] = LabelledItems(torch.cat([marks, bank.items], dim=-1), bank.labels, names)
+    return parts
+
+
+def marked_images(classes: int = 6, images: int = 20, image_size: int = 16, *, mirror: bool = False) -> ImageSplits:
+    """uint8 images of all splits that carry their marks in their first two pixels; the others are noise around a gray of the
+    class, so that networks learn."""
+    parts = {}
+    for index, split in enumerate(SPLITS):
+        generator = torch.Generator().manual_seed(index)
+        labels = torch.arange(classes).repeat_interleave(images)
+        gray = (40 + 170 * labels / classes)[:, None, None, None]
+        pixels = gray + 15 * torch.randn(len(labels), 1, image_size, image_size, generator=generator)
+        items = pixels.clamp(0, 255).to(torch.uint8)
+        items[:, 0, 0, 0], items[:, 0, 0, 1] = index, labels.to(torch.uint8)
+        parts[split] = LabelledItems(items, labels, tuple(f"{split} class {i}" for i in range(classes)))
+    return ImageSplits("marked", parts["train"], parts["val"], parts["test"], mirror=mirror)
+
+
+def splits_of(items: torch.Tensor) -> set[str]:
+    """The splits that marked items (``[..., dim]`` features or ``[..., channels, height, width]`` uint8 images) come from."""
+    marks = items[..., 0, 0, 0] if items.dtype == torch.uint8 else items[..., 0]
+    return {SPLITS[int(mark)] for mark in marks.unique()}
+
+
+def classes_of(items: torch.Tensor) -> torch.Tensor:
+    """Each marked item's class in its split, int64."""
+    return (items[..., 0, 0, 1] if items.dtype == torch.uint8 else items[..., 1]).long()

@@ -1,6 +1,7 @@
-"""What the layout promises: which package imports which, and README code that runs."""
+"""What the layout promises: which module imports which, where and in no circle, and README code that runs."""
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from tests.conftest import ROOT
 
 ALLOWED = {"data": set(), "models": {"data"}, "guides": {"models"}, "inference": {"data", "models", "guides"}}
+HEAVY = ("arviz", "laplace", "timm", "torchvision.datasets", "torchvision.models")
+"""Optional or slow to import: only these may be imported where they are used."""
 
 
 def imports(path: Path) -> set[str]:
@@ -28,6 +31,42 @@ def test_packages_import_downwards_only(package):
         assert imports(path) & set(ALLOWED) <= ALLOWED[package] | {package}, path
 
 
+def modules() -> dict[str, Path]:
+    """Dotted name -> file of every module of the packages."""
+    files = [path for package in ALLOWED for path in (ROOT / package).rglob("*.py")]
+    return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in files}
+
+
+def imported_names(tree: ast.AST) -> list[str]:
+    """Everything that a syntax tree imports, as dotted names; ``from a import b`` counts as ``a.b``."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def test_only_heavy_libraries_are_imported_inside_functions():
+    for name, path in modules().items():
+        functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        inside = {imported for function in functions for imported in imported_names(function)}
+        assert all(f"{imported}.".startswith(tuple(f"{heavy}." for heavy in HEAVY)) for imported in inside), (name, inside)
+
+
+def test_modules_import_each_other_in_no_circle():
+    """Imports inside functions and for type checkers count: a circle is a circle wherever it is closed."""
+    files = modules()
+    arrows = {}
+    for name, path in files.items():
+        found = imported_names(ast.parse(path.read_text()))
+        arrows[name] = {x if x in files else x.rpartition(".")[0] for x in found} & files.keys() - {name}
+    assert sum(map(len, arrows.values())) > 100
+    assert list(graphlib.TopologicalSorter(arrows).static_order())
+
+
 @pytest.mark.parametrize("package", ALLOWED)
 def test_public_functions_and_classes_have_docstrings(package):
     for path in (ROOT / package).rglob("*.py"):
@@ -38,6 +77,7 @@ def test_public_functions_and_classes_have_docstrings(package):
                 assert ast.get_docstring(node), f"{path}: {node.name}"
 
 
+@pytest.mark.slow
 def test_readme_example_runs(monkeypatch, capsys):
     """The README's Python example, with a smaller fit."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)

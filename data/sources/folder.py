@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
-from data.items import SPLITS, ImageSplits, LabelledItems, split_classes
+from data.items import SPLITS, ImageSplits, LabelledItems, SupervisedData, split_classes
 from data.sources.archive import unpack
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -51,6 +51,24 @@ def load_folder(root: str | Path, image_size: int, *, seed: int = 0, name: str =
         assignment = split_classes(sorted(set(keys.values())), seed)
         members = {split: {k: v for k, v in folders.items() if assignment[keys[k]] == split} for split in SPLITS}
     return read_splits(members, image_size, name=name, mirror=mirror)
+
+
+def load_train_test_folder(root: str | Path, image_size: int) -> SupervisedData:
+    """``root/{train,test}/<class>/*.png or .jpg``.
+
+    Raises:
+        UserError: no such folders, other classes in test than in training, or an unreadable image.
+    """
+    folders = find_classes(root)
+    members = {split: {k[1:]: v for k, v in folders.items() if k[0] == split and len(k) > 1} for split in ("train", "test")}
+    if not all(members.values()):
+        raise UserError(f"{root} lacks train/ or test/: expected train/<class>/* and test/<class>/*, .png or .jpg")
+    if odd := sorted(set(members["train"]) ^ set(members["test"])):
+        raise UserError(f"{root}: train and test have different classes ({', '.join('/'.join(k) for k in odd[:3])} …)")
+    images = read_images([path for classes in members.values() for files in classes.values() for path in files], image_size)
+    sizes = [sum(len(files) for files in classes.values()) for classes in members.values()]
+    train, test = (label_classes(x, members[split]) for x, split in zip(images.split(sizes), members, strict=True))
+    return SupervisedData("folder", train, test, mirror=True)
 
 
 def read_splits(

@@ -1,12 +1,13 @@
-"""The embedded data set: letters of many scripts, from the fonts that matplotlib ships.
+"""The embedded data sets: letters of many scripts, digits and Latin capitals, from the fonts that matplotlib ships.
 
-Train, validation and test are different scripts, so a test letter is a class never seen. Letters that look the same
-(Latin A, Greek Α, Cyrillic А) are one class, given to the first script that has it.
+For few-shot tasks train, validation and test are different scripts, so a test letter is a class never seen. Letters that
+look the same (Latin A, Greek Α, Cyrillic А) are one class, given to the first script that has it.
 """
 
 from __future__ import annotations
 
 import functools
+import string
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from data.augmentation import Warp, affine_maps, warp
 from data.errors import UserError
-from data.items import ImageSplits, LabelledItems
+from data.items import ImageSplits, LabelledItems, SupervisedData
 
 SCRIPTS = {
     "train": ("CANADIAN SYLLABICS", "LATIN", "ARABIC", "TIFINAGH", "LAO"),
@@ -34,12 +35,21 @@ MASTER_SIZE = 64  # letters are drawn once at this size, then warped
 ALIKE = 0.93  # correlation of two drawings above which they are one class
 
 
-def load_glyphs(image_size: int = 28, *, images_per_class: int = 30, max_classes: int = 240, seed: int = 0) -> ImageSplits:
+def load_glyphs(
+    image_size: int = 28,
+    *,
+    images_per_class: int = 30,
+    test_images_per_class: int = 60,
+    max_classes: int = 240,
+    seed: int = 0,
+) -> ImageSplits:
     """Draw the data set; the same arguments give the same images.
 
     Args:
         image_size: height and width in pixels.
-        images_per_class: images of each letter.
+        images_per_class: images of each training and validation letter.
+        test_images_per_class: images of each test letter, at least ``images_per_class``; 60 serve the imbalanced tasks of
+            75 queries, where one class may ask for most of them.
         max_classes: letters kept of each split, chosen by ``seed``.
         seed: draws faces, warps, holes and noise.
 
@@ -58,8 +68,13 @@ def load_glyphs(image_size: int = 28, *, images_per_class: int = 30, max_classes
         names = sorted(letters)
         keep = torch.randperm(len(names), generator=generator)[:max_classes].sort().values.tolist()
         names = [names[i] for i in keep]
-        images = torch.cat([render(letters[name], images_per_class, image_size, generator) for name in names])
-        parts[split] = LabelledItems(images, torch.arange(len(names)).repeat_interleave(images_per_class), tuple(names))
+        images = torch.stack([render(letters[name], images_per_class, image_size, generator) for name in names])
+        if split == "test" and test_images_per_class > images_per_class:  # drawn behind: the first ones stay
+            more = test_images_per_class - images_per_class
+            others = torch.stack([render(letters[name], more, image_size, generator) for name in names])
+            images = torch.cat([images, others], dim=1)
+        labels = torch.arange(len(names)).repeat_interleave(images.shape[1])
+        parts[split] = LabelledItems(images.flatten(0, 1), labels, tuple(names))
     return ImageSplits("glyphs", parts["train"], parts["val"], parts["test"], mirror=False)
 
 
@@ -171,3 +186,45 @@ def render(
     noise = degradation.noise * torch.randn(ink.shape, generator=generator)
     picture = 0.15 + 0.7 * contrast * ink.masked_fill(inside, 0.0) + noise
     return picture.mul_(255).clamp_(0, 255).to(torch.uint8)
+
+
+def load_digits(image_size: int = 28, *, train: int = 400, test: int = 200, seed: int = 0) -> SupervisedData:
+    """Digits rendered from matplotlib's fonts as noisy grayscale images.
+
+    Args:
+        train, test: images per class.
+    """
+    return SupervisedData(
+        "glyphs",
+        render_letters(string.digits, train, image_size, 2 * seed),
+        render_letters(string.digits, test, image_size, 2 * seed + 1),
+    )
+
+
+def load_unseen_letters(image_size: int = 28, *, images: int = 40, seed: int = 0) -> LabelledItems:
+    """Capital Latin letters drawn as :func:`load_digits` draws digits, without the look-alikes I, O, S and Z: what a network
+    trained on digits has never seen."""
+    letters = [letter for letter in string.ascii_uppercase if letter not in "IOSZ"]
+    return render_letters("".join(letters), images, image_size, seed + 1_000_003)
+
+
+def load_capitals(image_size: int = 28, *, train: int = 200, test: int = 50, seed: int = 0) -> SupervisedData:
+    """Capital Latin letters rendered from matplotlib's fonts, much warped, with a hole and strong noise.
+
+    Args:
+        train, test: images per class.
+    """
+    characters = string.ascii_uppercase
+    return SupervisedData(
+        "letters",
+        render_letters(characters, train, image_size, 2 * seed, HARD),
+        render_letters(characters, test, image_size, 2 * seed + 1, HARD),
+    )
+
+
+def render_letters(characters: str, count: int, image_size: int, seed: int, degradation: Degradation = MILD) -> LabelledItems:
+    """``count`` images of each character."""
+    generator = torch.Generator().manual_seed(seed)
+    drawings = draw_letters(characters)
+    images = torch.cat([render(drawings[c], count, image_size, generator, degradation) for c in characters])
+    return LabelledItems(images, torch.arange(len(characters)).repeat_interleave(count), tuple(characters))

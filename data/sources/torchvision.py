@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data.errors import UserError
-from data.items import SPLITS, ImageSplits, LabelledItems, resize, split_classes
+from data.items import SPLITS, ImageSplits, LabelledItems, SupervisedData, resize, split_classes
 from data.sources.folder import find_classes, load_folder, read_splits
 
 
@@ -56,6 +56,28 @@ def load_cifar_fs(root: str | Path, image_size: int) -> ImageSplits:
         _, relabelled = labels[chosen].unique(return_inverse=True)
         parts[split] = LabelledItems(images[chosen], relabelled, tuple(names[i] for i in classes))
     return ImageSplits("cifar-fs", parts["train"], parts["val"], parts["test"])
+
+
+TRAIN_TEST = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+"""Our names and torchvision's of the data sets that :func:`load_train_test` reads."""
+
+
+def load_train_test(name: str, root: str | Path, image_size: int, seed: int = 0) -> SupervisedData:
+    """A classification data set of torchvision by our name for it; ``seed`` is not needed.
+
+    Raises:
+        UserError: it is neither on disk nor to be had from the network.
+    """
+    train, test = (labelled(from_torchvision(TRAIN_TEST[name], Path(root), train=flag), image_size) for flag in (True, False))
+    return SupervisedData(name, train, test, mirror=name != "mnist")
+
+
+def labelled(source, image_size: int) -> LabelledItems:
+    """Images of a torchvision data set."""
+    images = torch.as_tensor(source.data)
+    images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+    images = images if image_size == images.shape[-1] else resize(images, image_size)
+    return LabelledItems(images, torch.as_tensor(source.targets), tuple(str(c) for c in source.classes))
 
 
 def from_torchvision(name: str, root: Path, **options):

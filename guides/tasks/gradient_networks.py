@@ -1,6 +1,7 @@
 """Gradient networks ξ: what stands in for ∂(−log p(y))/∂ŷ when the query labels are hidden.
 
-Each maps predictor outputs ``[..., query, way]`` of whole tasks to a synthetic gradient of the same shape.
+Each maps predictor outputs ``[..., query, way]`` of whole tasks, and labels where it reads any, to a gradient of the same
+shape.
 """
 
 from __future__ import annotations
@@ -14,7 +15,21 @@ from torch import Tensor, nn
 from models.likelihoods import Likelihood
 
 
-class MLPGradient(nn.Module):
+class GradientNetwork(nn.Module):
+    """Base class: outputs ``[..., query, way]`` and labels ``[..., query]`` (``None``: hidden) to a gradient of the outputs'
+    shape.
+
+    Attributes:
+        needs_labels: whether it reads the labels.
+    """
+
+    needs_labels: bool = False
+
+    def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+class MLPGradient(GradientNetwork):
     """The paper's ξ: a three-layer perceptron on the logits of one query, hidden size 8 · way, with batch norm.
 
     It has a fixed way and sees one query at a time, but for the norm. That is taken over the queries of one task, in training
@@ -34,16 +49,18 @@ class MLPGradient(nn.Module):
         layers += [nn.Conv1d(width, width, 1), nn.ReLU(), nn.InstanceNorm1d(width, affine=True), nn.Conv1d(width, way, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, outputs: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
         if outputs.shape[-1] != self.way:
             raise ValueError(
                 f"this gradient network was built for {self.way} classes, the task has {outputs.shape[-1]}: "
                 "train with the equivariant one to change the way"
             )
+        if outputs.shape[-2] < 2:
+            raise ValueError("this gradient network normalises over a task's queries: it needs at least two of them")
         return self.layers(outputs.mT.flatten(0, -3)).mT.reshape(outputs.shape)
 
 
-class EquivariantGradient(nn.Module):
+class EquivariantGradient(GradientNetwork):
     """One small perceptron shared by all classes, on features of each (query, class) pair: any way, any class order.
 
     It has the form of a true gradient, softmax(ŷ) − y, with the hidden label y replaced by a soft one that it predicts,
@@ -66,7 +83,7 @@ class EquivariantGradient(nn.Module):
             nn.Linear(self.num_inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
         )
 
-    def forward(self, outputs: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
         tilt, weight = self.layers(pair_features(outputs)).unbind(-1)
         log_p = outputs.log_softmax(-1)
         soft_label = (log_p + 4 * tilt).softmax(-1)
@@ -90,7 +107,7 @@ def pair_features(logits: Tensor) -> Tensor:
     return torch.stack(features, dim=-1)
 
 
-class ExactGradient(nn.Module):
+class ExactGradient(GradientNetwork):
     """The true gradient in place of ξ, which needs the query labels: an upper reference that shows the amortization gap.
 
     Args:
@@ -103,7 +120,7 @@ class ExactGradient(nn.Module):
         super().__init__()
         self.likelihood = likelihood
 
-    def forward(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        if targets is None:
-            raise ValueError("the exact gradient needs the query labels: it is a reference, not a predictor")
-        return self.likelihood.output_gradient(outputs, targets)
+    def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        if labels is None:
+            raise ValueError("the exact gradient needs the labels of the items it is taken on: on queries it is a reference")
+        return self.likelihood.output_gradient(outputs, labels)

@@ -1,6 +1,6 @@
 """Initial posteriors θ⁰ = λ(·): where the synthetic gradient descent starts.
 
-Each returns the mean and log standard deviation of the weights, ``[tasks, way, D]``. Source: Hu et al. 2019, section 2 (b).
+Each returns the mean and log standard deviation of the weights, ``[tasks, rows, D]``. Source: Hu et al. 2019, section 2 (b).
 """
 
 from __future__ import annotations
@@ -11,7 +11,21 @@ from torch import Tensor, nn
 from models.networks.feature_space import class_means
 
 
-class SupportMeans(nn.Module):
+class Start(nn.Module):
+    """Base class of λ.
+
+    Attributes:
+        way: the only number of rows it can start, ``None`` for any.
+    """
+
+    way: int | None = None
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Items ``[tasks, n, *item]`` and labels ``[tasks, support]`` to (loc, log_scale), ``[tasks, rows, D]`` each."""
+        raise NotImplementedError
+
+
+class SupportMeans(Start):
     """λ(dˡ): class means of the normalised support features, each dimension scaled by a learned coefficient.
 
     Source: Gidaris and Komodakis 2018, "feature averaging".
@@ -26,29 +40,36 @@ class SupportMeans(nn.Module):
         self.coefficient = nn.Parameter(torch.ones(num_features))
         self.log_scale = nn.Parameter(initial_log_scale(scale, num_features))
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        """Features of shape ``[tasks, n, D]`` and labels ``[tasks, support]`` to (loc, log_scale)."""
-        loc = self.coefficient * class_means(support_x, support_y, way)
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        loc = self.coefficient * class_means(support_x, support_y, rows)
         return loc, self.log_scale.expand_as(loc)
 
 
-class LearnedStart(nn.Module):
-    """λ: one learned start for every task, independent of its data; the way is fixed.
+class LearnedStart(Start):
+    """λ: one learned start for every task, independent of its data; the number of rows is fixed.
 
     Args:
-        num_features: D.
-        way: outputs of the predictor.
+        loc: initial mean ``[rows, D]``, such as :meth:`random` or a network's own weights.
         scale: initial posterior standard deviation.
     """
 
-    def __init__(self, num_features: int, way: int, scale: Tensor | float = 0.1) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor | float = 0.1) -> None:
         super().__init__()
-        self.loc = nn.Parameter(torch.randn(way, num_features) / num_features**0.5)
-        self.log_scale = nn.Parameter(initial_log_scale(scale, num_features))
+        self.loc = nn.Parameter(loc.clone())
+        self.log_scale = nn.Parameter(initial_log_scale(scale, loc.shape[-1]).to(loc))
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        if way != len(self.loc):
-            raise ValueError(f"this start was built for {len(self.loc)} classes, the task has {way}")
+    @classmethod
+    def random(cls, num_features: int, rows: int, scale: Tensor | float = 0.1):
+        """Rows of length about one in random directions."""
+        return cls(torch.randn(rows, num_features) / num_features**0.5, scale)
+
+    @property
+    def way(self) -> int:  # type: ignore[override]
+        return len(self.loc)
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        if rows != len(self.loc):
+            raise ValueError(f"this start was built for {len(self.loc)} classes, the task has {rows}")
         loc = self.loc.expand(query_x.shape[0], -1, -1)
         return loc, self.log_scale.expand_as(loc)
 
@@ -56,15 +77,15 @@ class LearnedStart(nn.Module):
 class QueryMeans(LearnedStart):
     """λ(x): a permutation-invariant map of the unlabelled queries, for tasks without a support set (zero-shot).
 
-    loc = start + A · (mean of the query features), with a learned start ``[way, D]`` and a learned diagonal A.
+    loc = start + A · (mean of the query features), with a learned start ``[rows, D]`` and a learned diagonal A.
     """
 
-    def __init__(self, num_features: int, way: int, scale: Tensor | float = 0.1) -> None:
-        super().__init__(num_features, way, scale)
-        self.coefficient = nn.Parameter(torch.ones(way, num_features))
+    def __init__(self, loc: Tensor, scale: Tensor | float = 0.1) -> None:
+        super().__init__(loc, scale)
+        self.coefficient = nn.Parameter(torch.ones_like(loc))
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        loc, log_scale = super().forward(support_x, support_y, query_x, way)
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        loc, log_scale = super().forward(support_x, support_y, query_x, rows)
         return loc + self.coefficient * query_x.mean(-2, keepdim=True), log_scale
 
 
@@ -73,7 +94,7 @@ def initial_log_scale(scale: Tensor | float, num_features: int) -> Tensor:
     return torch.as_tensor(scale).log().expand(num_features).clone()
 
 
-class RidgeStart(nn.Module):
+class RidgeStart(Start):
     """λ(dˡ) for regression: ridge regression on the support set, with learned prior and noise.
 
     For linear regression it is the exact posterior mean, with the mean-field posterior's exact variance, 1 over the diagonal
@@ -89,8 +110,8 @@ class RidgeStart(nn.Module):
         self.prior_loc, self.prior_log_scale = nn.Parameter(prior_loc.clone()), nn.Parameter(prior_scale.log())
         self.log_noise = nn.Parameter(torch.tensor(noise).log())
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        """``way`` is 1, the single output of regression."""
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """``rows`` is 1, the single output of regression."""
         weight = (-2 * self.log_noise).exp()
         prior_precision = (-2 * self.prior_log_scale).exp()
         precision = torch.diag(prior_precision) + weight * support_x.mT @ support_x

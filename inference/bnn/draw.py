@@ -2,57 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
-from data.items import LabelledItems
-from data.supervised import SupervisedData
+from matplotlib.figure import Figure
+
+from data.items import LabelledItems, SupervisedData
 from inference.bnn import plots
-from inference.bnn.bnn import BNN
-from inference.bnn.options import Algorithm, BnnOptions
-from inference.bnn.report import Record
-from inference.evaluation.figures import reliability_diagram, save_figure
+from inference.bnn.algorithms import Algorithm
+from inference.bnn.bnn import BNN, stage_name
+from inference.bnn.report import BnnRecord
+from inference.evaluation.figures import reliability_diagram
 from inference.runs.folder import RunFolder
 from inference.runs.history import read_history
 
+DRAWN_AT_MOST = 5_000  # test items of the reliability diagram
 
-def draw_run(
-    options: BnnOptions,
+
+def figures(
     fitted: Mapping[Algorithm, BNN],
     data: SupervisedData,
     outside: LabelledItems | None,
-    sweep: Sequence[Record],
+    sweep: Sequence[BnnRecord],
     run: RunFolder,
-) -> list[Path]:
-    """All pictures of the run; returns their paths."""
-    figures = {"learning_curves": plots.learning_curves(own_epochs(fitted, run))}
+    *,
+    train: LabelledItems,
+    samples: int,
+    seed: int,
+) -> dict[str, Callable[[], Figure]]:
+    """The pictures of the run by name, each drawn when it is called.
+
+    Args:
+        fitted: algorithm -> fit.
+        outside: items of another kind.
+        sweep: validation records.
+        run: whose logs hold the learning curves.
+        train: what all were trained on.
+        samples: draws of the posterior predictive.
+        seed: of the choice among test items.
+    """
+    drawn: dict[str, Callable[[], Figure]] = {"learning_curves": lambda: plots.learning_curves(own_epochs(fitted, run))}
     if sweep:
-        figures["rate_distortion"] = plots.rate_distortion_curve(sweep)
+        drawn["rate_distortion"] = lambda: plots.rate_distortion_curve(sweep)
     if data.is_classification:
-        test = data.test.choose(min(5000, len(data.test)), options.seed)
-        predictions = {
-            name.value: (bnn.posterior.probabilities(test.items, num_samples=options.samples).cpu(), test.labels)
-            for name, bnn in fitted.items()
-        }
-        figures["reliability"] = reliability_diagram(predictions, colours=[plots.colour(name) for name in predictions])
+        test = data.test.choose(min(DRAWN_AT_MOST, len(data.test)), seed)
+        drawn["reliability"] = lambda: reliability(fitted, test, samples)
         if outside is not None:
-            entropies = {
-                name.value: tuple(
-                    bnn.posterior.entropy(part.items, num_samples=options.samples).cpu() for part in (test, outside)
-                )
-                for name, bnn in fitted.items()
-            }
-            figures["entropy"] = plots.predictive_entropy(entropies, data.train.num_classes)  # type: ignore[arg-type]
+            drawn["entropy"] = lambda: entropy(fitted, test, outside, samples)
     elif data.item_shape == (1,):
-        train = data.train.choose(options.train_size, options.seed)
         named = {name.value: bnn.posterior for name, bnn in fitted.items()}
-        figures["regression"] = plots.regression_bands(named, train.items, train.labels)
-    return [save_figure(figure, run.plots / f"{name}.png") for name, figure in figures.items()]
+        drawn["regression"] = lambda: plots.regression_bands(named, train.items, train.labels)
+    return drawn
+
+
+def reliability(fitted: Mapping[Algorithm, BNN], test: LabelledItems, samples: int) -> Figure:
+    """Accuracy against confidence of every algorithm."""
+    predictions = {
+        name.value: (bnn.posterior.probabilities(test.items, num_samples=samples).cpu(), test.labels)
+        for name, bnn in fitted.items()
+    }
+    return reliability_diagram(predictions, colours=[plots.colour(name) for name in predictions])
+
+
+def entropy(fitted: Mapping[Algorithm, BNN], test: LabelledItems, outside: LabelledItems, samples: int) -> Figure:
+    """Predictive entropy of every algorithm on test items and on items of another kind."""
+    entropies = {
+        name.value: tuple(bnn.posterior.entropy(part.items, num_samples=samples).cpu() for part in (test, outside))
+        for name, bnn in fitted.items()
+    }
+    return plots.predictive_entropy(entropies, test.num_classes)  # type: ignore[arg-type]
 
 
 def own_epochs(fitted: Mapping[Algorithm, BNN], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Logged scalars of each algorithm's final training over the epochs of a posterior, not of the loop."""
-    stages = {name.value: f"{name}-beta{bnn.beta:g}" for name, bnn in fitted.items()}
+    stages = {name.value: stage_name(name, bnn.beta) for name, bnn in fitted.items()}
     history = read_history(run, list(stages.values()))
     curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for name, stage in stages.items():

@@ -2,57 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor, nn
 
 from data.errors import UserError
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
-from data.supervised import SupervisedData
-from inference.bnn.bnn import BNN, choose_likelihood, fit_posterior
-from inference.bnn.options import Algorithm, BnnOptions
-from inference.bnn.report import Record, make_record
+from inference.bnn.algorithms import Algorithm, FitSettings
+from inference.bnn.bnn import BNN, Recipe, fit_posterior, stage_name
+from inference.bnn.checks import choose_likelihood, choose_prior
+from inference.bnn.options import BnnOptions
+from inference.bnn.report import BnnRecord, make_record
 from inference.runs.folder import RunFolder
-from inference.runs.options import split_commas
-from models.likelihoods import CategoricalLikelihood
+from inference.runs.training import Loop
+from models.bayesian.weight_priors import WeightPrior
+from models.likelihoods import CategoricalLikelihood, Likelihood
 from models.networks.backbones import Standardize
 from models.networks.classifiers import build_network
 
 WATCHED_AT_MOST = 2_000
 
 
-def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[dict[Algorithm, BNN], list[Record]]:
+@dataclass(frozen=True)
+class Selection:
+    """How β is chosen among several.
+
+    Args:
+        validation: fraction of the training data that is held out for it.
+        samples: draws of the posterior predictive that is scored.
+    """
+
+    validation: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every algorithm of a run is fitted to.
+
+    Args:
+        network: untrained.
+        train: all training items.
+        likelihood: p(y given ŷ).
+        prior: of vanilla.
+    """
+
+    network: nn.Module
+    train: LabelledItems
+    likelihood: Likelihood
+    prior: WeightPrior | None
+
+    def recipe(self, algorithm: Algorithm, beta: float, settings: FitSettings) -> Recipe:
+        """How one algorithm is fitted at one β."""
+        return Recipe(algorithm, beta, self.likelihood, self.prior if algorithm is Algorithm.VANILLA else None, settings)
+
+
+def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[dict[Algorithm, BNN], list[BnnRecord]]:
     """Fit every algorithm: choose its β on validation data where there are several, then train on all at that β.
 
     Returns:
         algorithm -> fitted on all training data, and the records of the sweep.
     """
-    network = make_network(options, data)
-    train = data.train.choose(options.train_size, options.seed)
+    problem = make_problem(options, data)
+    watch = data.test.choose(min(WATCHED_AT_MOST, len(data.test)), options.seed)
+    selection = Selection(options.validation, options.samples)
     fitted, sweep = {}, []
-    for algorithm in map(Algorithm, split_commas(options.algorithms)):
+    for algorithm in options.algorithms:
         betas = algorithm.betas(options.betas)
         best = betas[0]
         if len(betas) > 1:
-            records = [validate(network, train, options, algorithm, beta, run) for beta in betas]
-            best = min(zip(records, betas, strict=True), key=lambda pair: pair[0]["nll"])[1]
+            recipes = [problem.recipe(algorithm, beta, options.fit) for beta in betas]
+            records = [validate(problem, recipe, selection, loop=options.loop, run=run) for recipe in recipes]
+            best = choose_beta(records)
             sweep += records
-        watch = data.test.choose(min(WATCHED_AT_MOST, len(data.test)), options.seed)
-        print(f"{algorithm}: β = {best:g} on {len(train)} items")
-        fitted[algorithm] = fit_posterior(network, train, options, algorithm, best, run, watch=watch)
+        print(f"{algorithm}: β = {best:g} on {len(problem.train)} items")
+        recipe = problem.recipe(algorithm, best, options.fit)
+        fitted[algorithm] = fit_posterior(problem.network, problem.train, recipe, loop=options.loop, run=run, watch=watch)
     return fitted, sweep
 
 
-def make_network(options: BnnOptions, data: SupervisedData) -> torch.nn.Sequential:
-    """The untrained network of the options, standardising images by the training data.
+def make_problem(options: BnnOptions, data: SupervisedData) -> Problem:
+    """Training items, untrained network, likelihood and vanilla's prior of the options."""
+    train = data.train.choose(options.train_size, options.seed)
+    likelihood = choose_likelihood(options.likelihood, train.labels)
+    network = make_network(options.network, data, likelihood, widths=options.widths, seed=options.seed)
+    return Problem(network, train, likelihood, choose_prior(Algorithm.VANILLA, options.prior, options.prior_scale))
+
+
+def choose_beta(records: Sequence[BnnRecord]) -> float:
+    """The β whose fit has the best NLL on validation data."""
+    return min(records, key=lambda record: record["nll"])["beta"]
+
+
+def make_network(name: str, data: SupervisedData, likelihood: Likelihood, *, widths: Sequence[int], seed: int) -> nn.Sequential:
+    """An untrained network by name, standardising images by the training data.
 
     Raises:
         UserError: an unknown network, or one that cannot take the items.
     """
-    likelihood = choose_likelihood(options.likelihood, data.train.labels)
     outputs = data.train.num_classes if isinstance(likelihood, CategoricalLikelihood) else 1
     try:
-        with seeded(options.seed):
-            network = build_network(options.network, data.item_shape, outputs, hidden=options.widths)
+        with seeded(seed):
+            network = build_network(name, data.item_shape, outputs, hidden=tuple(widths))
     except ValueError as error:
         raise UserError(str(error)) from None
     if isinstance(network[0], Standardize):
@@ -60,17 +114,18 @@ def make_network(options: BnnOptions, data: SupervisedData) -> torch.nn.Sequenti
     return network
 
 
-def validate(
-    network: torch.nn.Module, train: LabelledItems, options: BnnOptions, algorithm: Algorithm, beta: float, run: RunFolder
-) -> Record:
+def validate(problem: Problem, recipe: Recipe, selection: Selection, *, loop: Loop, run: RunFolder) -> BnnRecord:
     """Train on part of the training data and score the rest: the record of one β of the sweep."""
-    held = max(1, round(options.validation * len(train)))
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed + 1))
-    parts = [LabelledItems(train.items[i], train.labels[i], train.class_names) for i in (order[held:], order[:held])]
-    if options.bootstrap_size is not None and options.bootstrap_size > len(parts[0]):
-        raise UserError(
-            f"--bootstrap_size {options.bootstrap_size} exceeds the {len(parts[0])} items that are left beside validation"
-        )
-    print(f"{algorithm}: validating β = {beta:g}")
-    bnn = fit_posterior(network, parts[0], options, algorithm, beta, run, stage=f"validate-{algorithm}-beta{beta:g}")
-    return make_record(bnn, parts[0], parts[1], options, split="val")
+    seed, stage = recipe.settings.seed, f"validate-{stage_name(recipe.algorithm, recipe.beta)}"
+    kept, held = split_validation(problem.train, selection.validation, seed)
+    print(f"{recipe.algorithm}: validating β = {recipe.beta:g}")
+    bnn = fit_posterior(problem.network, kept, recipe, loop=loop, run=run, stage=stage)
+    return make_record(bnn, kept, held, split="val", samples=selection.samples, seed=seed)
+
+
+def split_validation(train: LabelledItems, fraction: float, seed: int) -> tuple[LabelledItems, LabelledItems]:
+    """A seeded split into items to train on and a ``fraction`` to choose β by."""
+    held = max(1, round(fraction * len(train)))
+    order: Tensor = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))
+    kept, rest = (LabelledItems(train.items[i], train.labels[i], train.class_names) for i in (order[held:], order[:held]))
+    return kept, rest

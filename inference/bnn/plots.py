@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,13 +12,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from data.supervised import curve
-from inference.bnn.options import Algorithm
+from data.regression import curve
+from inference.bnn.algorithms import Algorithm
 from inference.bnn.posterior import WeightPosterior
+from inference.bnn.report import BnnRecord
 from inference.evaluation.figures import COLOURS, STYLE
-from models.likelihoods import GaussianLikelihood
-
-Record = Mapping[str, Any]
 
 
 def colour(algorithm: str) -> str:
@@ -27,14 +24,14 @@ def colour(algorithm: str) -> str:
     return COLOURS[list(Algorithm).index(Algorithm(algorithm))]
 
 
-def rate_distortion_curve(records: Sequence[Record]) -> Figure:
-    """Distortion on the training data and NLL on validation data against rate, one curve an algorithm, one point a β."""
+def rate_distortion_curve(records: Sequence[BnnRecord]) -> Figure:
+    """Distortion on the training data and NLL on validation data against rate, one curve per algorithm, one point per β."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
         offsets = itertools.cycle(((4, 5), (-38, -10), (4, -11)))  # labels of neighbouring curves on different sides
         for offset, algorithm in zip(offsets, dict.fromkeys(r["algorithm"] for r in records), strict=False):
             rows = sorted((r for r in records if r["algorithm"] == algorithm), key=lambda r: r["beta"])
-            rates = [max(r["rate"], 1e-3) for r in rows]
+            rates = [max(r["rate"] or 0.0, 1e-3) for r in rows]
             for axis, values in zip(
                 axes, ([r["distortion"] / r["items"] for r in rows], [r["nll"] for r in rows]), strict=True
             ):
@@ -42,7 +39,7 @@ def rate_distortion_curve(records: Sequence[Record]) -> Figure:
                 for row, rate, value in zip(rows, rates, values, strict=True):
                     style = {"textcoords": "offset points", "fontsize": 7, "color": colour(algorithm)}
                     axis.annotate(f"β={row['beta']:g}", (rate, value), offset, **style)
-        labels = ("distortion (nats a training item)", "validation NLL (nats an item)")
+        labels = ("distortion (nats per training item)", "validation NLL (nats per item)")
         for axis, label in zip(axes, labels, strict=True):
             axis.set(xscale="log", xlabel="rate KL(q ‖ m) (nats)", ylabel=label)
         axes[0].legend(fontsize=8)
@@ -63,7 +60,7 @@ def learning_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
                     epochs, values = scalars[name]
                     line = {"color": colour(algorithm), "label": algorithm, "marker": ".", "lw": 1.2}
                     axis.plot(epochs, factor * np.asarray(values), **line)
-        for axis, label in zip(axes, ("test accuracy (%)", "test NLL (nats an item)"), strict=True):
+        for axis, label in zip(axes, ("test accuracy (%)", "test NLL (nats per item)"), strict=True):
             axis.set(xlabel="epochs of each posterior", ylabel=label)
         axes[1].set_yscale("log")
         axes[1].legend(fontsize=8)
@@ -71,7 +68,7 @@ def learning_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
 
 
 def predictive_entropy(named: Mapping[str, tuple[Tensor, Tensor]], classes: int) -> Figure:
-    """How uncertain predictions are on test items and on items of another kind, one panel an algorithm.
+    """How uncertain predictions are on test items and on items of another kind, one panel per algorithm.
 
     Args:
         named: algorithm -> entropies (nats) of test items ``[n]`` and of outside items ``[m]``.
@@ -104,11 +101,11 @@ def regression_bands(named: Mapping[str, WeightPosterior], x: Tensor, y: Tensor,
             1, len(named), figsize=(3 * len(named), 3.2), sharey=True, layout="constrained", squeeze=False
         )
         for axis, (name, posterior) in zip(axes[0], named.items(), strict=True):
-            draws = posterior.outputs(grid[:, None], num_samples=num_samples)[..., 0].cpu()
-            mean, std = draws.mean(0).numpy(), draws.std(0, correction=0).numpy()
-            likelihood = posterior.model.likelihood
-            assert isinstance(likelihood, GaussianLikelihood)
-            total = np.sqrt(std**2 + math.exp(2 * float(likelihood.log_noise.detach())))
+            with torch.no_grad():
+                observation = posterior.observation(posterior.outputs(grid[:, None], num_samples=num_samples))
+                draws, noise = observation.mean.cpu(), observation.variance.mean(0).cpu()
+            mean, variance = draws.mean(0).numpy(), draws.var(0, correction=0)
+            std, total = variance.sqrt().numpy(), (variance + noise).sqrt().numpy()
             axis.fill_between(grid.numpy(), mean - 2 * total, mean + 2 * total, color=colour(name), alpha=0.15, lw=0)
             axis.fill_between(grid.numpy(), mean - 2 * std, mean + 2 * std, color=colour(name), alpha=0.35, lw=0)
             axis.plot(grid.numpy(), draws[:8].T.numpy(), color=colour(name), lw=0.5, alpha=0.7)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from data.items import LabelledItems
+from data.seeding import mix_seed, seeded
+from inference.bnn.export import KEPT_ITEMS, weight_content
+from inference.evaluation.arviz import to_inference_data
 from inference.evaluation.metrics import predictive_scores
 from models.bayesian.network import BayesianNetwork
 from models.distributions.diagonal import DiagonalGaussian
-from models.likelihoods import CategoricalLikelihood
+from models.likelihoods import CategoricalLikelihood, Likelihood
 
 DRAWS_AT_ONCE, ITEMS_AT_ONCE = 10, 1000
 
@@ -29,30 +32,49 @@ class WeightPosterior:
         model: network, prior and likelihood.
         loc: ``[K, P]``.
         log_scale: ``[K, P]``, or ``None`` for points.
+        own_likelihood: with learned numbers for each of the K; ``None`` where that is the model's.
     """
 
     model: BayesianNetwork
     loc: Tensor
     log_scale: Tensor | None
+    own_likelihood: Likelihood | None = None
+
+    def components(self, num_samples: int) -> Tensor:
+        """Which of the K each draw is of, ``[num_samples]``: all in turn."""
+        return torch.arange(num_samples, device=self.loc.device) % len(self.loc)
+
+    def likelihood(self, components: Tensor) -> Likelihood:
+        """p(y given ŷ) for outputs ``[len(components), n, outputs]`` of draws from these components."""
+        every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
+        return every.rows(components)
+
+    @torch.no_grad()
+    def observation(self, outputs: Tensor) -> dist.TorchDistribution:
+        """p(y given x, w_s) of outputs ``[draws, n, outputs]`` that :meth:`outputs` gave: batch_shape ``[draws, n]``."""
+        return self.likelihood(self.components(len(outputs)))(outputs)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
         """Weight vectors ``[num_samples, P]``, from the K components in turn; points are repeated."""
-        component = torch.arange(num_samples, device=self.loc.device) % len(self.loc)
+        component = self.components(num_samples)
         if self.log_scale is None:
             return self.loc[component]
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(num_samples, self.loc.shape[-1], generator=generator).to(self.loc)
         return self.loc[component] + noise * self.log_scale[component].exp()
 
+    def draws(self, num_samples: int) -> int:
+        """How many draws ``num_samples`` asks for: K at most where the posterior is points."""
+        return num_samples if self.log_scale is not None else len(self.loc)
+
     @torch.no_grad()
     def outputs(self, x: Tensor, *, num_samples: int = 40, seed: int = 0) -> Tensor:
         """Network outputs under weight draws: ``[draws, n, outputs]``; K draws at most where the posterior is points."""
-        draws = num_samples if self.log_scale is not None else len(self.loc)
         was_training = self.model.training
         self.model.eval()
         parts = []
-        for weights in self.sample(draws, seed=seed).split(DRAWS_AT_ONCE):
+        for weights in self.sample(self.draws(num_samples), seed=seed).split(DRAWS_AT_ONCE):
             batches = [self.model.map_weights(part.to(weights.device), weights) for part in x.split(ITEMS_AT_ONCE)]
             parts.append(torch.cat(batches, dim=1))
         self.model.train(was_training)
@@ -67,24 +89,33 @@ class WeightPosterior:
         return torch.special.entr(self.probabilities(x, num_samples=num_samples)).sum(-1)
 
     @torch.no_grad()
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """log p(y_i given x_i, w_s), nats: outputs ``[draws, n, outputs]`` of :meth:`outputs` and ``[n]`` to ``[draws, n]``."""
+        return self.observation(outputs).log_prob(self.model.likelihood.cast(y.to(outputs.device), outputs))
+
+    @torch.no_grad()
     def log_predictive(self, outputs: Tensor, y: Tensor) -> Tensor:
         """log E_q p(y given x, w), nats: ``[draws, n, outputs]`` and ``[n]`` to ``[n]``."""
-        return self.model.likelihood(outputs).log_prob(y.to(outputs.device)).logsumexp(0) - math.log(len(outputs))
+        return self.log_density(outputs, y).logsumexp(0) - math.log(len(outputs))
 
     @torch.no_grad()
     def scores(self, data: LabelledItems, *, num_samples: int = 40) -> dict[str, float]:
-        """``nll`` (nats an item), ``distortion`` (−E_q log p summed over the items, nats) and, for classes, ``accuracy``,
-        ``ece`` and ``brier``; for other targets ``rmse``, in their unit."""
+        """``nll`` (nats per item), ``distortion`` (−E_q log p summed over the items, nats) and, for classes, ``accuracy``,
+        ``ece``, ``brier`` and ``gibbs_accuracy``; for other targets ``rmse``, in their unit.
+
+        Gibbs accuracy is that of a single draw of the weights, averaged over draws: what a bound by I(w; S) speaks of. The
+        others are of the posterior predictive, which averages probabilities over draws first.
+        """
         outputs = self.outputs(data.items, num_samples=num_samples)
         labels = data.labels.to(outputs.device)
-        likelihood = self.model.likelihood(outputs)
         scores = {
             "nll": float(-self.log_predictive(outputs, labels).mean()),
-            "distortion": float(-likelihood.log_prob(labels).mean(0).sum()),
+            "distortion": float(-self.log_density(outputs, labels).mean(0).sum()),
         }
         if isinstance(self.model.likelihood, CategoricalLikelihood):
-            return scores | predictive_scores(outputs.softmax(-1).mean(0), labels)
-        return scores | {"rmse": float((likelihood.mean.mean(0) - labels).square().mean().sqrt())}
+            gibbs = float((outputs.argmax(-1) == labels).to(torch.float64).mean())
+            return scores | predictive_scores(outputs.softmax(-1).mean(0), labels) | {"gibbs_accuracy": gibbs}
+        return scores | {"rmse": float((self.observation(outputs).mean.mean(0) - labels).square().mean().sqrt())}
 
     @torch.no_grad()
     def rate(self) -> Tensor:
@@ -93,39 +124,72 @@ class WeightPosterior:
             return self.loc.new_full(self.loc.shape[:1], torch.nan)
         return kl_divergence(DiagonalGaussian(self.loc, self.log_scale), self.model.prior(self.loc.shape[-1]))
 
-    @torch.no_grad()
-    def to_arviz(self, x: Tensor, y: Tensor | None = None, *, num_samples: int = 200, parameters: Sequence[str] | None = None):
-        """ArviZ ``InferenceData``: ``posterior`` (weights by parameter name), ``posterior_predictive`` (class probabilities, or
-        the mean of the target), ``constant_data`` and, with targets, ``log_likelihood`` and ``observed_data``.
+    def to_arviz(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        *,
+        train: LabelledItems | None = None,
+        num_samples: int = 200,
+        parameters: Sequence[str] | None = None,
+        seed: int = 0,
+        attributes: Mapping[str, Any] | None = None,
+    ):
+        """ArviZ ``InferenceData``: ``posterior`` (weights by parameter name); of ``train`` ``log_likelihood``,
+        ``posterior_predictive``, ``observed_data`` and ``constant_data``; of ``x`` ``predictions`` and
+        ``predictions_constant_data``. See :mod:`inference.bnn.export`.
 
         Args:
-            x, y: inputs ``[n, *item]`` and targets ``[n]``.
-            num_samples: draws.
-            parameters: names of the parameters to keep; those with at most 1000 numbers when not given.
+            x, y: held-out inputs ``[n, *item]`` and, where they are known, targets ``[n]``.
+            train: training items; a seeded choice of 1000 where there are more.
+            num_samples: draws; K at most where the posterior is points.
+            parameters: names of the parameters to keep, whole; when not given, all are kept, large ones thinned.
+            seed: of draws and choices.
+            attributes: of the whole, such as command, method and data set.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next major version at import
-            import arviz
+        draws = self.draws(num_samples)
+        content = weight_content(self.model.split(self.sample(draws, seed=seed)), parameters)  # type: ignore[arg-type]
+        content.dims.update({name: ["item"] for name in ("labels", "index", "mean", "log_density", "log_predictive_density")})
+        content.dims["probabilities"] = ["item", "class"]
+        with seeded(mix_seed(seed), device=self.loc.device):  # of label draws
+            if train is not None:
+                content.groups.update(self.conditioned_groups(train, draws, seed))
+                content.dims["x"] = item_dims(train.items)
+                content.coords.update({"class": list(train.class_names)} if train.class_names else {})
+            if x is not None:
+                content.groups.update(self.held_out_groups(x, y, draws, seed))
+                content.dims["x"] = item_dims(x)
+        attributes = content.notes | dict(attributes or {})
+        return to_inference_data(content.groups, dims=content.dims, coords=content.coords, attributes=attributes)
 
-        weights = self.model.split(self.sample(num_samples))
-        kept = [n for n, s in self.model.shapes.items() if (s.numel() <= 1000 if parameters is None else n in parameters)]
-        outputs = self.outputs(x, num_samples=num_samples)
-        outputs = outputs.expand(num_samples, *outputs.shape[1:]) if len(outputs) == 1 else outputs
-        classes = isinstance(self.model.likelihood, CategoricalLikelihood)
-        predicted = outputs.softmax(-1) if classes else self.model.likelihood(outputs).mean
-        dims = {"x": ["item", *(f"x_dim_{i}" for i in range(x.dim() - 1))], "y": ["item"]}
-        dims |= {"prediction": ["item", "class"] if classes else ["item"]}
-        groups: dict[str, Any] = {
-            "posterior": {name: array(weights[name])[None] for name in kept},
-            "posterior_predictive": {"prediction": array(predicted)[None]},
-            "constant_data": {"x": array(x)},
+    @torch.no_grad()
+    def conditioned_groups(self, train: LabelledItems, draws: int, seed: int) -> dict[str, dict[str, Tensor]]:
+        """Groups of training items: what the posterior was conditioned on."""
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:KEPT_ITEMS].sort().values
+        x, y = train.items[order], train.labels[order]
+        outputs = self.outputs(x, num_samples=draws, seed=seed)
+        return {
+            "log_likelihood": {"labels": self.log_density(outputs, y)},
+            "posterior_predictive": {"labels": self.observation(outputs).sample()},
+            "observed_data": {"labels": y},
+            "constant_data": {"x": x, "index": order},
         }
+
+    @torch.no_grad()
+    def held_out_groups(self, x: Tensor, y: Tensor | None, draws: int, seed: int) -> dict[str, dict[str, Tensor]]:
+        """Groups of items that the posterior has not seen."""
+        outputs = self.outputs(x, num_samples=draws, seed=seed)
+        observation = self.observation(outputs)
+        classes = isinstance(self.model.likelihood, CategoricalLikelihood)
+        expected = {"probabilities": outputs.softmax(-1)} if classes else {"mean": observation.mean}
+        predictions = {"labels": observation.sample(), **expected}
+        constant = {"x": x}
         if y is not None:
-            groups["observed_data"] = {"y": array(y)}
-            groups["log_likelihood"] = {"y": array(self.model.likelihood(outputs).log_prob(y.to(outputs.device)))[None]}
-        return arviz.from_dict(**groups, dims=dims)
+            predictions["log_density"] = self.log_density(outputs, y)
+            constant |= {"labels": y, "log_predictive_density": self.log_predictive(outputs, y)}
+        return {"predictions": predictions, "predictions_constant_data": constant}
 
 
-def array(tensor: Any):
-    """A NumPy copy on the CPU."""
-    return tensor.detach().cpu().numpy()
+def item_dims(x: Tensor) -> list[str]:
+    """Names of the dimensions of inputs ``[n, *item]``."""
+    return ["item", *(f"x_dim_{i}" for i in range(x.dim() - 1))]

@@ -2,77 +2,194 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import importlib.metadata
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import torch
+from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
-from data.supervised import SupervisedData, load_letters
+from data.sources.glyphs import load_unseen_letters
+from inference.bnn.algorithms import Algorithm
 from inference.bnn.bnn import BNN
-from inference.bnn.options import Algorithm, BnnOptions
 from inference.diagnostics.weight_information import generalisation_bound, sharpness, weight_information
-from inference.evaluation.tables import align
+from inference.evaluation import tables
+from inference.evaluation.tables import Column, number
+from inference.runs.folder import RunFolder, write_atomically
 
-Record = dict[str, Any]
 SCORED_AT_MOST = 10_000  # training items that distortion and training accuracy are estimated from
+QUANTILES = (0.05, 0.5, 0.95)
+SAVED_DRAWS, SAVED_ITEMS = 100, 100  # draws of a saved posterior, test items it predicts
 
 
-def make_record(bnn: BNN, train: LabelledItems, test: LabelledItems, options: BnnOptions, *, split: str) -> Record:
-    """A flat record.
+class BnnRecord(TypedDict):
+    """What ``metrics.json`` says of one algorithm at one β; ``None`` where a number does not exist. Fractions and nats.
 
-    ``rate`` is the mean of KL(q_k ‖ m) against the m each posterior was trained with; ``distortion`` −E_q Σ log p over the
-    training data; ``information`` an upper bound on I(w; S) for a fixed prior (the rate), and for a mixture the Monte Carlo
-    estimate over its bootstrap samples, at most log K; ``bound`` on the expected gap between training and test error that
-    follows from it, which is a guarantee for fixed priors alone.
+    Scores are of the posterior predictive unless they say Gibbs: that is a single draw of the weights, averaged over draws.
+
+    Attributes:
+        split: ``"test"``, or ``"val"``: trained on part of the training data and scored on the rest.
+        algorithm, beta: what was fitted.
+        items: n, training items.
+        accuracy, ece, brier: of held-out items, with classes.
+        nll: −log predictive density per held-out item.
+        rmse: of held-out items with other targets, in their unit.
+        rate: mean over posteriors of KL(q_k ‖ m), m as it was while q_k trained; ``None`` for points.
+        rate_against: what m was: ``"prior"``, fixed before the data, or ``"mixture"``, of the posteriors of the round before.
+        distortion: −E_q Σ log p over the training data, from at most 10 000 of them.
+        neg_elbo: distortion + rate over the training data; where the rate is against a prior, at least −log evidence.
+        guess: n log C, the distortion of uniform guessing, with classes.
+        scale_quantiles: 5, 50 and 95 % quantiles of the weights' standard deviations.
+        train_accuracy, train_nll: of at most 10 000 training items, with as many draws as ``distortion``.
+        gibbs_accuracy, train_gibbs_accuracy: of held-out and training items, with the same draws.
+        gap: Gibbs error on held-out items less Gibbs error on training items, the same draws for both.
+        information: upper bound on I(w; S): the rate, where it is against a prior. Against a mixture the Monte Carlo estimate
+            between its bootstrap samples, at most log K, which is no bound.
+        bound: on the expectation of ``gap``, sqrt(information/2n), where ``information`` is an upper bound and nothing but
+            the posterior was learned (see :func:`bound_holds`).
+        sharpness: rise of the loss around the first posterior's mean, nats per item.
+        auroc: of the predictive entropy as a sign of items of another kind.
     """
+
+    split: str
+    algorithm: str
+    beta: float
+    items: int
+    accuracy: float | None
+    nll: float
+    ece: float | None
+    brier: float | None
+    rmse: float | None
+    rate: float | None
+    rate_against: str | None
+    distortion: float
+    neg_elbo: float | None
+    guess: float | None
+    scale_quantiles: list[float] | None
+    train_accuracy: float | None
+    train_nll: float
+    gibbs_accuracy: float | None
+    train_gibbs_accuracy: float | None
+    gap: float | None
+    information: float | None
+    bound: float | None
+    sharpness: float | None
+    auroc: NotRequired[float]
+
+
+def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, split: str, samples: int, seed: int) -> BnnRecord:
+    """The record of a fit.
+
+    Args:
+        train: all that it was trained on.
+        held_out: what it is scored on.
+        split: their name.
+        samples: draws of the posterior predictive; a quarter of them on training items.
+        seed: of the choice among training items.
+    """
+    posterior, few = bnn.posterior, max(samples // 4, len(bnn.posterior.loc))
+    part = train.choose(min(len(train), SCORED_AT_MOST), seed)
+    scores, on_train = posterior.scores(held_out, num_samples=samples), posterior.scores(part, num_samples=few)
+    classes = "accuracy" in scores
+    gibbs = posterior.scores(held_out, num_samples=few)["gibbs_accuracy"] if classes else None
+    distortion = on_train["distortion"] * len(train) / len(part)
+    rate = None if posterior.log_scale is None else float(bnn.rates.mean())
+    information = weight_information_of(bnn, rate)
+    bounded = classes and information is not None and bound_holds(bnn)
+    return {
+        "split": split,
+        "algorithm": bnn.algorithm.value,
+        "beta": bnn.beta,
+        "items": len(train),
+        "accuracy": scores.get("accuracy"),
+        "nll": scores["nll"],
+        "ece": scores.get("ece"),
+        "brier": scores.get("brier"),
+        "rmse": scores.get("rmse"),
+        "rate": rate,
+        "rate_against": bnn.rate_against,
+        "distortion": distortion,
+        "neg_elbo": None if rate is None else distortion + rate,
+        "guess": len(train) * math.log(train.num_classes) if classes else None,
+        "scale_quantiles": None if posterior.log_scale is None else scale_quantiles(posterior.log_scale),
+        "train_accuracy": on_train.get("accuracy"),
+        "train_nll": on_train["nll"],
+        "gibbs_accuracy": gibbs,
+        "train_gibbs_accuracy": on_train.get("gibbs_accuracy"),
+        "gap": None if gibbs is None else on_train["gibbs_accuracy"] - gibbs,
+        "information": information,
+        "bound": generalisation_bound(information, len(train)) if bounded and information is not None else None,
+        "sharpness": None if rate is None else posterior_sharpness(bnn, part),
+    }
+
+
+def weight_information_of(bnn: BNN, rate: float | None) -> float | None:
+    """``information`` of a :class:`BnnRecord`."""
     posterior = bnn.posterior
-    part = train.choose(min(len(train), SCORED_AT_MOST), options.seed)
-    scores = posterior.scores(test, num_samples=options.samples)
-    on_train = posterior.scores(part, num_samples=max(options.samples // 4, len(posterior.loc)))
-    record: Record = {"split": split, "algorithm": bnn.algorithm.value, "beta": bnn.beta, "items": len(train)}
-    record |= {name: scores.get(name) for name in ("accuracy", "nll", "ece", "brier", "rmse")}
-    record |= {"rate": None, "distortion": on_train["distortion"] * len(train) / len(part)}
-    record |= {"train_accuracy": on_train.get("accuracy"), "train_nll": on_train["nll"], "gap": None}
-    record |= {"information": None, "bound": None, "sharpness": None}
-    if "accuracy" in scores:
-        record["gap"] = on_train["accuracy"] - scores["accuracy"]
-    if posterior.log_scale is not None:
-        rate = float(bnn.rates.mean())
-        mixture = bnn.algorithm.is_mixture
-        information = weight_information(posterior.loc, posterior.log_scale) if mixture else rate
-        record |= {"rate": rate, "information": information}
-        if "accuracy" in scores:  # the error rate lies in [0, 1]; a squared error has no such bound
-            record["bound"] = generalisation_bound(information, len(train))
-        record["sharpness"] = posterior_sharpness(bnn, part)
-    return record
+    if posterior.log_scale is None or not bnn.algorithm.is_mixture:
+        return rate
+    with seeded(0, device=posterior.loc.device):
+        return weight_information(posterior.loc, posterior.log_scale)
+
+
+def bound_holds(bnn: BNN) -> bool:
+    """Whether E KL(q ‖ m) bounds I(w; S): m knows nothing of the data, and nothing but q was learned from them.
+
+    Not so for a mixture of posteriors, a prior with learned parameters, parameters of the network that are not random, and
+    running statistics of batch norm. β may be anything, and may have been chosen on the data: q is then their function still.
+    """
+    model = bnn.posterior.model
+    learned = any(p.requires_grad for part in (model.prior, model.network) for p in part.parameters())
+    statistics = any(getattr(module, "track_running_stats", False) for module in model.network.modules())
+    return not (model.prior.sees_data or learned or statistics)
+
+
+def scale_quantiles(log_scale: Tensor) -> list[float]:
+    """5, 50 and 95 % quantiles of all standard deviations."""
+    return [float(q) for q in np.quantile(log_scale.detach().exp().cpu().numpy(), QUANTILES)]
 
 
 def posterior_sharpness(bnn: BNN, items: LabelledItems) -> float:
-    """Rise of the loss around the first posterior's mean, nats an item, on at most 1000 items."""
+    """Rise of the loss around the first posterior's mean, nats per item, on at most 1000 items."""
     posterior = bnn.posterior
     assert posterior.log_scale is not None
     x, y = (t[:1000].to(posterior.loc.device) for t in (items.items, items.labels))
 
-    def loss(weights: torch.Tensor) -> torch.Tensor:
-        return -posterior.model.likelihood(posterior.model.map_weights(x, weights)).log_prob(y).mean(-1)
+    def loss(weights: Tensor) -> Tensor:
+        outputs = posterior.model.map_weights(x, weights)
+        likelihood = posterior.likelihood(torch.zeros(len(weights), dtype=torch.long, device=weights.device))
+        return -likelihood(outputs).log_prob(likelihood.cast(y, outputs)).mean(-1)
 
     with seeded(0, device=posterior.loc.device):
         return sharpness(loss, posterior.loc[0], posterior.log_scale[0])
 
 
 def final_records(
-    options: BnnOptions, fitted: Mapping[Algorithm, BNN], data: SupervisedData, outside: LabelledItems | None
-) -> list[Record]:
-    """One record an algorithm on the test data, with ``auroc`` of the predictive entropy against ``outside`` items."""
-    train = data.train.choose(options.train_size, options.seed)
+    fitted: Mapping[Algorithm, BNN],
+    train: LabelledItems,
+    test: LabelledItems,
+    outside: LabelledItems | None,
+    *,
+    samples: int,
+    seed: int,
+) -> list[BnnRecord]:
+    """One record per algorithm on the test data, with ``auroc`` of the predictive entropy against ``outside`` items.
+
+    Args:
+        train: what all were trained on.
+        samples, seed: see :func:`make_record`.
+    """
     records = []
     for bnn in fitted.values():
-        record = make_record(bnn, train, data.test, options, split="test")
+        record = make_record(bnn, train, test, split="test", samples=samples, seed=seed)
         if outside is not None:
-            record["auroc"] = out_of_distribution(bnn, data.test, outside, options.samples)
+            record["auroc"] = out_of_distribution(bnn, test, outside, samples)
         records.append(record)
     return records
 
@@ -89,29 +206,83 @@ def outside_items(data: SupervisedData) -> LabelledItems | None:
     shape = data.item_shape
     if len(shape) != 3 or shape[0] != 1 or shape[1] != shape[2] or shape[1] < 16:
         return None
-    return load_letters(shape[1])
+    return load_unseen_letters(shape[1])
 
 
-def format_table(records: Iterable[Record]) -> str:
+def accuracy_cell(record: BnnRecord) -> str:
+    """Accuracy, or what there is instead of it where targets are not classes."""
+    if record["accuracy"] is None:
+        return f"rmse {number(record['rmse'])}"
+    return number(record["accuracy"], ".2f", factor=100)
+
+
+def rate_cell(against: str) -> Callable[[BnnRecord], str]:
+    """The rate of a record, in the column of what it is against."""
+    return lambda record: number(record["rate"] if record["rate_against"] == against else None, ".1f")
+
+
+COLUMNS = (
+    Column("algorithm", lambda r: r["algorithm"], left=True),
+    Column("β", lambda r: number(r["beta"], "g")),
+    Column(
+        "accuracy %", lambda r: f"rmse {r['rmse']:.3f}" if r["accuracy"] is None else number(r["accuracy"], ".2f", factor=100)
+    ),
+    Column("NLL", lambda r: number(r["nll"], ".4f")),
+    Column("ECE %", lambda r: number(r["ece"], ".2f", factor=100)),
+    Column("rate (prior)", rate_cell("prior")),
+    Column("rate (mixture)", rate_cell("mixture")),
+    Column("distortion", lambda r: number(r["distortion"], ".1f")),
+    Column("−ELBO", lambda r: number(r["neg_elbo"] if r["rate_against"] == "prior" else None, ".1f")),
+    Column("gap %", lambda r: number(r["gap"], ".2f", factor=100)),
+    Column("I(w; S)", lambda r: number(r["information"], ".2f")),
+    Column("bound %", lambda r: number(r["bound"], ".1f", factor=100)),
+    Column("AUROC", lambda r: number(r.get("auroc"), ".4f")),
+)
+
+
+def format_table(records: Iterable[BnnRecord]) -> str:
     """The closing table as text."""
-    header = ("algorithm", "β", "accuracy %", "NLL", "ECE %", "rate", "distortion", "gap %", "I(w; S)", "bound %", "AUROC")
-    rows = [header]
-    for record in records:
-        show = lambda name, text, factor=1.0: "-" if record.get(name) is None else text.format(factor * record[name])  # noqa: E731, B023
-        accuracy = show("accuracy", "{:.2f}", 100.0)
-        rows.append(
-            (
-                record["algorithm"],
-                f"{record['beta']:g}",
-                accuracy if record["accuracy"] is not None else f"rmse {record['rmse']:.3f}",
-                show("nll", "{:.4f}"),
-                show("ece", "{:.2f}", 100.0),
-                show("rate", "{:.1f}"),
-                show("distortion", "{:.1f}"),
-                show("gap", "{:.2f}", 100.0),
-                show("information", "{:.2f}"),
-                show("bound", "{:.1f}", 100.0),
-                show("auroc", "{:.4f}"),
-            )
+    return tables.format_table(records, COLUMNS)
+
+
+def legend(records: Sequence[BnnRecord]) -> str:
+    """What the table's columns mean."""
+    lines = [
+        "β: chosen on validation data, where there are several; NLL: nats per item; rate, distortion, −ELBO: nats, all items",
+        "rate: KL(q ‖ m) against a prior, or against the mixture of the round before, which has seen the data",
+        "gap: Gibbs error (of single draws) on test items less that on training items",
+        "I(w; S): at most the rate against a prior; against a mixture an estimate (≤ log K), so no bound follows",
+        "bound: on the expected gap, sqrt(I(w; S)/2n)",
+    ]
+    if records and records[0]["guess"] is not None:
+        lines.append(f"guessing uniformly has distortion n log C = {records[0]['guess']:.1f} and rate 0")
+    return "\n".join(lines)
+
+
+def save_posteriors(
+    fitted: Mapping[Algorithm, BNN], train: LabelledItems, data: SupervisedData, run: RunFolder, *, seed: int
+) -> None:
+    """``posterior-<algorithm>.nc``: ArviZ data of every algorithm; ``posterior.nc`` is the last one's."""
+    test = data.test.choose(min(SAVED_ITEMS, len(data.test)), seed)
+    for name, bnn in fitted.items():
+        attributes = {"command": "svi_bnn", "method": name.value, "beta": bnn.beta, "dataset": data.name, "seed": seed}
+        attributes["version"] = package_version()
+        content = bnn.posterior.to_arviz(
+            test.items, test.labels, train=train, num_samples=SAVED_DRAWS, seed=seed, attributes=attributes
         )
-    return align(rows)
+        write_netcdf(content, run.posterior.with_stem(f"{run.posterior.stem}-{name}"))
+        if name is list(fitted)[-1]:
+            write_netcdf(content, run.posterior)
+
+
+def package_version() -> str:
+    """Of the installed package; unknown in a bare checkout."""
+    try:
+        return importlib.metadata.version("sibyl-vib")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def write_netcdf(content: Any, path: Path) -> None:
+    """``InferenceData`` as a file, atomically."""
+    write_atomically(path, lambda file: content.to_netcdf(str(file)))

@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
 from guides.mean_field import MeanFieldGuide
-from inference.bnn.options import Plan
+from inference.bnn.algorithms import FitSettings, Plan
 from inference.bnn.posterior import WeightPosterior
 from inference.elbo import RateDistortionModule
-from inference.runs.training import stop_if_not_finite
 from models.bayesian.weight_priors import MixtureWeightPrior
 
 WATCH_DRAWS = 16
@@ -24,7 +23,7 @@ BOOTSTRAP, ORDER, DRAWS = 0, 1, 2  # streams of random numbers
 
 
 class BnnTraining(lightning.LightningModule):
-    """θ_k ← argmin distortion(B_k) + β KL(q_k ‖ m) for the posteriors of a :class:`~inference.bnn.options.Plan`.
+    """θ_k ← argmin distortion(B_k) + β KL(q_k ‖ m) for the posteriors of a :class:`~inference.bnn.algorithms.Plan`.
 
     With a :class:`~models.bayesian.weight_priors.MixtureWeightPrior` the prior's components are Θ, the posteriors so far: they
     are refreshed when a posterior has finished its round, and each round starts from them. The bootstrap samples B_k are drawn
@@ -32,17 +31,16 @@ class BnnTraining(lightning.LightningModule):
 
     Source: slide "β-BNN".
 
+    Numbers that the likelihood learns (a noise) are one per posterior, and go with it.
+
     Args:
         objective: model (``posteriors`` = those at once), guide, objective.
         data: training items.
         plan: order of training.
         start: ``[K, P]`` initial means.
-        initial_scale: initial standard deviation.
-        bootstrap_size: n_b.
-        batch, learning_rate: of Adam with a cosine decay.
-        scale_speed: learning rate of the log standard deviations relative to that of the means.
+        settings: initial scale, batch, learning rates, seed.
+        items_per_epoch: n_b, or n without a mixture.
         watch: items on which ``val/accuracy`` and ``val/nll`` are logged along the way; they decide nothing.
-        seed: bootstrap samples, order, weight draws.
     """
 
     rates: Tensor
@@ -55,20 +53,20 @@ class BnnTraining(lightning.LightningModule):
         plan: Plan,
         start: Tensor,
         *,
-        initial_scale: float,
-        bootstrap_size: int,
-        batch: int,
-        learning_rate: float,
-        scale_speed: float = 1.0,
+        settings: FitSettings,
+        items_per_epoch: int,
         watch: LabelledItems | None = None,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.objective, self.source, self.plan, self.watch = objective, data, plan, watch
-        self.initial_scale, self.bootstrap_size, self.batch = initial_scale, bootstrap_size, min(batch, bootstrap_size)
-        self.learning_rate, self.scale_speed, self.seed = learning_rate, scale_speed, seed
+        self.settings, self.bootstrap_size = settings, items_per_epoch
+        self.batch, self.seed = min(settings.batch, items_per_epoch), settings.seed
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("rates", torch.zeros(plan.posteriors))
+        own = objective.model.likelihood
+        every = own.copies(plan.posteriors)  # another module only where posteriors train one after another
+        self.likelihoods = None if every is own else every.requires_grad_(False)
+        self.register_load_state_dict_pre_hook(give_each_its_likelihood)
 
     @property
     def mixture(self) -> MixtureWeightPrior | None:
@@ -89,17 +87,25 @@ class BnnTraining(lightning.LightningModule):
         self.order = torch.stack([self.draw_order(place.round, k, place.epoch) for k in members])
 
     def start_segment(self, number: int, rows: slice) -> None:
-        """Put the posteriors ``rows`` of Θ into the guide; Adam starts anew."""
+        """Put the posteriors ``rows`` of Θ into the guide, with their likelihood's numbers; Adam starts anew."""
         guide = self.objective.guide
         with torch.no_grad():
             if number == 0 or self.mixture is None:
                 guide.loc.copy_(self.start[rows])
                 if isinstance(guide, MeanFieldGuide):
-                    guide.log_scale.fill_(math.log(self.initial_scale))
+                    guide.log_scale.fill_(math.log(self.settings.initial_scale))
             else:
                 guide.loc.copy_(self.mixture.loc[rows])
                 guide.log_scale.copy_(self.mixture.log_scale[rows])
+            for own, every in self.learned_numbers():
+                own.copy_(every[rows].reshape(own.shape))
         self.trainer.optimizers[0].state.clear()
+
+    def learned_numbers(self) -> list[tuple[Tensor, Tensor]]:
+        """The likelihood's parameters in training, each beside those of all K posteriors, where that is not the same."""
+        if self.likelihoods is None:
+            return []
+        return list(zip(self.objective.model.likelihood.parameters(), self.likelihoods.parameters(), strict=True))
 
     def draw_order(self, number: int, k: int, epoch: int) -> Tensor:
         """Indices of posterior ``k``'s items in this epoch: its bootstrap sample, shuffled."""
@@ -117,18 +123,12 @@ class BnnTraining(lightning.LightningModule):
         chosen = self.order[:, first : first + self.batch]
         chosen = chosen.squeeze(0) if self.plan.at_once == 1 else chosen
         x, y = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
-        with (
-            seeded(self.seed, self.current_epoch, index, rank, DRAWS, device=self.device),
-            stop_if_not_finite(self.global_step),
-        ):
+        with seeded(self.seed, self.current_epoch, index, rank, DRAWS, device=self.device):
             terms = self.objective.terms(x, y)
-            per_item = 1 / (self.bootstrap_size * self.plan.at_once)
-            loss = terms.loss * per_item
-            if not torch.isfinite(loss):
-                raise FloatingPointError
+        per_item = 1 / (self.bootstrap_size * self.plan.at_once)
         values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
         self.log_dict({name: v.detach() for name, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
-        return loss
+        return terms.loss * per_item
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
@@ -138,10 +138,12 @@ class BnnTraining(lightning.LightningModule):
             self.rates[place.rows] = WeightPosterior(model, guide.loc, guide.log_scale).rate()
             if self.mixture is not None:
                 self.mixture.refresh(place.rows, guide.loc, guide.log_scale)
+            for own, every in self.learned_numbers():
+                every[place.rows] = own
         last_row = place.rows.stop == self.plan.posteriors
         if self.watch is not None and last_row and (place.epoch + 1) % self.plan.sparse == 0:
             scores = self.posterior().scores(self.watch, num_samples=WATCH_DRAWS)
-            epoch = place.round * self.plan.epochs_a_round + place.epoch + 1
+            epoch = place.round * self.plan.epochs_per_round + place.epoch + 1
             logged = {f"val/{name}": scores[name] for name in ("accuracy", "nll") if name in scores}
             self.log_dict(logged | {"own_epoch": float(epoch)}, sync_dist=True)
 
@@ -151,7 +153,7 @@ class BnnTraining(lightning.LightningModule):
         log_scale = guide.log_scale if isinstance(guide, MeanFieldGuide) else None
         if self.mixture is None or len(guide.loc) == self.plan.posteriors:
             return WeightPosterior(self.objective.model, guide.loc, log_scale)
-        return WeightPosterior(self.objective.model, self.mixture.loc, self.mixture.log_scale)
+        return WeightPosterior(self.objective.model, self.mixture.loc, self.mixture.log_scale, self.likelihoods)
 
     def configure_optimizers(self):
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters())
@@ -159,9 +161,11 @@ class BnnTraining(lightning.LightningModule):
         others = [p for name, p in self.named_parameters() if p.requires_grad and name != scale]
         groups: list[dict[str, Any]] = [{"params": others}]
         groups += [
-            {"params": [p], "lr": self.scale_speed * self.learning_rate} for name, p in self.named_parameters() if name == scale
+            {"params": [p], "lr": self.settings.scale_speed * self.settings.learning_rate}
+            for name, p in self.named_parameters()
+            if name == scale
         ]
-        optimizer = torch.optim.Adam(groups, self.learning_rate, fused=fused)
+        optimizer = torch.optim.Adam(groups, self.settings.learning_rate, fused=fused)
         steps = max(1, self.bootstrap_size // self.batch // self.trainer.world_size)
 
         def cosine(step: int) -> float:
@@ -170,3 +174,11 @@ class BnnTraining(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def give_each_its_likelihood(module: BnnTraining, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Earlier versions kept one likelihood for posteriors that train one after another: its numbers are then those of each."""
+    if module.likelihoods is not None:
+        for name, parameter in module.likelihoods.named_parameters():
+            shared = state.get(f"{prefix}objective.model.likelihood.{name}", parameter)
+            state.setdefault(f"{prefix}likelihoods.{name}", shared.expand_as(parameter))

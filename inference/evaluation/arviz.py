@@ -16,6 +16,7 @@ def to_inference_data(
     groups: Mapping[str, Mapping[str, Tensor]],
     *,
     dims: Mapping[str, Sequence[str]],
+    prediction_dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ):
@@ -26,6 +27,7 @@ def to_inference_data(
         groups: group -> variable -> tensor: ``[draws, *dims]`` in the groups of :data:`SAMPLED`, which get one chain;
             ``[*dims]`` in the others. Empty groups are left out.
         dims: variable -> names of its dimensions behind the draws.
+        prediction_dims: the same for variables of the groups ``predictions`` and ``predictions_constant_data`` that differ.
         coords: dimension -> names along it.
         attributes: of the whole, such as command, method, β and seed.
     """
@@ -42,7 +44,7 @@ def to_inference_data(
         **filled,  # type: ignore[arg-type]
         dims={key: list(names) for key, names in dims.items()},
         coords={key: list(names) for key, names in (coords or {}).items()},
-        pred_dims={key: list(dims[key]) for name in filled if name.startswith("predictions") for key in filled[name]},
+        pred_dims={key: list(names) for key, names in {**dims, **(prediction_dims or {})}.items()},
         pred_coords={key: list(names) for key, names in (coords or {}).items()},
     )
     data.attrs.update(attributes or {})

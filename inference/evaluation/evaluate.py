@@ -1,58 +1,64 @@
-"""Evaluation of a model and guide on test tasks, before and after every synthetic gradient step."""
+"""Scores of a model and guide on test tasks."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+from typing import Any
 
-from data.episodes import EpisodeSampler
+import torch
+from torch import Tensor, nn
+
 from data.seeding import mix_seed
-from guides.tasks.unrolled import SyntheticGradientGuide
 from inference.evaluation.metrics import Scores, score
-from inference.evaluation.posterior import trajectory
-from models.tasks.model import EmpiricalBayesModel
+from inference.evaluation.predictive import place_of, predictive
 
 TASKS_AT_ONCE = 50
 
 
-@torch.no_grad()
-def evaluate(
-    model: EmpiricalBayesModel,
-    guide: SyntheticGradientGuide,
-    sampler: EpisodeSampler,
-    *,
-    tasks: int,
-    seed: int,
-    steps: int | None = None,
-    num_samples: int = 32,
-) -> list[Scores]:
-    """Scores after 0, 1, … K steps on the same ``tasks`` tasks (features, not images).
-
-    The model's training mode and parameters are left as they were; nothing depends on how tasks are batched.
-
-    Args:
-        sampler: draws the tasks; its items are features ``[n, D]``.
-        steps: K; default: the guide's own.
-        num_samples: posterior draws of the predictive distribution.
-
-    Returns:
-        ``K + 1`` :class:`Scores`.
-    """
-    device, dtype = guide.log_inner_lr.device, guide.log_inner_lr.dtype
-    collected: list[list[tuple[torch.Tensor, ...]]] = []
-    labels = []
+def batches(sampler: Any, tasks: int, seed: int) -> Iterator[Any]:
+    """``tasks`` tasks of any sampler of episodes, in batches that depend on the seed alone, whatever their number."""
     for start in range(0, tasks, TASKS_AT_ONCE):
         count = min(TASKS_AT_ONCE, tasks - start)
-        episode = sampler.sample(TASKS_AT_ONCE, seed=mix_seed(seed, start)).first(count).to(device, dtype=dtype)
+        yield sampler.sample(TASKS_AT_ONCE, seed=mix_seed(seed, start)).tasks(slice(count))
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, seed: int, num_samples: int = 32) -> Scores:
+    """Scores on ``tasks`` tasks (features, not images).
+
+    Training mode and parameters are left as they were; nothing depends on how tasks are batched.
+
+    Args:
+        model, guide: programs that take an episode; the model has the observed site ``labels``.
+        sampler: draws the tasks, such as :class:`~data.episodes.EpisodeSampler`; its items are features ``[n, D]``.
+        num_samples: posterior draws of the predictive distribution.
+    """
+    device, dtype = place_of(guide, model)
+    probabilities: list[Tensor] = []
+    labels: list[Tensor] = []
+    distortions: list[Tensor] = []
+    rates: list[Tensor | None] = []
+    for tasks_at_once in batches(sampler, tasks, seed):
+        episode = tasks_at_once.to(device, dtype=dtype)
         assert episode.query_y is not None
+        predicted = predictive(model, guide, episode, num_samples=num_samples)
         labels.append(episode.query_y.cpu())
-        collected.append([])
-        for posterior in trajectory(model, guide, episode, steps=steps):
-            outputs = posterior.outputs(num_samples=num_samples)
-            distortion = -model.likelihood(outputs).log_prob(episode.query_y).sum(-1).mean(0)
-            parts = (outputs.softmax(-1).mean(0), posterior.rate(), distortion)
-            collected[-1].append(tuple(part.cpu() for part in parts))
-    scores = []
-    for batches in zip(*collected, strict=True):
-        probabilities, rate, distortion = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        scores.append(score(probabilities, torch.cat(labels), rate=rate, distortion=distortion))
-    return scores
+        probabilities.append(predicted.probabilities().cpu())
+        distortions.append(predicted.distortion(episode.query_y).cpu())
+        rates.append(None if predicted.rate is None else predicted.rate.cpu())
+    known = [rate for rate in rates if rate is not None]
+    rate = torch.cat(known) if known else None
+    return score(torch.cat(probabilities), torch.cat(labels), rate=rate, distortion=torch.cat(distortions))
+
+
+def readings(guide: nn.Module, steps: int | None = None) -> dict[int, nn.Module]:
+    """The guide after 0, 1, … K of its steps, where it takes steps; else itself, after 0.
+
+    Args:
+        steps: K; the guide's own when not given.
+    """
+    after = getattr(guide, "after", None)
+    if after is None:
+        return {0: guide}
+    last = guide.steps if steps is None else steps
+    return {k: after(k) for k in range(int(last) + 1)}  # type: ignore[arg-type]

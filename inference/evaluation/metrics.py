@@ -17,11 +17,11 @@ class Scores:
         episodes: number of tasks.
         accuracy: fraction of queries whose most probable class is right.
         ci95: half-width of the 95 % interval of the mean accuracy over tasks, 1.96 · std / √tasks.
-        nll: −log predictive probability of the true class, nats a query.
+        nll: −log predictive probability of the true class, nats per query.
         ece: expected calibration error (15 bins, L1), fraction.
-        brier: squared error of the probability vector, summed over classes, a query (0 to 2).
-        rate: KL(q ‖ p), nats a task; ``None`` for a delta posterior.
-        distortion: −E_q Σ log p, nats a task.
+        brier: squared error of the probability vector, summed over classes, per query (0 to 2).
+        rate: KL(q ‖ p), nats per task; ``None`` for a point, or where nothing is latent.
+        distortion: −E_q Σ log p, nats per task.
     """
 
     episodes: int
@@ -34,19 +34,19 @@ class Scores:
     distortion: float
 
 
-def score(probabilities: Tensor, labels: Tensor, *, rate: Tensor, distortion: Tensor) -> Scores:
+def score(probabilities: Tensor, labels: Tensor, *, rate: Tensor | None, distortion: Tensor) -> Scores:
     """Score predictive probabilities.
 
     Args:
         probabilities: ``[tasks, query, way]``.
         labels: ``[tasks, query]``.
-        rate, distortion: ``[tasks]``, nats.
+        rate, distortion: ``[tasks]``, nats; ``rate`` may be ``None``.
     """
     accuracy = (probabilities.argmax(-1) == labels).to(torch.float64).mean(-1)
     return Scores(
         episodes=len(labels),
         ci95=confidence_interval(accuracy),
-        rate=None if bool(rate.isnan().any()) else float(rate.mean()),
+        rate=None if rate is None else float(rate.mean()),
         distortion=float(distortion.mean()),
         **predictive_scores(probabilities.flatten(0, -2), labels.flatten()),
     )

@@ -2,140 +2,154 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from pyro.poutine import Trace
+from torch import Tensor, nn
 
 from data.episodes import Episode
-from guides.tasks.unrolled import Family, Posterior, SyntheticGradientGuide
-from models.tasks.model import EmpiricalBayesModel
+from data.seeding import seeded
+from inference.evaluation.arviz import to_inference_data
+from inference.evaluation.predictive import Predictive, labels_of, predictive, trace_guide, trace_model
+
+WEIGHTS = "weights"
+"""The latent site of a task's weights."""
 
 
 @dataclass(frozen=True)
 class TaskPosterior:
-    """q_θ(w) for a batch of tasks, with the model that gives predictions their meaning.
-
-    Made by :func:`infer` (features in) or :meth:`inference.meta.sib.SIB.posterior` (images in).
+    """q(w) of a batch of tasks, with the model that gives predictions their meaning.
 
     Attributes:
-        model: the generative model.
-        theta: mean and log standard deviation, ``[tasks, way, D]``.
-        family: Gaussian or delta.
-        query_x: the features that were adapted on, ``[tasks, query, D]``; what the methods predict by default.
-        hyperparameters: ψ of the prior that the rate is taken against.
+        model, guide: any programs over tasks; the model has the observed site ``labels``.
+        episode: the tasks as the guide saw them (features); its queries are what the methods predict by default.
+        attributes: what made it (command, method, β, data set, seed), for ArviZ.
     """
 
-    model: EmpiricalBayesModel
-    theta: Posterior
-    family: Family
-    query_x: Tensor
-    hyperparameters: tuple[Tensor, ...]
+    model: nn.Module
+    guide: nn.Module
+    episode: Episode
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    @torch.no_grad()
-    def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
-        """Class weights ``[num_samples, tasks, way, D]``; a delta posterior repeats its point.
+    @property
+    def query_x(self) -> Tensor:
+        """The features that were adapted on, ``[tasks, query, D]``."""
+        return self.episode.query_x
 
-        Draws are antithetic (pairs mirrored at the mean) and their noise is shared by all tasks, so that a task's draws do
-        not depend on which tasks it is batched with.
+    @property
+    def loc(self) -> Tensor:
+        """Mean of the tasks' weights, ``[tasks, rows, D]``.
+
+        Raises:
+            ValueError: the method has no such weights.
         """
-        loc, log_scale = self.theta
-        if self.family is Family.DELTA:
-            return loc.expand(num_samples, *loc.shape)
-        generator = torch.Generator().manual_seed(seed)
-        half = torch.randn(math.ceil(num_samples / 2), 1, *loc.shape[-2:], generator=generator).to(loc)
-        noise = torch.stack([half, -half], dim=1).flatten(0, 1)[:num_samples]
-        return loc + noise * log_scale.exp()
+        return self.latent(self.draw(1), WEIGHTS)["fn"].mean[0].squeeze(-3)
+
+    def sample(self, num_samples: int, *, site: str = WEIGHTS, seed: int = 0) -> Tensor:
+        """Independent draws of a latent site; the tasks' weights are ``[num_samples, tasks, rows, D]``. A point repeats itself.
+
+        Raises:
+            ValueError: the method has no such site.
+        """
+        return self.latent(self.draw(num_samples, seed), site)["value"].squeeze(-3)
 
     @torch.no_grad()
-    def log_likelihood(self, query_y: Tensor, query_x: Tensor | None = None, *, num_samples: int = 32) -> Tensor:
-        """log p(y_i given x_i, w_s), nats: ``[num_samples, tasks, query]``."""
-        return self.model.likelihood(self.outputs(query_x, num_samples=num_samples)).log_prob(query_y)
+    def draw(self, num_samples: int, seed: int = 0) -> Trace:
+        """The guide's sites under independent draws."""
+        with seeded(seed, device=self.query_x.device):
+            return trace_guide(self.guide, self.episode, num_samples)
 
-    @torch.no_grad()
-    def outputs(self, query_x: Tensor | None = None, *, num_samples: int = 32, seed: int = 0) -> Tensor:
-        """Predictor outputs under posterior draws: ``[num_samples, tasks, query, way]``."""
-        num_samples = 1 if self.family is Family.DELTA else num_samples
-        features = self.query_x if query_x is None else query_x
-        return self.model.predictor(features, self.sample(num_samples, seed=seed))
+    def latent(self, trace: Trace, site: str) -> Any:
+        """A latent site of a trace.
 
-    @torch.no_grad()
+        Raises:
+            ValueError: there is none of this name.
+        """
+        if site not in trace.stochastic_nodes:
+            known = ", ".join(trace.stochastic_nodes) or "none"
+            raise ValueError(f"this method has no latent site {site!r}: it has {known}")
+        return trace.nodes[site]
+
+    def predictive(self, query_x: Tensor | None = None, *, num_samples: int = 32, seed: int = 0) -> Predictive:
+        """The predictive distribution of the queries, or of other items ``[tasks, n, D]``."""
+        return predictive(self.model, self.guide, self.episode, query_x=query_x, num_samples=num_samples, seed=seed)
+
     def probabilities(self, query_x: Tensor | None = None, *, num_samples: int = 32) -> Tensor:
         """Posterior predictive class probabilities, averaged over draws: ``[tasks, query, way]``."""
-        return self.outputs(query_x, num_samples=num_samples).softmax(-1).mean(0)
+        return self.predictive(query_x, num_samples=num_samples).probabilities()
 
-    @torch.no_grad()
+    def log_likelihood(self, query_y: Tensor, query_x: Tensor | None = None, *, num_samples: int = 32) -> Tensor:
+        """log p(y_i given x_i, w_s), nats: ``[draws, tasks, query]``."""
+        return self.predictive(query_x, num_samples=num_samples).log_likelihood(query_y)
+
     def rate(self) -> Tensor:
-        """KL(q ‖ p_ψ) of each task, nats: ``[tasks]``; NaN for a delta posterior, which has none."""
-        loc, log_scale = self.theta
-        if self.family is Family.DELTA:
-            return loc.new_full(loc.shape[:1], torch.nan)
-        q = torch.distributions.Normal(loc, log_scale.exp())
-        p = self.model.prior.distribution(self.hyperparameters, loc.shape[-2])
-        q_event = torch.distributions.Independent(torch.distributions.Independent(q, 1), 1)
-        return torch.distributions.kl_divergence(q_event, p.expand(loc.shape[:1]))
+        """KL(q ‖ p_ψ) of each task, nats: ``[tasks]``; NaN for a point, which has none."""
+        rate = self.predictive().rate
+        return self.query_x.new_full(self.query_x.shape[:1], torch.nan) if rate is None else rate
 
     @torch.no_grad()
-    def to_arviz(self, query_y: Tensor | None = None, *, num_samples: int = 200, class_names: tuple[str, ...] = ()):
-        """ArviZ ``InferenceData`` with groups ``posterior``, ``posterior_predictive``, ``constant_data`` and, with labels,
-        ``log_likelihood`` and ``observed_data``.
+    def to_arviz(
+        self, query_y: Tensor | None = None, *, num_samples: int = 200, class_names: Sequence[Any] = (), seed: int = 0
+    ):
+        """ArviZ ``InferenceData``.
 
-        Dimensions: ``chain, draw, task, class, feature`` for ``weights`` and ``chain, draw, task, query, class`` for
-        ``probabilities``.
+        Groups: ``posterior`` and ``prior``, independent draws of the weights; ``prior_predictive`` and
+        ``posterior_predictive``, label draws of the *support*, which the posterior was conditioned on, with ``observed_data``
+        and ``log_likelihood``;
+        ``predictions``, label draws and class probabilities of the queries and, where their labels are known, the log density
+        of each; ``predictions_constant_data``. Dimensions: ``task``, ``class``, ``feature``, ``support``, ``query``.
 
         Args:
             query_y: ``[tasks, query]`` labels, where known.
             num_samples: draws.
-            class_names: coordinate labels of the classes, where all tasks share them.
+            class_names: of the classes, where all tasks share them.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next major version at import
-            import arviz
-
-        def array(tensor: Tensor):
-            return tensor.detach().cpu().numpy()
-
-        weights = self.sample(num_samples)
-        outputs = self.model.predictor(self.query_x, weights)
-        groups: dict[str, Any] = {
-            "posterior": {"weights": array(weights)[None]},
-            "posterior_predictive": {"probabilities": array(outputs.softmax(-1))[None]},
-            "constant_data": {"features": array(self.query_x)},
-        }
-        dims = {
-            "weights": ["task", "class", "feature"],
-            "probabilities": ["task", "query", "class"],
-            "features": ["task", "query", "feature"],
-            "labels": ["task", "query"],
-        }
+        episode, drawn = self.episode, self.draw(num_samples, seed)
+        support = episode._replace(query_x=episode.support_x)
+        on_support, on_queries = (labels_of(trace_model(self.model, drawn, asked, num_samples)) for asked in (support, episode))
+        before = trace_model(self.model, None, support, num_samples)
+        with seeded(seed, 1, device=self.query_x.device):
+            predictions = {"labels": on_queries.sample()}
+            prior_labels, support_labels = labels_of(before).sample(), on_support.sample()
+        constant = {"features": episode.query_x}
+        if hasattr(on_queries, "probs"):
+            predictions["probabilities"] = on_queries.probs
         if query_y is not None:
-            groups["observed_data"] = {"labels": array(query_y)}
-            groups["log_likelihood"] = {"labels": array(self.model.likelihood(outputs).log_prob(query_y))[None]}
-        coords: dict[str, list] = {"class": list(class_names or range(weights.shape[-2]))}
-        return arviz.from_dict(**groups, dims=dims, coords=coords)
+            constant["true_labels"] = query_y
+            predictions["log_density"] = on_queries.log_prob(query_y.to(self.query_x.device))
+        return to_inference_data(
+            {
+                "posterior": weights_of(drawn.nodes),
+                "prior": weights_of(before.nodes),
+                "prior_predictive": {"labels": prior_labels},
+                "posterior_predictive": {"labels": support_labels},
+                "observed_data": {"labels": episode.support_y},
+                "log_likelihood": {"labels": on_support.log_prob(episode.support_y)},
+                "predictions": predictions,
+                "predictions_constant_data": constant,
+            },
+            dims={"weights": ("task", "class", "feature"), "labels": ("task", "support")},
+            prediction_dims={
+                "labels": ("task", "query"),
+                "true_labels": ("task", "query"),
+                "log_density": ("task", "query"),
+                "probabilities": ("task", "query", "class"),
+                "features": ("task", "query", "feature"),
+            },
+            coords={"class": list(class_names)} if class_names else {},
+            attributes=self.attributes,
+        )
 
 
-@torch.no_grad()
-def infer(
-    model: EmpiricalBayesModel, guide: SyntheticGradientGuide, episode: Episode, *, steps: int | None = None
-) -> TaskPosterior:
-    """The amortized posterior of feature tasks after ``steps`` (default: the trained K) steps.
-
-    Args:
-        episode: features ``[tasks, n, D]``; query labels are ignored unless the guide is the exact-gradient reference.
-    """
-    return trajectory(model, guide, episode, steps=steps)[-1]
+def infer(model: nn.Module, guide: nn.Module, episode: Episode, **attributes: Any) -> TaskPosterior:
+    """The posterior of feature tasks; query labels are dropped unless the guide is a reference that reads them."""
+    given = episode if getattr(guide, "saw_labels", False) else episode.unlabelled()
+    return TaskPosterior(model, guide, given, attributes)
 
 
-@torch.no_grad()
-def trajectory(
-    model: EmpiricalBayesModel, guide: SyntheticGradientGuide, episode: Episode, *, steps: int | None = None
-) -> list[TaskPosterior]:
-    """The posteriors before the first and after every step, ``steps + 1`` of them."""
-    if not getattr(guide.gradient, "needs_labels", False):
-        episode = episode.unlabelled()
-    thetas = guide.unroll(*episode, steps=steps)
-    return [TaskPosterior(model, theta, guide.family, episode.query_x, guide.point_hyperparameters()) for theta in thetas]
+def weights_of(sites: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tasks' weights in a trace, ``[draws, tasks, rows, D]``; nothing where there are none."""
+    return {WEIGHTS: sites[WEIGHTS]["value"].squeeze(-3)} if WEIGHTS in sites else {}

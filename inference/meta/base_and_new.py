@@ -1,196 +1,224 @@
-"""The LwoF protocol: tasks of base and new classes, training, and the Novel, Base and Both columns."""
+"""The LwoF protocol: few-shot learning without forgetting, in Novel, Base and Both columns."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from data.base_and_new import BaseAndNewSampler
 from data.episodes import EpisodeSampler
+from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
-from guides.tasks.base_and_new import ForgetNothingGuide
+from guides.tasks.base_and_new import BaseAndNewGuide
+from guides.tasks.families import Family
 from inference.elbo import RateDistortionELBO, RateDistortionModule
+from inference.evaluation.evaluate import batches
 from inference.evaluation.metrics import confidence_interval
-from inference.meta.build import build_gradient, build_initialisation
-from inference.meta.fit import map_items, train
+from inference.evaluation.predictive import place_of, predictive
+from inference.evaluation.tables import Column, format_table, number
+from inference.meta.learner import TEST_SEED
+from inference.meta.methods import sib
 from inference.meta.options import SibOptions
-from inference.meta.report import TEST_SEED, Record
-from inference.meta.training import MetaSchedule, MetaTraining
+from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
+from inference.meta.stages import feature_space, map_items
+from inference.meta.training import MetaTraining
+from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
-from inference.runs.options import split_commas
-from inference.runs.tensors import load_features, load_state, save_tensors
-from models.networks.feature_space import FeatureSpace, class_means
-from models.tasks.base_and_new import ForgetNothingModel
+from inference.runs.tensors import Features, load_features, load_state, save_tensors
+from inference.runs.training import train
+from models.tasks.base_and_new import BaseAndNewModel
 from models.tasks.predictors import PREDICTORS
 from models.tasks.priors import MixturePrior
 
+VALIDATION_TASKS = 100
+NUM_SAMPLES = 16
+PARTS = ("novel", "base", "both")
 
-class BaseAndNewEpisode(NamedTuple):
-    """An episode whose queries belong to base classes (labels first) or to new ones.
+
+class Columns(NamedTuple):
+    """Accuracy (fraction) and its 95 % half-width among new classes, among base classes, and among all, each on its own
+    queries."""
+
+    novel: tuple[float, float]
+    base: tuple[float, float]
+    both: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LwofRecord:
+    """One row of ``metrics.json``: a guide under the LwoF protocol.
 
     Attributes:
-        support_x, support_y: of the new classes, ``[tasks, way * shot, D]`` and ``[tasks, way * shot]``.
-        query_x: new then base queries, ``[tasks, 2 * way * queries, D]``.
-        query_y: ``0 .. base - 1`` for base classes, ``base .. base + way - 1`` for new ones.
-        base_classes: ``[tasks, base]``, which prior components are the known classes.
+        split, way, shot, queries, balanced, episodes: the tasks.
+        protocol: ``lwof``.
+        steps: K.
+        beta, predictor, posterior, variant: which guide; ``saw_labels``: whether it is the exact-gradient reference.
+        novel_accuracy, base_accuracy, both_accuracy, and ``…_ci95``: see :class:`Columns`.
     """
 
-    support_x: Tensor
-    support_y: Tensor
-    query_x: Tensor
-    query_y: Tensor
-    base_classes: Tensor
+    split: str
+    protocol: str
+    steps: int
+    way: int
+    shot: int
+    queries: int
+    balanced: bool
+    episodes: int
+    beta: float | None
+    predictor: str
+    posterior: str | None
+    variant: str
+    saw_labels: bool
+    novel_accuracy: float
+    novel_ci95: float
+    base_accuracy: float
+    base_ci95: float
+    both_accuracy: float
+    both_ci95: float
 
-    def to(self, device: torch.device | str) -> BaseAndNewEpisode:
-        """Move every tensor."""
-        return BaseAndNewEpisode(*(tensor.to(device) for tensor in self))
 
-
-class BaseAndNewSampler:
-    """Draws tasks with as many base queries as new ones.
+def check_lwof(options: SibOptions, features: Features | None = None) -> None:
+    """Refuse, before any training, what the protocol cannot do.
 
     Args:
-        new: draws the new classes; for training, from the base classes themselves.
-        base: features of the base classes that base queries come from.
-        playing: the new classes are base classes that play a part: they are left out of the known ones.
+        features: of a feature file, where the run starts from one.
+
+    Raises:
+        UserError: no images are held out of the base classes.
     """
+    if features is not None and "held_out" not in features:
+        raise UserError(f"the lwof protocol tests on held-out images of base classes: {options.features} has no split held_out")
 
-    def __init__(self, new: EpisodeSampler, base: LabelledItems, *, playing: bool) -> None:
-        self.new, self.base, self.playing = new, base, playing
-        self._by_class = torch.argsort(base.labels, stable=True)
-        self._start = base.counts.cumsum(0) - base.counts
 
-    def sample(self, tasks: int, *, seed: int) -> BaseAndNewEpisode:
-        """``tasks`` tasks; equal seeds give equal tasks."""
-        support, query, query_y, classes = self.new.sample_indices(tasks, seed=seed)
-        generator = torch.Generator().manual_seed(mix_seed(seed, 1))
-        known = torch.ones(tasks, self.base.num_classes, dtype=torch.bool)
-        if self.playing:
-            known.scatter_(1, classes, False)
-        base_classes = known.nonzero()[:, 1].reshape(tasks, -1)
-        base_y = torch.randint(base_classes.shape[1], query_y.shape, generator=generator)
-        chosen = base_classes.gather(1, base_y)
-        number = (torch.rand(chosen.shape, generator=generator) * self.base.counts[chosen]).long()
-        base_x = self.base.items[self._by_class[self._start[chosen] + number]]
-        items, spec = self.new.source.items, self.new.spec
-        return BaseAndNewEpisode(
-            items[support],
-            torch.arange(spec.way).repeat_interleave(spec.shot).expand(tasks, -1),
-            torch.cat([items[query], base_x], dim=1),
-            torch.cat([query_y + base_classes.shape[1], base_y], dim=1),
-            base_classes,
+def halves(held_out: LabelledItems) -> tuple[LabelledItems, LabelledItems]:
+    """Held-out images of the base classes, half to choose a checkpoint by and half to test on.
+
+    Raises:
+        UserError: a class has only one.
+    """
+    return held_out.hold_out(int(held_out.counts.min()) // 2)
+
+
+def build_lwof(options: SibOptions, variant: Variant, means: Tensor) -> RateDistortionModule:
+    """Model and guide with a mixture prior, one component per base class ``[base, D]``."""
+    chosen = settings(GuideSettings, options)
+    with seeded(chosen.seed):
+        prior, predictor = MixturePrior.from_class_means(means), PREDICTORS[variant.predictor]()
+        guide = BaseAndNewGuide(
+            prior,
+            predictor,
+            sib.build_start(chosen, means),
+            sib.build_gradient(chosen),
+            sib.build_rule(chosen, variant, means.shape[-1]),
+            steps=variant.steps,
+            beta=variant.beta or 0.0,
+            inner_samples=chosen.inner_samples,
+            family=variant.posterior or Family.DELTA,
         )
-
-
-class LwofTraining(MetaTraining):
-    """Meta-training on tasks whose new classes are played by base classes; validated on the Both accuracy."""
-
-    validation: BaseAndNewSampler
-
-    def on_train_epoch_end(self) -> None:
-        columns = lwof_columns(self.objective, self.validation, tasks=self.schedule.validation_tasks, seed=self.seed)[-1]
-        self.log_dict({"val/accuracy": columns["both"][0], "val/loss": -columns["both"][0]}, prog_bar=True)
+    return RateDistortionELBO(beta=variant.beta or 0.0)(BaseAndNewModel(prior, predictor), guide)
 
 
 @torch.no_grad()
-def lwof_columns(
-    objective: RateDistortionModule, sampler: BaseAndNewSampler, *, tasks: int, seed: int, num_samples: int = 16
-) -> list[dict[str, tuple[float, float]]]:
-    """Accuracy and its 95 % half-width after 0, 1, … K steps: ``novel`` among new classes, ``base`` among base classes,
-    ``both`` among all, each on its own queries."""
-    model, guide = objective.model, objective.guide
-    correct: dict[tuple[int, str], list[Tensor]] = {}
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, tasks, 25):
-        episode = sampler.sample(min(25, tasks - start), seed=mix_seed(seed, start))
-        support_x, support_y, query_x, query_y, base_classes = episode.to(guide.log_inner_lr.device)
-        loc, log_scale = model.prior.loc[base_classes], model.prior.log_scale[base_classes]
-        known, half = base_classes.shape[1], query_x.shape[1] // 2
-        for k, theta in enumerate(guide.unroll(support_x, support_y, query_x, known_weights=loc)):
-            means, scales = torch.cat([loc, theta.loc], -2), torch.cat([log_scale, theta.log_scale], -2).exp()
-            noise = torch.randn(num_samples, 1, *means.shape[-2:], generator=generator).to(means)
-            logits = model.predictor(query_x, means + scales * noise)
+def lwof_columns(objective: RateDistortionModule, sampler: BaseAndNewSampler, *, tasks: int, seed: int) -> Columns:
+    """The three accuracies of a guide on ``tasks`` tasks."""
+    correct: dict[str, list[Tensor]] = {name: [] for name in PARTS}
+    device, dtype = place_of(objective)
+    for tasks_at_once in batches(sampler, tasks, seed):
+        episode = tasks_at_once.to(device, dtype=dtype)
+        logits = predictive(objective.model, objective.guide, episode, num_samples=NUM_SAMPLES).labels.logits
+        labels, known, half = episode.query_y, episode.base_classes.shape[1], episode.query_x.shape[1] // 2
 
-            def right(part: Tensor, labels: Tensor) -> Tensor:
-                return (part.softmax(-1).mean(0).argmax(-1) == labels).float().mean(-1).cpu()
+        def right(part: Tensor, truth: Tensor) -> Tensor:
+            return (part.softmax(-1).mean(0).argmax(-1) == truth).double().mean(-1).cpu()
 
-            novel = right(logits[:, :, :half, known:], query_y[:, :half] - known)
-            base = right(logits[:, :, half:, :known], query_y[:, half:])
-            for column, values in (("novel", novel), ("base", base), ("both", right(logits, query_y))):
-                correct.setdefault((k, column), []).append(values)
-    steps = max(k for k, _ in correct) + 1
-    rows = [{c: torch.cat(correct[k, c]) for c in ("novel", "base", "both")} for k in range(steps)]
-    return [{c: (float(v.mean()), confidence_interval(v)) for c, v in row.items()} for row in rows]
+        correct["novel"].append(right(logits[:, :, :half, known:], labels[:, :half] - known))
+        correct["base"].append(right(logits[:, :, half:, :known], labels[:, half:]))
+        correct["both"].append(right(logits, labels))
+    means = {name: torch.cat(parts) for name, parts in correct.items()}
+    return Columns(**{name: (float(values.mean()), confidence_interval(values)) for name, values in means.items()})
 
 
-def lwof_records(options: SibOptions, run: RunFolder) -> list[Record]:
-    """Train with K steps and with none, and test both: records with ``protocol`` ``lwof`` and three accuracies.
+def lwof_records(options: SibOptions, run: RunFolder) -> list[LwofRecord]:
+    """Train every variant of SIB on tasks of base and new classes, and test it.
 
-    Base queries are images held out of pre-training.
+    The new classes of training tasks are played by base classes. Base queries are images held out of pre-training: half of
+    them choose the checkpoint, the other half test.
     """
     features = load_features(run.features)
-    predictor_name = split_commas(options.predictor)[0]
-    base = features["train"]
-    dim = base.items.shape[-1]
-    space = FeatureSpace(dim, options.feature_rank(predictor_name, base.num_classes, dim)).fit(base.items, base.labels)
-    mapped = {split: map_items(space, part) for split, part in features.items()}
+    check_lwof(options, features)
+    validation, test = halves(features["held_out"])
     spec, records = options.spec(imbalance=None), []
-    for steps in dict.fromkeys((0, options.steps)):
-        objective = build_lwof(options, predictor_name, steps, class_means(mapped["train"].items, mapped["train"].labels))
-        training = BaseAndNewSampler(EpisodeSampler(mapped["train"], spec), mapped["train"], playing=True)
-        validation = BaseAndNewSampler(EpisodeSampler(mapped["val"], spec), mapped["held_out"], playing=False)
-        testing = BaseAndNewSampler(EpisodeSampler(mapped["test"], spec), mapped["held_out"], playing=False)
-        finished = run.checkpoints / f"lwof-k{steps}.safetensors"
-        if not finished.exists():
-            schedule = MetaSchedule(options.tasks, options.batch, options.learning_rate, options.validations, 100)
-            with run.timed(f"lwof-k{steps}"), seeded(options.seed):
-                module = LwofTraining(objective, training, validation, schedule, seed=options.seed)
-                train(
-                    module,
-                    replace(options.loop, precision="32-true"),
-                    run,
-                    f"lwof-k{steps}",
-                    epochs=schedule.validations,
-                    monitor="val/loss",
-                    mode="min",
-                )
-            save_tensors(finished, objective.state_dict(), {})
-        load_state(objective, finished)
-        columns = lwof_columns(objective, testing, tasks=options.test_tasks, seed=mix_seed(TEST_SEED))[-1]
-        record = {"split": "test", "protocol": "lwof", "steps": steps, "way": spec.way, "shot": spec.shot}
-        record |= {"queries": spec.queries, "balanced": True, "episodes": options.test_tasks, "beta": options.betas[0]}
-        for column, (accuracy, ci95) in columns.items():
-            record |= {f"{column}_accuracy": accuracy, f"{column}_ci95": ci95}
-        records.append(record)
+    for variant in sib.variants(settings(VariantSettings, options)):
+        space, means = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
+        mapped = {split: map_items(space, part) for split, part in features.items()}
+        samplers = {
+            "train": BaseAndNewSampler(EpisodeSampler(mapped["train"], spec), mapped["train"], playing=True),
+            "val": BaseAndNewSampler(EpisodeSampler(mapped["val"], spec), map_items(space, validation), playing=False),
+        }
+        testing = BaseAndNewSampler(EpisodeSampler(mapped["test"], spec), map_items(space, test), playing=False)
+        objective = build_lwof(options, variant, means)
+        train_lwof(objective, samplers, options, run, f"lwof-{variant.name}")
+        columns = lwof_columns(objective, testing, tasks=options.test_tasks, seed=mix_seed(TEST_SEED))
+        records.append(make_record(options, variant, objective, columns))
     return records
 
 
-def build_lwof(options: SibOptions, predictor_name: str, steps: int, means: Tensor) -> RateDistortionModule:
-    """Model and guide with a mixture prior, one component a base class; the smallest β of the options."""
-    with seeded(options.seed):
-        prior, predictor = MixturePrior.from_class_means(means), PREDICTORS[predictor_name]()
-        guide = ForgetNothingGuide(
-            prior,
-            predictor,
-            build_initialisation(options, means),
-            build_gradient(options),
-            num_features=means.shape[-1],
-            steps=steps,
-            inner_lr=options.inner_lr,
-            learn_inner_lr=options.learn_inner_lr,
-            beta=options.betas[0],
-            whiten=options.whiten,
-        )
-    return RateDistortionELBO(beta=options.betas[0])(ForgetNothingModel(prior, predictor), guide)
+def train_lwof(
+    objective: RateDistortionModule, samplers: dict[str, BaseAndNewSampler], options: SibOptions, run: RunFolder, stage: str
+) -> None:
+    """Train one guide, or read it back."""
+    finished = run.checkpoints / f"{stage}.safetensors"
+    if not finished.exists():
+        schedule = replace(settings(MetaSchedule, options), validation_tasks=VALIDATION_TASKS)
+        with run.timed(stage), seeded(options.seed):
+            module = MetaTraining(objective, samplers["train"], samplers["val"], schedule)
+            loop = replace(options.loop, precision="32-true")
+            train(module, loop, run, stage, epochs=schedule.validations, monitor="val/loss", patience=schedule.patience)
+        save_tensors(finished, objective.state_dict(), {})
+    load_state(objective, finished)
 
 
-def format_lwof(records: list[Record]) -> str:
+def make_record(options: SibOptions, variant: Variant, objective: RateDistortionModule, columns: Columns) -> LwofRecord:
+    """The record of one guide."""
+    accuracies = {f"{name}_accuracy": pair[0] for name, pair in columns._asdict().items()}
+    intervals = {f"{name}_ci95": pair[1] for name, pair in columns._asdict().items()}
+    return LwofRecord(
+        split="test",
+        protocol="lwof",
+        steps=variant.steps,
+        way=options.way,
+        shot=options.shot,
+        queries=options.queries,
+        balanced=True,
+        episodes=options.test_tasks,
+        beta=variant.beta,
+        predictor=variant.predictor,
+        posterior=variant.posterior,
+        variant=variant.name,
+        saw_labels=objective.guide.saw_labels,
+        **accuracies,
+        **intervals,
+    )
+
+
+def percent(record: LwofRecord, name: str) -> str:
+    """A column's accuracy with its interval, in %."""
+    return f"{100 * getattr(record, f'{name}_accuracy'):.2f} ± {100 * getattr(record, f'{name}_ci95'):.2f}"
+
+
+COLUMNS = (
+    Column("predictor", lambda r: r.predictor, left=True),
+    Column("β", lambda r: number(r.beta, "g")),
+    Column("K", lambda r: f"{r.steps}{' (saw labels)' if r.saw_labels else ''}"),
+    *(Column(f"{name.capitalize()} %", lambda r, name=name: percent(r, name)) for name in PARTS),  # type: ignore[misc]
+)
+
+
+def format_lwof(records: Iterable[LwofRecord]) -> str:
     """The three columns as text."""
-    lines = [f"{'K':>2}  {'Novel %':>14}  {'Base %':>14}  {'Both %':>14}"]
-    for record in records:
-        cells = (f"{100 * record[f'{c}_accuracy']:.2f} ± {100 * record[f'{c}_ci95']:.2f}" for c in ("novel", "base", "both"))
-        lines.append(f"{record['steps']:>2}  " + "  ".join(f"{cell:>14}" for cell in cells))
-    return "\n".join(lines)
+    return format_table(records, COLUMNS)

@@ -1,81 +1,102 @@
-"""Which pictures a SIB run leaves, and from what."""
+"""Which pictures a run leaves, and from what."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from matplotlib.figure import Figure
 
 from data.episodes import Episode, EpisodeSampler
 from data.items import ImageSplits
-from inference.evaluation.figures import reliability_diagram, save_figure
+from inference.evaluation.figures import reliability_diagram
 from inference.evaluation.posterior import TaskPosterior, infer
 from inference.meta import plots
-from inference.meta.options import SibOptions, Variant
-from inference.meta.report import Record, final_records
-from inference.meta.sib import SIB
+from inference.meta.learner import Learner
+from inference.meta.report import TaskRecord, final_records
+from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.history import read_history
 from inference.runs.tensors import load_features
 
+SHOWN_TASKS = 21
 
-def draw_run(
-    options: SibOptions,
-    fitted: Mapping[Variant, SIB],
+
+def figures(
+    fitted: Mapping[Variant, Learner],
     selected: Variant,
     data: ImageSplits | None,
-    records: Sequence[Record],
+    records: Sequence[TaskRecord],
     run: RunFolder,
-) -> list[Path]:
-    """All pictures of the run, for the selected variant; returns their paths."""
-    sib = fitted[selected]
-    test = [r for r in records if r["split"] == "test"]
-    figures = {
-        "training_curves": plots.training_curves(read_history(run, [v.name for v in fitted])),
-        "accuracy_by_step": plots.accuracy_by_step([r for r in test if r["selected"]]),
-        "reliability": reliability_diagram(predictions(fitted, selected, run)),
+) -> dict[str, Callable[[], Figure]]:
+    """All pictures of the run by name, each drawn when it is called; those of one learner are of the selected one."""
+    test = [record for record in records if record.split == "test"]
+    drawn: dict[str, Callable[[], Figure]] = {
+        "training_curves": lambda: plots.training_curves(read_history(run, [variant.name for variant in fitted])),
+        "accuracy_by_step": lambda: plots.accuracy_by_step(test),
+        "reliability": lambda: reliability_diagram(predictions(fitted, selected, run)),
     }
-    images, before, after = example_task(sib, data, run)
-    if data is not None and images.query_x.dtype == torch.uint8:
-        figures["task_sheet"] = plots.task_sheet(images, after, names=())
+    learner = fitted[selected]
+    if data is not None and learner.network is not None:
+        drawn["task_sheet"] = lambda: task_sheet(learner, data, run)
+    if selected.posterior is not None:
+        drawn["weight_posterior"] = lambda: weight_posterior(learner, data, run)
+    swept = [r for r in final_records(test) if r.balanced and r.trained_steps == selected.steps and r.rate is not None]
+    if len({record.beta for record in swept}) > 1:
+        drawn["rate_distortion"] = lambda: plots.rate_distortion_curve(swept)
+    return drawn
+
+
+def task_sheet(learner: Learner, data: ImageSplits | None, run: RunFolder) -> Figure:
+    """The usual task's images with predictions."""
+    images, _, after = usual_task(learner, data, run)
+    return plots.task_sheet(images, after)
+
+
+def weight_posterior(learner: Learner, data: ImageSplits | None, run: RunFolder) -> Figure:
+    """The usual task's posterior before and after the steps."""
+    images, before, after = usual_task(learner, data, run)
     assert images.query_y is not None
-    figures["weight_posterior"] = plots.weight_posterior(before, after, images.query_y)
-    swept = [r for r in final_records(test) if r["balanced"] and r["steps"] == selected.steps and r["rate"] is not None]
-    if len({r["beta"] for r in swept}) > 1:
-        figures["rate_distortion"] = plots.rate_distortion_curve(swept)
-    return [save_figure(figure, run.plots / f"{name}.png") for name, figure in figures.items()]
+    return plots.weight_posterior(before, after, images.query_y)
 
 
-def example_task(sib: SIB, data: ImageSplits | None, run: RunFolder) -> tuple[Episode, TaskPosterior, TaskPosterior]:
+def usual_task(learner: Learner, data: ImageSplits | None, run: RunFolder) -> tuple[Episode, TaskPosterior, TaskPosterior]:
     """A balanced test task (images where there are any) and its posteriors before and after the steps.
 
-    Of 21 tasks it is the one with the median gain of accuracy, so the pictures show what is usual.
+    Of several tasks it is the one with the median gain of accuracy, so the pictures show what is usual.
     """
-    part = data.test if data is not None and sib.network is not None else load_features(run.features)["test"]
-    spec = sib.options.spec(imbalance=None)
-    tasks = EpisodeSampler(part, spec, split="test split").sample(21, seed=sib.options.seed)
+    part = data.test if data is not None and learner.network is not None else load_features(run.features)["test"]
+    spec = learner.options.spec(imbalance=None)
+    tasks = EpisodeSampler(part, spec, split="test split").sample(SHOWN_TASKS, seed=learner.options.seed)
+    first, *_, last = doubled(learner.trajectory(tasks.support_x, tasks.support_y, tasks.query_x, query_y=tasks.query_y))
     assert tasks.query_y is not None
-    steps = sib.trajectory(tasks.support_x, tasks.support_y, tasks.query_x, query_y=tasks.query_y)
-    right = [(p.probabilities().argmax(-1) == tasks.query_y.to(p.query_x.device)).sum(-1) for p in (steps[0], steps[-1])]
+    right = [(p.probabilities().argmax(-1).cpu() == tasks.query_y).sum(-1) for p in (first, last)]
     median = int((right[1] - right[0]).argsort()[len(right[0]) // 2])
-    task = Episode(*(t[median : median + 1] for t in (tasks.support_x, tasks.support_y, tasks.query_x, tasks.query_y)))
-    steps = sib.trajectory(task.support_x, task.support_y, task.query_x, query_y=task.query_y)
-    return task, steps[0], steps[-1]
+    task = tasks.tasks(slice(median, median + 1))
+    before, *_, after = doubled(learner.trajectory(task.support_x, task.support_y, task.query_x, query_y=task.query_y))
+    return task, before, after
+
+
+def doubled(trajectory: list[TaskPosterior]) -> list[TaskPosterior]:
+    """At least two posteriors: a method without steps stands before and after."""
+    return trajectory if len(trajectory) > 1 else 2 * trajectory
 
 
 def predictions(
-    fitted: Mapping[Variant, SIB], selected: Variant, run: RunFolder
+    fitted: Mapping[Variant, Learner], selected: Variant, run: RunFolder
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Pooled predictive probabilities and labels of 200 test tasks, for the selected K and its K = 0 reference."""
+    """Pooled predictive probabilities and labels of 200 test tasks, for the selected variant and those like it but for K, and
+    for other methods."""
     part = load_features(run.features)["test"]
     pooled = {}
-    for variant, sib in fitted.items():
-        if (variant.predictor, variant.beta) == (selected.predictor, selected.beta):
-            sampler = EpisodeSampler(part, sib.options.spec(imbalance=None), split="test split")
-            episode = sampler.sample(200, seed=sib.options.seed)
+    for variant, learner in fitted.items():
+        comparable = variant.beta == selected.beta or None in (variant.beta, selected.beta)
+        if comparable and variant.predictor == selected.predictor:
+            sampler = EpisodeSampler(part, learner.options.spec(imbalance=None), split="test split")
+            episode = sampler.sample(200, seed=learner.options.seed)
             assert episode.query_y is not None
-            mapped = episode._replace(support_x=sib.space(episode.support_x), query_x=sib.space(episode.query_x))
-            probabilities = infer(sib.model, sib.guide, mapped).probabilities()
-            pooled[f"K = {variant.steps}"] = probabilities.flatten(0, 1), episode.query_y.flatten()
+            mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
+            probabilities = infer(learner.model, learner.guide, mapped).probabilities()
+            label = f"K = {variant.steps}" if variant.method == selected.method else variant.name
+            pooled[label] = probabilities.flatten(0, 1), episode.query_y.flatten()
     return pooled

@@ -1,20 +1,58 @@
 """Options of ``python -m inference.svi_sib``, typed and checked before any work starts."""
 
+# ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 from data.episodes import TaskSpec
 from data.errors import UserError
-from inference.runs.options import check_device, check_minima, check_positive, parse_sweep, split_commas
-from inference.runs.training import Loop
+from inference.meta.methods import METHODS
+from inference.runs.options import RunOptions
+from inference.runs.values import (
+    Choices,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveNumber,
+    Sweep,
+    TwoOrMore,
+)
 from models.tasks.predictors import PREDICTORS
 
 
-@dataclass(frozen=True)
-class SibOptions:
+class Protocol(StrEnum):
+    """Test protocols."""
+
+    STANDARD = "standard"
+    """Equally many queries of each class."""
+    IMBALANCED = "imbalanced"
+    """Query proportions ~ Dirichlet(2)."""
+    LWOF = "lwof"
+    """Learning without forgetting: new classes beside the base classes."""
+
+
+class Predictors(Choices[str]):
+    """Names of predictors."""
+
+    known = tuple(PREDICTORS)
+
+
+class MethodNames(Choices[str]):
+    """Names of methods."""
+
+    known = tuple(METHODS)
+
+
+class Protocols(Choices[Protocol]):
+    """Test protocols."""
+
+    known = Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class SibOptions(RunOptions):
     """Everything that defines a run.
 
     Args:
@@ -23,142 +61,90 @@ class SibOptions:
         image_size: height and width in pixels; the data set's usual size when not given.
         backbone: feature network: conv4-64, conv4-128, wrn-28-10 or a torchvision.models name.
         epochs: pre-training epochs.
-        weights: safetensors file of a feature network to start from; with --epochs 0 it is used as it is.
+        weights: safetensors file of a feature network to start from; with epochs 0 it is used as it is.
         features: feature file to start from instead of images.
         holdout: images of each base class kept out of pre-training (needed by the lwof protocol).
-        way: classes a task.
-        shot: support images a class.
-        queries: query images a class.
+        way: classes per task.
+        shot: support images per class.
+        queries: query images per class.
         imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) instead of balanced ones.
+        methods: separated by commas: sib, and others to stand beside it.
         steps: K, synthetic gradient steps.
         beta: weight of the rate; several, separated by commas, are a sweep of which validation tasks choose one.
         predictor: distance, cosine or linear; several, separated by commas, are a sweep too.
         posterior: gaussian or delta.
         gradient: gradient network: equivariant (any way), mlp (the paper's), exact (a reference that sees query labels).
         initialisation: support (class means), learned (data-independent) or queries (for zero-shot).
-        prior: gaussian, mixture (one component a base class) or hierarchical (a posterior on its parameters too).
+        prior: gaussian, mixture (one component per base class) or hierarchical (a posterior on its parameters too).
         rank: discriminant directions of the base classes that features are moved into; 0 only normalises them. When not given:
             32 (or fewer, where there are few base classes) for distance and linear, 0 for cosine.
-        inner_lr: step size of the synthetic gradient; in units of the prior where --whiten is on.
-        learn_inner_lr: learn one inner step size a step.
+        inner_lr: step size of the synthetic gradient; in units of the prior where whiten is on.
+        learn_inner_lr: learn one inner step size per step.
         whiten: descend in units of the prior.
-        inner_samples: posterior draws a step in the guide; 0 takes the expectation at the mean.
+        inner_samples: posterior draws per step in the guide; 0 takes the expectation at the mean.
         tasks: meta-training tasks.
-        batch: tasks a training step.
+        batch: tasks per training step, over all processes.
         learning_rate: outer step size.
-        patience: stop after this many validations without a better accuracy; 0 never stops early.
+        patience: stop after this many validations without a better objective; 0 never stops early.
         validations: how often validation tasks are scored during training.
         protocols: test protocols, separated by commas: standard, imbalanced, lwof.
-        test_tasks: tasks a test.
+        test_tasks: tasks per test.
         seed: of everything random.
         device: auto, cpu or cuda.
-        devices: processes to train with.
+        devices: processes to train with; they share each batch.
         precision: Lightning's, such as 32-true or bf16-mixed; used in pre-training.
         out: run folder; runs/svi_sib-<time> when not given.
         progress: progress bars.
     """
 
-    data: str = "glyphs"
-    root: str | None = None
-    image_size: int | None = None
     backbone: str = "conv4-64"
-    epochs: int = 8
+    epochs: NonNegativeInt = 8
     weights: str | None = None
     features: str | None = None
-    holdout: int = 0
-    way: int = 5
-    shot: int = 1
-    queries: int = 15
-    imbalance: float | None = None
-    steps: int = 3
-    beta: str | float | list[float] = "0.1,1"
-    predictor: str = "distance"
+    holdout: NonNegativeInt = 0
+    way: TwoOrMore = 5
+    shot: PositiveInt = 1
+    queries: PositiveInt = 15
+    imbalance: PositiveNumber | None = None
+    methods: MethodNames = MethodNames(("sib",))
+    steps: NonNegativeInt = 3
+    beta: Sweep = Sweep((0.1, 1.0))
+    predictor: Predictors = Predictors(("distance",))
     posterior: Literal["gaussian", "delta"] = "gaussian"
     gradient: Literal["equivariant", "mlp", "exact"] = "equivariant"
     initialisation: Literal["support", "learned", "queries"] = "support"
     prior: Literal["gaussian", "mixture", "hierarchical"] = "gaussian"
-    rank: int | None = None
-    inner_lr: float = 0.2
+    rank: NonNegativeInt | None = None
+    inner_lr: PositiveNumber = 0.2
     learn_inner_lr: bool = True
     whiten: bool = True
-    inner_samples: int = 0
-    tasks: int = 16000
-    batch: int = 16
-    learning_rate: float = 5e-3
-    patience: int = 0
-    validations: int = 10
-    protocols: str = "standard,imbalanced"
-    test_tasks: int = 1000
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    precision: str = "32-true"
-    out: str | None = None
-    progress: bool = True
+    inner_samples: NonNegativeInt = 0
+    tasks: PositiveInt = 16000
+    batch: PositiveInt = 16
+    learning_rate: PositiveNumber = 5e-3
+    patience: NonNegativeInt = 0
+    validations: PositiveInt = 10
+    protocols: Protocols = Protocols((Protocol.STANDARD, Protocol.IMBALANCED))
+    test_tasks: TwoOrMore = 1000
 
-    def __post_init__(self) -> None:
-        self.spec()
-        minima = {"epochs": 0, "steps": 0, "rank": 0, "inner_samples": 0, "tasks": 1, "batch": 1, "patience": 0}
-        minima |= {"validations": 1, "test_tasks": 2, "holdout": 0, "devices": 1, "seed": 0}
-        check_minima(self, minima)
-        check_positive(self, "inner_lr", "learning_rate")
-        if unknown := set(split_commas(self.predictor)) - set(PREDICTORS):
-            raise UserError(f"unknown predictor {', '.join(sorted(unknown))}: choose {', '.join(PREDICTORS)}")
-        if unknown := set(split_commas(self.protocols)) - {"standard", "imbalanced", "lwof"}:
-            raise UserError(f"unknown protocol {', '.join(sorted(unknown))}: choose standard, imbalanced, lwof")
-        if "lwof" in self.protocols and not self.holdout and not self.features:
-            raise UserError("the lwof protocol tests on held-out images of base classes: add --holdout 50, for example")
-        check_device(self.device)
-        self.betas  # noqa: B018 (checked here)
-
-    @property
-    def loop(self) -> Loop:
-        """How its stages train."""
-        return Loop(self.device, self.devices, self.precision, self.progress)
+    def check(self) -> None:
+        super().check()
+        if Protocol.LWOF in self.protocols and self.holdout < 2 and not self.features:
+            raise UserError(
+                "the lwof protocol needs images held out of the base classes, half to validate and half to test on: "
+                "add `holdout=50`, for example"
+            )
+        if Protocol.LWOF in self.protocols and self.gradient == "mlp":
+            raise UserError(
+                "the lwof protocol has base and new classes in one task, and the mlp gradient network a fixed number of them: "
+                "choose `gradient=equivariant`"
+            )
 
     @property
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
-        return parse_sweep("beta", self.beta)
+        return self.beta
 
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
         return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance), **changes)
-
-    def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
-        """Discriminant directions for a predictor; cosine does better on all dimensions, distances on the leading ones.
-
-        Raises:
-            UserError: more directions than base classes or features allow.
-        """
-        if self.rank is None:
-            return 0 if predictor == "cosine" else min(32, base_classes - 1, num_features)
-        if self.rank >= base_classes or self.rank > num_features:
-            raise UserError(f"--rank {self.rank} is too large for {base_classes} base classes and {num_features} features")
-        return self.rank
-
-    def variants(self) -> list[Variant]:
-        """All guides the run trains: each predictor and β, with K steps and (the inductive reference) with none."""
-        steps = dict.fromkeys((self.steps, 0))
-        betas = (0.0,) if self.posterior == "delta" else self.betas
-        return [Variant(*choice) for choice in itertools.product(split_commas(self.predictor), betas, steps)]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One guide of a run.
-
-    Attributes:
-        predictor: a name of :data:`models.tasks.predictors.PREDICTORS`.
-        beta: β; 0 for a delta posterior, which has no rate.
-        steps: K.
-    """
-
-    predictor: str
-    beta: float
-    steps: int
-
-    @property
-    def name(self) -> str:
-        """Used for folders and logs."""
-        return f"{self.predictor}-beta{self.beta:g}-k{self.steps}"

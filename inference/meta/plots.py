@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from data.episodes import Episode
-from inference.evaluation.figures import COLOURS, STYLE, Record, show_image
+from inference.evaluation.figures import COLOURS, STYLE, show_image
 from inference.evaluation.posterior import TaskPosterior
+from inference.meta.report import TaskRecord, final_records
 
 
 def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> Figure:
@@ -25,8 +26,8 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
     """
     panels = (
         ("val/accuracy", "validation accuracy (%)", 100),
-        ("train/distortion", "distortion (nats a task)", 1),
-        ("train/rate", "rate (nats a task)", 1),
+        ("train/distortion", "distortion (nats per task)", 1),
+        ("train/rate", "rate (nats per task)", 1),
     )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
@@ -43,24 +44,28 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
     return figure
 
 
-def accuracy_by_step(records: Sequence[Record]) -> Figure:
-    """Test accuracy of one guide before and after each of its K steps, with 95 % intervals.
+def accuracy_by_step(records: Sequence[TaskRecord]) -> Figure:
+    """Test accuracy of the selected learner before and after each of its K steps, with 95 % intervals.
 
-    The dashed line is the guide trained with K = 0.
+    The dashed line is the same trained with K = 0; dotted lines are other methods.
     """
+    chosen = [r for r in records if r.selected]
+    others = [r for r in final_records(records) if r.method not in {c.method for c in chosen}]
+    trained = max((r.trained_steps for r in chosen), default=0)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.8, 3.4), layout="constrained")
         for colour, balanced in zip(COLOURS, (True, False), strict=False):
-            rows = [r for r in records if r["balanced"] is balanced and r["trained_steps"] > 0]
+            rows = [r for r in chosen if r.balanced is balanced and r.trained_steps == trained]
             if not rows:
                 continue
             name = "balanced" if balanced else "imbalanced"
-            values, errors = [100 * r["accuracy"] for r in rows], [100 * r["ci95"] for r in rows]
-            axis.errorbar([r["steps"] for r in rows], values, errors, marker="o", capsize=3, color=colour, label=name)
-            for reference in records:
-                if reference["balanced"] is balanced and reference["trained_steps"] == 0:
-                    label = f"{name}, trained with K = 0"
-                    axis.axhline(100 * reference["accuracy"], ls="--", color=colour, alpha=0.7, label=label)
+            values, errors = [100 * r.accuracy for r in rows], [100 * r.ci95 for r in rows]
+            axis.errorbar([r.steps for r in rows], values, errors, marker="o", capsize=3, color=colour, label=name)
+            for reference in (r for r in chosen if r.balanced is balanced and r.trained_steps < trained):
+                label = f"{name}, trained with K = {reference.trained_steps}"
+                axis.axhline(100 * reference.accuracy, ls="--", color=colour, alpha=0.7, label=label)
+            for other in (r for r in others if r.balanced is balanced):
+                axis.axhline(100 * other.accuracy, ls=":", color=colour, alpha=0.7, label=f"{name}, {other.variant}")
         axis.set(xlabel="synthetic gradient steps K", ylabel="test accuracy (%)")
         axis.margins(y=0.25)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
@@ -75,7 +80,7 @@ def task_sheet(images: Episode, posterior: TaskPosterior, *, names: Sequence[str
         images: one task of uint8 images with query labels, tensors of shape ``[1, n, channels, height, width]``.
         posterior: of that task.
         names: the classes' names.
-        shown: queries a row.
+        shown: queries per row.
     """
     probabilities = posterior.probabilities()[0]
     way = probabilities.shape[-1]
@@ -126,7 +131,7 @@ def weight_posterior(before: TaskPosterior, after: TaskPosterior, query_y: Tenso
     Args:
         query_y: ``[1, query]`` labels, which colour the queries.
     """
-    loc = after.theta.loc[0]
+    loc = after.loc[0]
     center = loc.mean(0)
     plane = torch.linalg.svd(loc - center, full_matrices=False).Vh[:2]
 
@@ -144,8 +149,8 @@ def weight_posterior(before: TaskPosterior, after: TaskPosterior, query_y: Tenso
                 mine = query_y[0].cpu().numpy() == c
                 axis.scatter(*queries[mine].T, s=14, color=colour, alpha=0.45, lw=0)
                 axis.scatter(*weights[:, c].T, s=3, color=colour, alpha=0.35, lw=0)
-                axis.scatter(*project(posterior.theta.loc[0])[c], s=110, marker="X", color=colour, edgecolor="black")
-            accuracy = (posterior.probabilities().argmax(-1) == query_y).float().mean()
+                axis.scatter(*project(posterior.loc[0])[c], s=110, marker="X", color=colour, edgecolor="black")
+            accuracy = (posterior.probabilities().argmax(-1).cpu() == query_y.cpu()).float().mean()
             axis.set(title=f"{title} ({100 * float(accuracy):.0f} % right)", xlabel="first principal direction")
             axis.title.set_fontsize(10)
         axes[0].set_ylabel("second principal direction")
@@ -159,28 +164,28 @@ def weight_posterior(before: TaskPosterior, after: TaskPosterior, query_y: Tenso
     return figure
 
 
-def rate_distortion_curve(records: Sequence[Record]) -> Figure:
+def rate_distortion_curve(records: Sequence[TaskRecord]) -> Figure:
     """Distortion and accuracy against rate, one curve a predictor, one point a β, from K-step test records."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
         offsets = ((4, 5), (-30, -11), (4, -11))  # labels of neighbouring curves on different sides
-        names = sorted({r["predictor"] for r in records})
+        names = sorted({r.predictor for r in records})
         for colour, offset, predictor in zip(COLOURS, offsets, names, strict=False):
-            rows = sorted((r for r in records if r["predictor"] == predictor), key=lambda r: r["beta"])
-            rates = [max(r["rate"], 1e-2) for r in rows]
-            axes[0].plot(rates, [r["distortion"] for r in rows], marker="o", color=colour, label=predictor)
-            accuracy, errors = [100 * r["accuracy"] for r in rows], [100 * r["ci95"] for r in rows]
+            rows = sorted((r for r in records if r.predictor == predictor), key=lambda r: r.beta or 0.0)
+            rates = [max(r.rate or 0.0, 1e-2) for r in rows]
+            axes[0].plot(rates, [r.distortion for r in rows], marker="o", color=colour, label=predictor)
+            accuracy, errors = [100 * r.accuracy for r in rows], [100 * r.ci95 for r in rows]
             axes[1].errorbar(rates, accuracy, errors, marker="o", capsize=3, color=colour, label=predictor)
             for row, rate in zip(rows, rates, strict=True):
                 axes[0].annotate(
-                    f"β={row['beta']:g}",
-                    (rate, row["distortion"]),
+                    f"β={row.beta:g}",
+                    (rate, row.distortion),
                     offset,
                     textcoords="offset points",
                     fontsize=7,
                     color=colour,
                 )
-        for axis, label in zip(axes, ("distortion (nats a task)", "test accuracy (%)"), strict=True):
-            axis.set(xscale="log", xlabel="rate (nats a task)", ylabel=label)
+        for axis, label in zip(axes, ("distortion (nats per task)", "test accuracy (%)"), strict=True):
+            axis.set(xscale="log", xlabel="rate (nats per task)", ylabel=label)
             axis.legend(fontsize=8, title="predictor")
     return figure

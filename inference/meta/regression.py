@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import Tensor
 
 from data.episodes import Episode
 from data.errors import UserError
-from data.regression import linear_evidence, linear_tasks, sinusoid_tasks
+from data.regression import linear_posterior, linear_tasks, sinusoid_tasks
 from data.seeding import mix_seed, seeded
-from guides.tasks.starts import RidgeStart
-from guides.tasks.unrolled import SyntheticGradientGuide
+from guides.tasks.conjugate import ConjugateGuide
 from inference.elbo import RateDistortionELBO, RateDistortionModule
-from inference.evaluation.posterior import TaskPosterior
+from inference.evaluation.posterior import infer
+from inference.evaluation.predictive import predictive
+from inference.evaluation.tables import Column, format_table, number
 from inference.meta.options import SibOptions
+from inference.meta.settings import MetaSchedule, settings
 from inference.meta.training import DRAWS, TASKS
 from inference.runs.commands import options_to_yaml, print_places, write_metrics
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, write_atomically
 from inference.runs.tensors import save_tensors
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
@@ -29,109 +30,188 @@ from models.tasks.priors import GaussianPrior
 LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
 NOISE = {"linear": 0.5, "sinusoids": 0.1}
 SUPPORT = 10
+DRAWN = 200  # posterior draws of the predictive distribution
+VALIDATION, TEST = 0, 1  # streams of tasks
+
+
+@dataclass(frozen=True)
+class RegressionRecord:
+    """One row of ``metrics.json``.
+
+    Attributes:
+        split, steps, shot, queries, episodes: the tasks; nothing is unrolled, so ``steps`` is 0.
+        beta: weight of the rate.
+        rmse: of the predictive mean, in the target's unit.
+        nll: −log predictive density, nats per query, each query by itself.
+        exact_nll: the same of exact Bayes under the true prior and noise; ``None`` where it is not known.
+        coverage90: share of queries in the central 90 % predictive interval.
+        noise: learned standard deviation; the true one is in :data:`NOISE`.
+        rate, distortion, neg_elbo: nats per task; distortion is of the queries.
+        selected: whether validation tasks chose this β.
+    """
+
+    split: str
+    steps: int
+    shot: int
+    queries: int
+    episodes: int
+    beta: float
+    rmse: float
+    nll: float
+    exact_nll: float | None
+    coverage90: float
+    noise: float
+    rate: float
+    distortion: float
+    neg_elbo: float
+    selected: bool = False
 
 
 def regression_tasks(name: str, tasks: int, *, queries: int, seed: int) -> Episode:
-    """A batch of ``linear`` or ``sinusoids`` tasks with ten support points."""
+    """A batch of ``linear`` or ``sinusoids`` tasks with ten support points, in double precision: the precision matrix of forty
+    overlapping basis functions is nearly singular."""
     if name == "linear":
-        return linear_tasks(tasks, queries, *LINEAR_PRIOR, noise=NOISE[name], seed=seed, support=SUPPORT)
-    return sinusoid_tasks(tasks, support=SUPPORT, queries=queries, noise=NOISE[name], seed=seed)
+        episode = linear_tasks(tasks, queries, *LINEAR_PRIOR, noise=NOISE[name], seed=seed, support=SUPPORT)
+    else:
+        episode = sinusoid_tasks(tasks, support=SUPPORT, queries=queries, noise=NOISE[name], seed=seed)
+    return episode.to(dtype=torch.float64)
 
 
-def build_regression(name: str, num_features: int, beta: float) -> RateDistortionModule:
-    """Gaussian prior, linear predictor, Gaussian likelihood with learned noise; the guide is ridge regression on the support
-    set (K = 0), which for linear tasks contains the exact posterior mean.
+def build_regression(num_features: int, beta: float) -> RateDistortionModule:
+    """Gaussian prior and noise, both learned, a linear predictor, and as guide the exact posterior given the support, tempered
+    by β."""
+    prior, likelihood = GaussianPrior(torch.zeros(num_features), torch.ones(num_features)), GaussianLikelihood(1.0)
+    model = EmpiricalBayesModel(prior, LinearPredictor(1.0, learned=False), likelihood)
+    return RateDistortionELBO(beta=beta)(model.double(), ConjugateGuide(prior, likelihood, beta=beta))
 
-    The queries' noise is learned together with that guide, so it also covers what the support set leaves unknown.
-    """
-    prior = GaussianPrior(torch.zeros(num_features), torch.ones(num_features))
-    predictor = LinearPredictor(1.0, learned=False)
-    model = EmpiricalBayesModel(prior, predictor, GaussianLikelihood(1.0), way=1)
-    start = RidgeStart(torch.zeros(num_features), torch.ones(num_features), 1.0)
-    guide = SyntheticGradientGuide(
-        prior, predictor, start, torch.nn.Identity(), num_features=num_features, steps=0, beta=beta, way=1
-    )
+
+def tempered(evidence: RateDistortionModule, beta: float) -> RateDistortionModule:
+    """The same prior and noise with the posterior of another β."""
+    model: EmpiricalBayesModel = evidence.model
+    guide = ConjugateGuide(evidence.guide.prior, evidence.guide.likelihood, beta=beta)
     return RateDistortionELBO(beta=beta)(model, guide)
 
 
-def fit_regression(objective: RateDistortionModule, options: SibOptions) -> None:
-    """Adam with a cosine decay on fresh tasks; deterministic for a seed."""
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, 10 * options.learning_rate)
-    steps = max(1, options.tasks // options.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+def fit_regression(objective: RateDistortionModule, name: str, queries: int, schedule: MetaSchedule) -> None:
+    """Learn prior and noise by Adam with a cosine decay on fresh tasks; deterministic for a seed.
+
+    The support sets score themselves, so that at β = 1 the objective is exactly −log evidence, and its minimum is type-II
+    maximum likelihood. Below β = 1 there is no minimum where features outnumber points: the noise would shrink to nothing.
+    """
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 10 * schedule.learning_rate)
+    steps = max(1, schedule.tasks // schedule.batch)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
-        episode = regression_tasks(
-            options.data, options.batch, queries=options.queries, seed=mix_seed(options.seed, step, TASKS)
-        )
-        with seeded(options.seed, step, DRAWS):
-            loss = objective(*episode) / options.batch
+        seed = mix_seed(schedule.seed, step, TASKS)
+        episode = regression_tasks(name, schedule.batch, queries=queries, seed=seed).on_support()
+        with seeded(schedule.seed, step, DRAWS):
+            loss = objective(*episode) / schedule.batch
         if not torch.isfinite(loss):
             raise UserError(f"the loss became {float(loss)} at step {step}: lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
+        cosine.step()
 
 
 @torch.no_grad()
-def score_regression(objective: RateDistortionModule, options: SibOptions, *, num_samples: int = 200) -> dict[str, Any]:
-    """RMSE of the predictive mean, predictive NLL (nats a query), coverage of the 90 % interval, rate and distortion."""
-    seed = mix_seed(options.seed, options.tasks, 1)
-    episode = regression_tasks(options.data, options.test_tasks, queries=options.queries, seed=seed)
+def score_regression(objective: RateDistortionModule, options: SibOptions, stream: int) -> RegressionRecord:
+    """The record of one β on fresh tasks of a stream."""
+    episode = scored_tasks(options, stream)
     assert episode.query_y is not None
-    theta = objective.guide.unroll(*episode.unlabelled())[-1]
-    guide = objective.guide
-    posterior = TaskPosterior(objective.model, theta, guide.family, episode.query_x, guide.point_hyperparameters())
-    outputs = posterior.outputs(num_samples=num_samples)
-    log_likelihood = objective.model.likelihood(outputs).log_prob(episode.query_y)
-    noise = objective.model.likelihood.log_noise.exp()
-    spread = (outputs[..., 0].var(0) + noise**2).sqrt()
-    error = outputs[..., 0].mean(0) - episode.query_y
-    return {
-        "split": "test",
-        "steps": 0,
-        "shot": SUPPORT,
-        "queries": options.queries,
-        "episodes": options.test_tasks,
-        "beta": options.betas[0],
-        "rmse": float(error.square().mean().sqrt()),
-        "nll": float(-(log_likelihood.logsumexp(0) - math.log(num_samples)).mean()),
-        "coverage90": float((error.abs() < 1.645 * spread).float().mean()),
-        "noise": float(noise),
-        "rate": float(posterior.rate().mean()),
-        "distortion": float(-log_likelihood.sum(-1).mean()),
-    }
+    predicted = predictive(objective.model, objective.guide, episode, num_samples=DRAWN)
+    assert predicted.rate is not None
+    means = predicted.labels.mean
+    noise = float(objective.model.likelihood.log_noise.exp())
+    spread = (means.var(0) + noise**2).sqrt()
+    error = means.mean(0) - episode.query_y
+    rate, distortion = float(predicted.rate.mean()), float(predicted.distortion(episode.query_y).mean())
+    return RegressionRecord(
+        split="val" if stream == VALIDATION else "test",
+        steps=0,
+        shot=SUPPORT,
+        queries=options.queries,
+        episodes=options.test_tasks,
+        beta=objective.elbo.beta,
+        rmse=float(error.square().mean().sqrt()),
+        nll=float(-predicted.log_predictive(episode.query_y).mean()),
+        exact_nll=exact_nll(episode) if options.data == "linear" else None,
+        coverage90=float((error.abs() < 1.645 * spread).float().mean()),
+        noise=noise,
+        rate=rate,
+        distortion=distortion,
+        neg_elbo=distortion + rate,
+    )
 
 
-def exact_nll(options: SibOptions) -> float:
-    """−log p(query given support) of linear tasks under the true prior, nats a query: no method can do better on average."""
-    seed = mix_seed(options.seed, options.tasks, 1)
-    episode = regression_tasks("linear", options.test_tasks, queries=options.queries, seed=seed)
+def scored_tasks(options: SibOptions, stream: int) -> Episode:
+    """The tasks of a stream, the same for every β."""
+    seed = mix_seed(options.seed, options.tasks, 1, stream)
+    return regression_tasks(options.data, options.test_tasks, queries=options.queries, seed=seed)
+
+
+def exact_nll(episode: Episode) -> float:
+    """Mean of −log p(y given x, support) of linear tasks under the true prior and noise, nats per query, each query by itself:
+    no method can do better on average."""
     assert episode.query_y is not None
-    x, y = torch.cat([episode.support_x, episode.query_x], 1), torch.cat([episode.support_y, episode.query_y], 1)
+    noise = NOISE["linear"]
+    loc, scale = (part.to(episode.support_x) for part in LINEAR_PRIOR)
+    mean, covariance = linear_posterior(episode.support_x, episode.support_y, loc, scale, noise)
+    predicted = (episode.query_x @ mean[..., None])[..., 0]
+    variance = ((episode.query_x @ covariance) * episode.query_x).sum(-1) + noise**2
+    return float(-torch.distributions.Normal(predicted, variance.sqrt()).log_prob(episode.query_y).mean())
 
-    def evidence(inputs: Tensor, targets: Tensor) -> Tensor:
-        return linear_evidence(inputs, targets, *LINEAR_PRIOR, NOISE["linear"])
 
-    return float(-(evidence(x, y) - evidence(episode.support_x, episode.support_y)).mean() / options.queries)
+COLUMNS = (
+    Column("", lambda r: "*" if r.selected else " ", left=True),
+    Column("β", lambda r: number(r.beta, "g")),
+    Column("RMSE", lambda r: number(r.rmse)),
+    Column("NLL", lambda r: number(r.nll)),
+    Column("exact NLL", lambda r: number(r.exact_nll)),
+    Column("in 90 %", lambda r: number(r.coverage90, ".1f", factor=100)),
+    Column("noise", lambda r: number(r.noise)),
+    Column("rate", lambda r: number(r.rate, ".2f")),
+    Column("distortion", lambda r: number(r.distortion, ".2f")),
+)
 
 
 def regression_run(options: SibOptions) -> RunFolder:
-    """The command on regression data: fit, score, write ``metrics.json``, print."""
+    """The command on regression data: learn prior and noise, choose β on validation tasks, write, print.
+
+    Raises:
+        UserError: β = 0, which has no posterior, or a loss that is not finite.
+    """
+    if not all(options.betas):
+        raise UserError("--beta 0 has no posterior: regression needs a positive one")
     num_features = regression_tasks(options.data, 1, queries=1, seed=0).query_x.shape[-1]
     run = RunFolder.create(options.out, "svi_sib", options_to_yaml(options))
     print(f"run folder: {run.path}")
-    with seeded(options.seed):
-        objective = build_regression(options.data, num_features, options.betas[0])
+    evidence = build_regression(num_features, 1.0)
     with run.timed("fit"):
-        fit_regression(objective, options)
-    save_tensors(run.checkpoints / "regression.safetensors", objective.state_dict(), {})
-    record = score_regression(objective, options)
-    write_metrics(run, "svi_sib", options, [record])
-    for name in ("rmse", "nll", "coverage90", "noise", "rate", "distortion"):
-        print(f"{name:>12}  {record[name]:.3f}")
-    if options.data == "linear":
-        print(f"{'exact nll':>12}  {exact_nll(options):.3f}  (joint predictive of the true model, nats a query)")
+        fit_regression(evidence, options.data, options.queries, settings(MetaSchedule, options))
+    save_tensors(run.checkpoints / "regression.safetensors", evidence.state_dict(), {})
+    fitted = {beta: tempered(evidence, beta) for beta in options.betas}
+    validated = {beta: score_regression(objective, options, VALIDATION) for beta, objective in fitted.items()}
+    best = min(validated, key=lambda beta: validated[beta].nll)
+    tested = [score_regression(objective, options, TEST) for objective in fitted.values()]
+    records = [replace(r, selected=r.beta == best) for r in (*validated.values(), *tested)]
+    write_posterior(fitted[best], options, run)
+    write_metrics(run, "svi_sib", options, [asdict(record) for record in records])
+    print_regression(options, [record for record in records if record.split == "test"])
     print_places(run, [])
     return run
+
+
+def write_posterior(objective: RateDistortionModule, options: SibOptions, run: RunFolder) -> None:
+    """``posterior.nc``: ArviZ data of eight test tasks."""
+    episode = scored_tasks(options, TEST).tasks(slice(8))
+    known = {"command": "svi_sib", "dataset": options.data, "beta": objective.elbo.beta, "seed": options.seed}
+    posterior = infer(objective.model, objective.guide, episode, **known)
+    write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))
+
+
+def print_regression(options: SibOptions, records: Sequence[RegressionRecord]) -> None:
+    """The closing table."""
+    print(f"\n{options.data}, {SUPPORT} support points, {options.test_tasks} test tasks\n{format_table(records, COLUMNS)}\n")
+    print("* chosen on validation tasks; NLL in nats per query, rate and distortion in nats per task;")
+    print(f"the true noise is {NOISE[options.data]:g}")

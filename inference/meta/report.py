@@ -1,120 +1,152 @@
-"""From fitted variants to records of ``metrics.json`` and the table a run ends with."""
+"""From fitted learners to records of ``metrics.json`` and the table a run ends with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
-from data.episodes import EpisodeSampler, TaskSpec
+from data.episodes import TaskSpec
 from data.items import LabelledItems
-from data.seeding import mix_seed
-from inference.evaluation.evaluate import evaluate
 from inference.evaluation.metrics import Scores
-from inference.evaluation.tables import align
-from inference.meta.options import SibOptions, Variant
-from inference.meta.sib import SIB
+from inference.evaluation.tables import Column, format_table, number
+from inference.meta.learner import Learner
+from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
-from inference.runs.options import split_commas
 from inference.runs.tensors import load_features
 
-Record = dict[str, Any]
-TEST_SEED = 1_000_003  # test tasks are the same for every training seed
+VALIDATION_TASKS = 600
+PROTOCOLS = {"standard": None, "imbalanced": 2.0}
+"""Test protocols on new classes alone: name -> concentration of the Dirichlet that draws query proportions."""
 
 
-def evaluate_variant(
-    sib: SIB, part: LabelledItems, spec: TaskSpec, *, split: str, tasks: int, steps: int | None = None
-) -> list[Record]:
-    """One record for each number of steps, 0 … K, on the same tasks.
+@dataclass(frozen=True)
+class TaskRecord:
+    """One row of ``metrics.json``: a learner under one protocol, read after ``steps`` steps.
 
-    Args:
-        part: backbone features ``[n, D]`` (they are mapped here).
-        split: the record's ``split``.
+    Attributes:
+        split, way, shot, queries, balanced, episodes: the tasks.
+        steps: K it was read at; ``trained_steps``: K it was trained with.
+        beta: ``None`` where there is no rate to weigh.
+        accuracy, ci95, nll, ece, brier, rate, distortion: as in :class:`~inference.evaluation.metrics.Scores`.
+        neg_elbo: distortion + rate, nats per task: the negative evidence lower bound, whatever β; ``None`` without a rate.
+        method, predictor, posterior, variant: which learner.
+        saw_labels: whether the posterior saw the query labels: a reference, not a prediction.
+        selected: whether validation tasks chose it, or it is the chosen one's reference.
     """
-    mapped = LabelledItems(sib.space(part.items).detach(), part.labels, part.class_names)
-    sampler = EpisodeSampler(mapped, spec, split=f"{split} split")
-    scores = evaluate(sib.model, sib.guide, sampler, tasks=tasks, seed=mix_seed(TEST_SEED), steps=steps)
-    return [make_record(sib, spec, split, k, score) for k, score in enumerate(scores)]
+
+    split: str
+    steps: int
+    way: int
+    shot: int
+    queries: int
+    balanced: bool
+    episodes: int
+    beta: float | None
+    accuracy: float
+    ci95: float
+    nll: float
+    ece: float
+    brier: float
+    rate: float | None
+    distortion: float
+    neg_elbo: float | None
+    trained_steps: int
+    method: str
+    predictor: str
+    posterior: str | None
+    variant: str
+    saw_labels: bool
+    selected: bool = False
 
 
-def make_record(sib: SIB, spec: TaskSpec, split: str, steps: int, scores: Scores) -> Record:
-    """A flat record; ``trained_steps`` is the K the guide was trained with, ``steps`` the K it was read at."""
-    return {
-        "split": split,
-        "steps": steps,
-        "way": spec.way,
-        "shot": spec.shot,
-        "queries": spec.queries,
-        "balanced": spec.balanced,
-        "beta": sib.variant.beta if sib.options.posterior == "gaussian" else None,
+def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores: Scores) -> TaskRecord:
+    """The record of a learner read after ``steps`` steps."""
+    variant = learner.variant
+    return TaskRecord(
+        split=split,
+        steps=steps,
+        way=spec.way,
+        shot=spec.shot,
+        queries=spec.queries,
+        balanced=spec.balanced,
+        beta=variant.beta,
         **asdict(scores),
-        "trained_steps": sib.variant.steps,
-        "predictor": sib.variant.predictor,
-        "posterior": sib.options.posterior,
+        neg_elbo=None if scores.rate is None else scores.distortion + scores.rate,
+        trained_steps=variant.steps,
+        method=variant.method,
+        predictor=variant.predictor,
+        posterior=variant.posterior,
+        variant=variant.name,
+        saw_labels=steps > 0 and bool(getattr(learner.guide, "saw_labels", False)),
+    )
+
+
+def evaluate_learner(
+    learner: Learner, part: LabelledItems, spec: TaskSpec, *, split: str, tasks: int, steps: int | None = None
+) -> list[TaskRecord]:
+    """One record for each number of steps, 0 … K, on the same tasks; arguments as in
+    :meth:`~inference.meta.learner.Learner.evaluate`."""
+    scores = learner.evaluate(part, spec, split=split, tasks=tasks, steps=steps)
+    return [make_record(learner, spec, split, k, score) for k, score in scores.items()]
+
+
+def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[Variant, TaskRecord]:
+    """Each learner's record on validation tasks after its own K."""
+    part = load_features(run.features)["val"]
+    return {
+        variant: evaluate_learner(learner, part, learner.options.spec(), split="val", tasks=VALIDATION_TASKS)[-1]
+        for variant, learner in fitted.items()
     }
 
 
-def choose_variant(fitted: Mapping[Variant, SIB], run: RunFolder) -> Variant:
-    """The variant with the best accuracy on validation tasks after K steps; the K = 0 references do not take part."""
-    return max(candidates(fitted), key=lambda variant: validation_record(fitted[variant], run)["accuracy"])
+def choose_variant(validated: Mapping[Variant, TaskRecord]) -> Variant:
+    """The variant with the lowest NLL on validation tasks; references, and what has seen labels, do not take part."""
+    trained = [variant for variant in validated if not variant.reference]
+    honest = [variant for variant in trained if not validated[variant].saw_labels]
+    return min(honest or trained, key=lambda variant: validated[variant].nll)
 
 
-def candidates(fitted: Iterable[Variant]) -> list[Variant]:
-    """Variants with the largest K of the run."""
-    most = max(variant.steps for variant in fitted)
-    return [variant for variant in fitted if variant.steps == most]
+def evaluate_protocols(
+    fitted: Mapping[Variant, Learner], protocols: Iterable[str], tasks: int, run: RunFolder
+) -> list[TaskRecord]:
+    """Test records of every learner under every protocol."""
+    part = load_features(run.features)["test"]
+    specs = [next(iter(fitted.values())).options.spec(imbalance=PROTOCOLS[name]) for name in protocols if name in PROTOCOLS]
+    return [
+        record
+        for learner in fitted.values()
+        for spec in specs
+        for record in evaluate_learner(learner, part, spec, split="test", tasks=tasks)
+    ]
 
 
-def validation_record(sib: SIB, run: RunFolder) -> Record:
-    """The variant's record on 600 validation tasks."""
-    part = load_features(run.features)["val"]
-    return evaluate_variant(sib, part, sib.options.spec(), split="val", tasks=600)[-1]
+def mark_selected(records: Iterable[TaskRecord], chosen: Variant) -> list[TaskRecord]:
+    """``selected`` on the records of the chosen variant and of its reference with no steps."""
+    names = {chosen.name, replace(chosen, steps=0, reference=chosen.steps > 0).name}
+    return [replace(record, selected=record.variant in names) for record in records]
 
 
-def evaluate_run(options: SibOptions, fitted: Mapping[Variant, SIB], run: RunFolder) -> list[Record]:
-    """Validation and test records of every variant, and of the chosen one under every protocol.
-
-    ``selected`` marks the records of the variant that validation tasks chose and of its K = 0 reference.
-    """
-    features = load_features(run.features)
-    records = [validation_record(sib, run) for sib in fitted.values()]
-    accuracy = dict(zip(fitted, (record["accuracy"] for record in records), strict=True))
-    chosen = max(candidates(fitted), key=accuracy.__getitem__)
-    protocols = split_commas(options.protocols)
-    for sib in fitted.values():
-        for protocol, imbalance in (("standard", None), ("imbalanced", 2.0)):
-            if protocol in protocols:
-                spec = options.spec(imbalance=imbalance)
-                records += evaluate_variant(sib, features["test"], spec, split="test", tasks=options.test_tasks)
-    for record in records:
-        same = (record["predictor"], record["beta"] or 0.0) == (chosen.predictor, chosen.beta)
-        record["selected"] = same and record["trained_steps"] in (0, chosen.steps)
-    return records
-
-
-def final_records(records: Iterable[Record]) -> list[Record]:
+def final_records(records: Iterable[TaskRecord]) -> list[TaskRecord]:
     """Test records read at the K they were trained with: the rows of the table."""
-    return [r for r in records if r["split"] == "test" and r["steps"] == r["trained_steps"]]
+    return [r for r in records if r.split == "test" and r.steps == r.trained_steps]
 
 
-def format_table(records: Iterable[Record]) -> str:
+COLUMNS = (
+    Column("", lambda r: "*" if r.selected else " ", left=True),
+    Column("queries", lambda r: "balanced" if r.balanced else "imbalanced", left=True),
+    Column("predictor", lambda r: r.predictor if r.method == "sib" else f"{r.predictor} ({r.method})", left=True),
+    Column("β", lambda r: number(r.beta, "g")),
+    Column("K", lambda r: f"{r.steps}{' (saw labels)' if r.saw_labels else ''}"),
+    Column("accuracy %", lambda r: f"{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f}"),
+    Column("NLL", lambda r: number(r.nll)),
+    Column("ECE %", lambda r: number(r.ece, ".1f", factor=100)),
+    Column("Brier", lambda r: number(r.brier)),
+    Column("rate", lambda r: number(r.rate, ".1f")),
+    Column("distortion", lambda r: number(r.distortion, ".1f")),
+)
+
+
+def format_records(records: Iterable[TaskRecord]) -> str:
     """The closing table as text; ``*`` marks the variant chosen on validation tasks."""
-    header = ("", "queries", "predictor", "β", "K", "accuracy %", "NLL", "ECE %", "Brier", "rate", "distortion")
-    rows = [header]
-    for record in sorted(records, key=lambda r: (not r["balanced"], r["predictor"], r["beta"] or 0, r["steps"])):
-        rows.append(
-            (
-                "*" if record.get("selected") else " ",
-                "balanced" if record["balanced"] else "imbalanced",
-                record["predictor"],
-                "-" if record["beta"] is None else f"{record['beta']:g}",
-                str(record["steps"]),
-                f"{100 * record['accuracy']:.2f} ± {100 * record['ci95']:.2f}",
-                f"{record['nll']:.3f}",
-                f"{100 * record['ece']:.1f}",
-                f"{record['brier']:.3f}",
-                "-" if record["rate"] is None else f"{record['rate']:.1f}",
-                f"{record['distortion']:.1f}",
-            )
-        )
-    return align(rows, left=(0, 1, 2))
+    ordered = sorted(records, key=lambda r: (not r.balanced, r.method != "sib", r.predictor, r.beta or 0, r.steps))
+    return format_table(ordered, COLUMNS)

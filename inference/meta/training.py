@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -12,37 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.seeding import mix_seed, seeded
-from guides.tasks.unrolled import SyntheticGradientGuide
 from inference.elbo import RateDistortionModule
 from inference.evaluation.evaluate import evaluate
-from inference.runs.training import stop_if_not_finite
-from models.tasks.model import EmpiricalBayesModel
+from inference.evaluation.predictive import place_of
+from inference.meta.settings import MetaSchedule
 
 TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
-
-
-@dataclass(frozen=True)
-class MetaSchedule:
-    """How long and how fast the guide is trained.
-
-    Args:
-        tasks: training tasks in all.
-        batch: tasks a step.
-        learning_rate: outer Adam step size, decayed to zero by a cosine.
-        validations: how often validation tasks are scored (an epoch is the time between two).
-        validation_tasks: tasks a validation.
-    """
-
-    tasks: int
-    batch: int = 16
-    learning_rate: float = 2e-3
-    validations: int = 10
-    validation_tasks: int = 300
-
-    @property
-    def steps(self) -> int:
-        """Steps an epoch."""
-        return max(1, math.ceil(self.tasks / self.batch / self.validations))
 
 
 class MetaTraining(lightning.LightningModule):
@@ -53,8 +26,7 @@ class MetaTraining(lightning.LightningModule):
     Args:
         objective: model, guide and objective.
         train, validation: samplers of feature tasks, such as :class:`~data.episodes.EpisodeSampler`.
-        schedule: lengths and rates.
-        seed: training and validation tasks, posterior draws.
+        schedule: lengths, rates and the seed.
     """
 
     def __init__(
@@ -63,43 +35,32 @@ class MetaTraining(lightning.LightningModule):
         train: Any,
         validation: Any,
         schedule: MetaSchedule,
-        *,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.objective, self.training_tasks, self.validation = objective, train, validation
-        self.schedule, self.seed = schedule, seed
-
-    @property
-    def task_model(self) -> EmpiricalBayesModel:
-        return self.objective.model
-
-    @property
-    def guide(self) -> SyntheticGradientGuide:
-        return self.objective.guide
+        self.schedule = schedule
 
     def train_dataloader(self) -> DataLoader:
         """Batch numbers alone: tasks are drawn in :meth:`training_step`, where a resumed run knows its epoch for certain."""
         return DataLoader(torch.arange(self.schedule.steps), batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, number: int, index: int) -> Tensor:
-        seeds = (self.seed, self.current_epoch, index, self.global_rank)
-        episode = self.training_tasks.sample(self.schedule.batch, seed=mix_seed(*seeds, TASKS)).to(self.device)
-        with seeded(*seeds, DRAWS, device=self.device), stop_if_not_finite(self.global_step):
+        seeds = (self.schedule.seed, self.current_epoch, index, self.global_rank)
+        device, dtype = place_of(self.objective)
+        episode = self.training_tasks.sample(self.schedule.batch, seed=mix_seed(*seeds, TASKS)).to(device, dtype=dtype)
+        with seeded(*seeds, DRAWS, device=self.device):
             terms = self.objective.terms(*episode)
-            tasks = self.schedule.batch
+            tasks = getattr(self.objective.model, "num_tasks", None) or self.schedule.batch  # what the terms are sums over
             loss = terms.loss / tasks
-            if not torch.isfinite(loss):
-                raise FloatingPointError
         values = {"train/loss": loss, "train/distortion": terms.distortion / tasks, "train/rate": terms.rate / tasks}
         self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
     def on_train_epoch_end(self) -> None:
         schedule = self.schedule
-        tasks, seed = schedule.validation_tasks, self.seed
-        with stop_if_not_finite(self.global_step):
-            scores = evaluate(self.task_model, self.guide, self.validation, tasks=tasks, seed=seed, num_samples=8)[-1]
+        model, guide = self.objective.model, self.objective.guide
+        tasks, seed = schedule.validation_tasks, schedule.seed
+        scores = evaluate(model, guide, self.validation, tasks=tasks, seed=seed, num_samples=8)
         rate = scores.rate or 0.0
         values = {"val/loss": scores.distortion + self.objective.elbo.beta * rate, "val/rate": rate}
         values |= {"val/accuracy": scores.accuracy, "val/nll": scores.nll}

@@ -1,24 +1,31 @@
-"""What every command shares: typed options, a YAML ``--config``, and one-line errors."""
+"""What every command shares: its command line, a YAML ``--config``, ``--resume``, and one-line errors."""
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
 import yaml
 
 from data.errors import UserError
 from inference.runs.folder import RunFolder, write_json
+from inference.runs.options import Kind, Options, as_flags, check_names, options_from_yaml, options_to_yaml, refuse_value
+from inference.runs.program import program
 
-Options = TypeVar("Options")
+__all__ = ["flags_in_errors", "options_to_yaml", "print_places", "read_command", "read_options", "run_command", "write_metrics"]
+
+Result = TypeVar("Result")
+Main = Callable[[Sequence[str] | None], Result]
 
 
-def run_command(main: Callable[[Sequence[str] | None], Any]) -> None:
+def run_command(main: Main[Any]) -> None:
     """Run ``main`` and exit: 0, or 2 with one line on standard error where the user can fix what is wrong."""
     try:
         main(None)
@@ -32,55 +39,59 @@ def run_command(main: Callable[[Sequence[str] | None], Any]) -> None:
         os._exit(1)  # whoever read our output has gone
 
 
-def make_parser(options: type, command: str, description: str) -> jsonargparse.ArgumentParser:
-    """A parser with one flag a field of the dataclass ``options``, ``--config FILE`` and ``--resume DIR``.
+def flags_in_errors(options: type[Options]) -> Callable[[Main[Result]], Main[Result]]:
+    """A decorator of a command's ``main``: its errors name options as they are typed, ``--image-size``."""
 
-    Flags may be written with dashes or underscores.
-    """
-    parser = OptionParser(prog=f"python -m inference.{command}", description=description, default_env=False)
-    parser.add_argument("--config", action="config", help="YAML file of options; flags override it")
-    parser.add_argument("--resume", type=str | None, default=None, help="run folder to continue; other options are its own")
-    parser.add_class_arguments(options)
-    return parser
+    def decorate(main: Main[Result]) -> Main[Result]:
+        @functools.wraps(main)
+        def command(arguments: Sequence[str] | None = None) -> Result:
+            try:
+                return main(arguments)
+            except UserError as error:
+                raise UserError(as_flags(str(error), options)) from error
 
+        return command
 
-def read_command(
-    options: type[Options], command: str, description: str, arguments: Sequence[str] | None
-) -> tuple[Options, RunFolder | None]:
-    """Options of the command line, or with ``--resume`` a run folder and its own options.
-
-    Raises:
-        UserError: bad options, or no run folder.
-    """
-    values = make_parser(options, command, description).parse_args(arguments)
-    if values.resume is None:
-        return build_options(options, values), None
-    run = RunFolder.existing(values.resume)
-    return options_from_yaml(options, run.config.read_text(), run.config), run
-
-
-def write_metrics(run: RunFolder, command: str, options: Any, records: Sequence[dict[str, Any]]) -> None:
-    """``metrics.json`` of a finished run."""
-    content = {"command": command, "dataset": options.data, "seed": options.seed, "seconds": run.seconds()}
-    write_json(run.metrics, content | {"results": list(records)})
-
-
-def print_places(run: RunFolder, plots: Sequence[Path]) -> None:
-    """Say where results and pictures are."""
-    print(f"results: {run.metrics}")
-    for plot in plots:
-        print(f"plot:    {plot}")
+    return decorate
 
 
 class OptionParser(jsonargparse.ArgumentParser):
-    """Errors of the command line become :class:`~data.errors.UserError`; dashes in flags are underscores."""
+    """One flag for each field of ``options``, with dashes or underscores, and ``--config FILE``.
 
-    def error(self, message: str, ex: Exception | None = None):
-        raise UserError(" ".join(str(message).split()))
+    Errors of the command line become :class:`~data.errors.UserError`.
 
-    def parse_args(self, args=None, *rest, **options):
-        words = list(sys.argv[1:] if args is None else args)
-        return super().parse_args([underscored(word) for word in words], *rest, **options)
+    Args:
+        options: a dataclass of options.
+        command: the module below ``inference`` that is run.
+        description: for ``--help``.
+    """
+
+    def __init__(self, options: type[Options], command: str, description: str | None) -> None:
+        super().__init__(prog=program(command), description=description, default_env=False, allow_abbrev=False)
+        self.options, self.words = options, list[str]()
+        self.add_argument("--config", action="config", help="YAML file of options; flags override it")
+        self.add_class_arguments(options)
+
+    def parse_args(self, args=None, *rest, **settings):
+        self.words = [underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_args(self.words, *rest, **settings)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if unknown := re.search(r"unrecognized arguments: --(\w+)|[Oo]ption '(\w+)' is not accepted", message):
+            check_names(self.options, [unknown[1] or unknown[2]])
+        refuse_value(self.options, message, self.given())
+
+    def given(self) -> dict[str, Any]:
+        """What was given for each option, as text, or as YAML has it."""
+        found: dict[str, Any] = {}
+        for word, following in zip(self.words, [*self.words[1:], ""], strict=True):
+            if word.startswith("--"):
+                name, equals, value = word[2:].partition("=")
+                found[name] = value if equals else following
+        with suppress(KeyError, OSError, yaml.YAMLError):
+            content = yaml.safe_load(Path(found["config"]).read_text())
+            found = (content if isinstance(content, dict) else {}) | found
+        return found
 
 
 def underscored(word: str) -> str:
@@ -91,26 +102,47 @@ def underscored(word: str) -> str:
     return "--" + flag[2:].replace("-", "_") + equals + value
 
 
-def build_options(options: type[Options], values: jsonargparse.Namespace | dict[str, Any]) -> Options:
-    """The dataclass of parsed values."""
-    content = values if isinstance(values, dict) else vars(values)
-    known = {field.name for field in fields(options)}  # type: ignore[arg-type]
-    return options(**{name: value for name, value in content.items() if name in known})
-
-
-def options_to_yaml(options: Any) -> str:
-    """``config.yaml``: a file that ``--config`` reads back."""
-    return yaml.safe_dump({f.name: getattr(options, f.name) for f in fields(options)}, sort_keys=False)
-
-
-def options_from_yaml(options: type[Options], text: str, source: object) -> Options:
-    """Options of a run folder.
+def read_options(options: type[Kind], command: str, description: str | None, arguments: Sequence[str] | None) -> Kind:
+    """Options of the command line.
 
     Raises:
-        UserError: the file is damaged or has unknown options.
+        UserError: bad options.
     """
-    try:
-        content = yaml.safe_load(text)
-        return options(**content)
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{source} is damaged: {str(error).splitlines()[0]}") from error
+    values = vars(OptionParser(options, command, description).parse_args(arguments))
+    return options(**{name: value for name, value in values.items() if name != "config"})
+
+
+def read_command(
+    options: type[Kind], command: str, description: str, arguments: Sequence[str] | None
+) -> tuple[Kind, RunFolder | None]:
+    """Options of the command line, or with ``--resume`` a run folder and its own options.
+
+    Raises:
+        UserError: bad options, or no run folder.
+    """
+    parser = OptionParser(options, command, description)
+    parser.add_argument("--resume", type=str | None, default=None, help="run folder to continue; other options are its own")
+    values = vars(parser.parse_args(arguments))
+    if values["resume"] is None:
+        return options(**{name: value for name, value in values.items() if name not in ("config", "resume")}), None
+    run = RunFolder.existing(values["resume"])
+    return options_from_yaml(options, run.config.read_text(), run.config), run
+
+
+def write_metrics(
+    run: RunFolder, command: str, options: Any, records: Sequence[dict[str, Any]], *, dataset: str | None = None
+) -> None:
+    """``metrics.json`` of a finished run.
+
+    Args:
+        dataset: its name, where it is not ``options.data``.
+    """
+    content = {"command": command, "dataset": dataset or options.data, "seed": options.seed, "seconds": run.seconds()}
+    write_json(run.metrics, content | {"results": list(records)})
+
+
+def print_places(run: RunFolder, plots: Sequence[Path]) -> None:
+    """Say where results and pictures are."""
+    print(f"results: {run.metrics}")
+    for plot in plots:
+        print(f"plot:    {plot}")

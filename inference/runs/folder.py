@@ -10,14 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-
 from data.errors import UserError
-from data.items import SPLITS, LabelledItems
-
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -111,13 +104,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is missing or damaged: {error}") from error
-
-
-
-
-
-
-
-
-
-

@@ -8,7 +8,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from inference.runs.folder import RunFolder
 
-
 History = dict[str, dict[str, tuple[list[float], list[float]]]]
 
 

@@ -1,57 +1,220 @@
-"""What the options of every command share: checks, and values separated by commas."""
+"""The options that every command shares, and how options are read: typed and checked once, wherever they come from.
+
+A message names an option in backticks, as Python calls it: ```image_size=8` is too small``; commands show it as it is typed
+there, ``--image-size 8`` (see :func:`as_flags`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+import functools
+import re
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import jsonargparse
 import torch
+import yaml
 
 from data.errors import UserError
+from inference.runs.training import Loop
+from inference.runs.values import NonNegativeInt, PositiveInt, PositiveNumber, Several, plain
+
+Kind = TypeVar("Kind", bound="Options")
+Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"]
 
 
-def parse_sweep(name: str, given: str | float | list[float]) -> tuple[float, ...]:
-    """The values of an option that takes one number or several, ascending.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a command: a subclass declares one field each, with type and default, and documents it under ``Args``.
+
+    Whatever an option is given as (text of the command line or a YAML file, a Python value), its field holds the checked
+    value.
 
     Raises:
-        UserError: no number, a negative one, or one that is not finite.
+        UserError: an unknown option, or a value that does not fit its type or the other options.
+    """
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        check_names(cls, given)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        values = read_values(type(self), {field.name: getattr(self, field.name) for field in fields(self)})
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # frozen from here on
+        self.check()
+
+    def check(self) -> None:
+        """Look at what no single type can tell.
+
+        Raises:
+            UserError: options that do not fit together, or this machine.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """Options of every command that trains.
+
+    Args:
+        data: data set.
+        root: folder or zip archive of its images.
+        image_size: height and width in pixels; the data set's own when not given.
+        batch: items per training step, over all processes.
+        learning_rate: step size of the optimiser.
+        seed: of everything random.
+        device: auto, cpu or cuda.
+        devices: processes to train with; they share each batch.
+        precision: Lightning's, such as 32-true or bf16-mixed.
+        out: run folder; runs/<command>-<time> when not given.
+        progress: progress bars.
+    """
+
+    data: str = "glyphs"
+    root: str | None = None
+    image_size: PositiveInt | None = None
+    batch: PositiveInt = 64
+    learning_rate: PositiveNumber = 1e-3
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: PositiveInt = 1
+    precision: Precision = "32-true"
+    out: str | None = None
+    progress: bool = True
+
+    def check(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("no GPU is available to PyTorch: `device=cpu` or `device=auto` do without")
+
+    @property
+    def loop(self) -> Loop:
+        """How its stages train."""
+        return Loop(self.device, self.devices, self.precision, self.progress)
+
+
+@functools.cache
+def value_parser(options: type[Options]) -> jsonargparse.ArgumentParser:
+    """A parser of the values of ``options``, without flags of its own."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, default_env=False)
+    parser.add_class_arguments(options)
+    return parser
+
+
+def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked values of known options.
+
+    Raises:
+        UserError: a value does not fit its option's type.
     """
     try:
-        values = sorted({float(part) for part in (given if isinstance(given, list) else split_commas(str(given)))})
-    except ValueError:
-        raise UserError(f"--{name} {given!r} is neither a number nor numbers separated by commas") from None
-    if not values or not all(0 <= value < float("inf") for value in values):
-        raise UserError(f"--{name} {given!r}: every value must be finite and not negative")
-    return tuple(values)
+        parsed = value_parser(options).parse_object(dict(given))  # type: ignore[arg-type]
+    except jsonargparse.ArgumentError as error:
+        refuse_value(options, str(error), given)
+    hints = get_type_hints(options)
+    for name, value in vars(parsed).items():  # jsonargparse takes null for "not given", whatever the type
+        if value is None and type(None) not in get_args(hints[name]):
+            refuse_value(options, f'Parser key "{name}": not given', {name: "null"})
+    return {name: settle(value, hints[name]) for name, value in vars(parsed).items()}
 
 
-def check_minima(options: Any, minima: Mapping[str, float]) -> None:
-    """Raise :class:`UserError` for the first option that is set and below its least value."""
-    for name, least in minima.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value} is too small: at least {least}")
+def settle(value: Any, hint: Any) -> Any:
+    """The value as its field has it, where jsonargparse gives another form of it: a plain number for a restricted one, the
+    declared type for several values (it gives a tuple) and for a name that is a default (it gives the member's name)."""
+    kinds = [part for part in (hint, *get_args(hint)) if isinstance(part, type)]
+    for kind in kinds:
+        if issubclass(kind, Several) and isinstance(value, tuple):
+            return kind(value)
+        if issubclass(kind, StrEnum) and isinstance(value, str):
+            return kind.__members__.get(value) or kind(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, int) else float(value)
 
 
-def check_positive(options: Any, *names: str) -> None:
-    """Raise :class:`UserError` for the first option that is not positive and finite."""
-    for name in names:
-        if not 0 < getattr(options, name) < float("inf"):
-            raise UserError(f"--{name} {getattr(options, name)} must be positive")
+def check_names(options: type[Options], given: Iterable[str]) -> None:
+    """Refuse names that are no options.
+
+    Raises:
+        UserError: one line, with the name that may have been meant.
+    """
+    known = {field.name for field in fields(options)} if options.__dict__.get("__dataclass_fields__") else set()
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UserError(f"no option `{name}`" + (f": did you mean `{close[0]}`?" if close else ""))
 
 
-def check_fraction(options: Any, name: str) -> None:
-    """Raise :class:`UserError` for an option that does not lie between 0 and 1."""
-    if not 0 < getattr(options, name) < 1:
-        raise UserError(f"--{name} {getattr(options, name)} is a fraction: between 0 and 1")
+def refuse_value(options: type[Options], message: str, given: Mapping[str, Any]) -> NoReturn:
+    """Turn jsonargparse's message about one option into one line.
+
+    Raises:
+        UserError: always.
+    """
+    found = re.search(r'Parser key "(\w+)"', message)
+    if found is None:
+        raise UserError(" ".join(message.split()))
+    name = found[1]
+    named = f"`{name}={given[name]}`" if name in given else f"`{name}`"
+    own = re.search(r"Not of type \w+: (.*)", message)
+    wanted = describe_type(get_type_hints(options).get(name))
+    rest = message[message.index(found[0]) + len(found[0]) + 1 :]
+    raise UserError(f"{named}: {wanted or (own[1] if own else ' '.join(rest.split()))}")
 
 
-def check_device(device: str) -> None:
-    """Raise :class:`UserError` where a GPU is asked for and there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no GPU is available to PyTorch: use --device cpu, or auto")
+def describe_type(hint: Any) -> str | None:
+    """What a value must be, in words; ``None`` for types that say it themselves."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return describe_type(next(part for part in get_args(hint) if part is not type(None)))
+    if get_origin(hint) is Literal:
+        return f"choose {', '.join(get_args(hint))}"
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return f"choose {', '.join(hint)}"
+    if hint is bool:
+        return "must be true or false"
+    limits = getattr(hint, "_restrictions", None)
+    if limits is None:
+        return {int: "must be a whole number", float: "must be a number", str: "must be text"}.get(hint)
+    words = {"gt": "above {}", "ge": "{} or more", "lt": "below {}", "le": "at most {}"}
+    bounds = [words[compare.__name__].format(f"{limit:g}") for compare, limit in limits if abs(limit) < float("inf")]
+    return f"must be a {'whole ' if issubclass(hint, int) else ''}number, {' and '.join(bounds)}"
 
 
-def split_commas(text: str) -> list[str]:
-    """``"a, b"`` to ``["a", "b"]``."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def as_flags(message: str, options: type[Options]) -> str:
+    """The message with options written as flags: ``--image-size 8`` for ```image_size=8```."""
+    known = {field.name for field in fields(options)} | {"config", "resume"}
+
+    def flag(found: re.Match) -> str:
+        name, equals, value = found[1].partition("=")
+        if name not in known and not message.startswith("no option"):
+            return found[0]
+        return f"--{name.replace('_', '-')}" + (f" {value}" if equals else "")
+
+    return re.sub(r"`(\w+(?:=[^`]*)?)`", flag, message)
+
+
+def options_to_yaml(options: Options) -> str:
+    """``config.yaml``: a file that ``--config`` reads back."""
+    return yaml.safe_dump({field.name: plain(getattr(options, field.name)) for field in fields(options)}, sort_keys=False)
+
+
+def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
+    """Options of a run folder.
+
+    Raises:
+        UserError: the file is damaged, or has unknown options or values that do not fit.
+    """
+    try:
+        content = yaml.safe_load(text)
+        check_names(options, content)
+    except (yaml.YAMLError, TypeError, UserError) as error:
+        raise UserError(f"{source} is damaged: {str(error).splitlines()[0]}") from error
+    return options(**content)
+
+
+def split_commas(values: Iterable[str]) -> list[str]:
+    """The values of an option that takes several, as a list."""
+    return list(values)

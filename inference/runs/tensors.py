@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.items import SPLITS, LabelledItems
 from inference.runs.folder import write_atomically
-
 
 Features = dict[str, LabelledItems]
 """split -> features ``[n, D]`` with labels."""
@@ -41,13 +41,18 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is missing, damaged or no safetensors file: {error}") from error
 
 
-def load_state(module: nn.Module, path: str | Path) -> None:
+def load_state(module: nn.Module, path: str | Path, *, renamed: Mapping[str, str] | None = None) -> None:
     """Load a safetensors state dict into ``module``.
+
+    Args:
+        renamed: what names started with when older files were written -> what they start with now.
 
     Raises:
         UserError: it is damaged or belongs to another configuration.
     """
     tensors, _ = load_tensors(path)
+    for old, new in (renamed or {}).items():
+        tensors = {new + name[len(old) :] if name.startswith(old) else name: value for name, value in tensors.items()}
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
@@ -75,6 +80,15 @@ def save_features(path: Path, features: Features, metadata: dict[str, Any] | Non
         splits += [split] * part.num_classes
     content = {"classes": names, "splits": splits, **(metadata or {})}
     return save_tensors(path, {"features": torch.cat(blocks), "counts": counts}, content)
+
+
+def dataset_name(path: str | Path) -> str:
+    """The data set that a feature file is of: as its metadata say, or else the file's own name.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return load_tensors(path)[1].get("dataset") or Path(path).stem
 
 
 def load_features(path: str | Path) -> Features:

@@ -6,17 +6,21 @@ import ctypes
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from data.errors import UserError
 from inference.runs.folder import RunFolder
+
+NEVER = 2**62  # larger than any step
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def train(
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
-    callbacks: list[Callback] = [checkpoint]
+    callbacks: list[Callback] = [checkpoint, FiniteLoss()]
     if patience and monitor:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
     if loop.progress:
@@ -97,7 +101,8 @@ def train(
         log_every_n_steps=10,
     )
     try:
-        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        with stop_if_not_finite(lambda: trainer.global_step):
+            trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         if monitor:
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             module.load_state_dict(state)
@@ -132,9 +137,52 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+class FiniteLoss(Callback):
+    """Stops training where the loss of a step, or a weight at the end of an epoch, is not finite.
+
+    The losses are looked at on their device; it is waited for every ``every`` steps and at the end of an epoch alone, before
+    anything is validated or saved, so that no checkpoint ever holds weights that are not finite. Modules do nothing for it.
+
+    Args:
+        every: steps between two looks.
+
+    Raises:
+        FloatingPointError: with the number of the first bad step.
+    """
+
+    def __init__(self, every: int = 25) -> None:
+        self.every = every
+        self.bad: Tensor | None = None
+        """The first step whose loss is not finite, on the device; ``NEVER`` where there is none."""
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            step = torch.where(loss.detach().isfinite().all(), NEVER, trainer.global_step - 1)
+            self.bad = step if self.bad is None else torch.minimum(self.bad, step)
+        if (index + 1) % self.every == 0:
+            self.look()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.look()
+        if not bool(torch.stack([weights.isfinite().all() for weights in module.parameters()]).all()):
+            raise FloatingPointError(trainer.global_step - 1)
+
+    def look(self) -> None:
+        """Raise where a step was bad; this waits for the device."""
+        if self.bad is not None and (step := int(self.bad)) != NEVER:
+            raise FloatingPointError(step)
+        self.bad = None
+
+
 @contextmanager
-def stop_if_not_finite(step: int) -> Iterator[None]:
+def stop_if_not_finite(step: int | Callable[[], int]) -> Iterator[None]:
     """Turn a loss, or a distribution's parameter, that is not finite into one line for the user.
+
+    Args:
+        step: its number, where the error does not tell.
 
     Raises:
         UserError: in place of the block's error.
@@ -142,9 +190,10 @@ def stop_if_not_finite(step: int) -> Iterator[None]:
     try:
         yield
     except (FloatingPointError, ValueError) as error:
-        if isinstance(error, FloatingPointError) or "invalid values" in str(error):
-            raise UserError(
-                f"the loss became NaN or infinite at step {step}: training stopped; lower --learning-rate or --inner-lr "
-                "(the last good checkpoint is kept)"
-            ) from error
-        raise
+        if isinstance(error, UserError) or not (isinstance(error, FloatingPointError) or "invalid values" in str(error)):
+            raise
+        number = error.args[0] if error.args and isinstance(error.args[0], int) else step() if callable(step) else step
+        raise UserError(
+            f"the loss became NaN or infinite at step {number}: training stopped; lower `learning_rate` "
+            "(the last good checkpoint is kept)"
+        ) from error

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from data.items import LabelledItems
 from data.seeding import mix_seed
-from inference.runs.training import stop_if_not_finite
 
 ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
 ROUNDS = 30  # the run is logged and saved this often
@@ -94,8 +93,7 @@ class UpdateTraining(lightning.LightningModule):
 
     def training_step(self, number: int, index: int) -> Tensor:
         values: dict[str, Tensor] = {}
-        with stop_if_not_finite(self.global_step):
-            loss = torch.stack(self.losses(self.current_epoch * self.steps_per_round + index, values)).sum()
+        loss = torch.stack(self.losses(self.current_epoch * self.steps_per_round + index, values)).sum()
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
         return loss
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from data.augmentation import CROPS, augmentation_for
 from data.errors import UserError
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
-from data.supervised import SupervisedData
 from inference.runs.classifier import train_classifier
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors, save_tensors

@@ -1,15 +1,24 @@
 """Options of ``python -m inference.svi_vid``, typed and checked before any work starts."""
 
+# ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from data.errors import UserError
-from inference.runs.options import check_device, check_fraction, check_minima, check_positive, parse_sweep, split_commas
-from inference.runs.training import Loop
+from inference.runs.options import RunOptions
+from inference.runs.values import (
+    Counts,
+    NonNegativeNumber,
+    OpenUnitInterval,
+    PositiveInt,
+    PositiveNumber,
+    Several,
+    Sweep,
+    TwoOrMore,
+)
 from inference.vid.methods import Method
 
 
@@ -17,7 +26,7 @@ class Size(NamedTuple):
     """How much of the data a student gets.
 
     Attributes:
-        per_class: N, images a class; ``None``: all.
+        per_class: N, images per class; ``None``: all.
         labels: N_ℓ, how many of them have a label; ``None``: all.
     """
 
@@ -34,8 +43,44 @@ class Size(NamedTuple):
         return f"{self.per_class or 'all'} images per class" + (f", {self.labels} with labels" if self.labels else "")
 
 
-@dataclass(frozen=True)
-class VidOptions:
+class NamedMethod(NamedTuple):
+    """A method under the name it was given."""
+
+    name: str
+    method: Method
+
+
+class Methods(Several[NamedMethod]):
+    """Methods and sums of them, such as ``0.5*kd+2*vid``."""
+
+    @classmethod
+    def item(cls, part: Any) -> NamedMethod:
+        return part if isinstance(part, NamedMethod) else NamedMethod(part, Method.parse(part))
+
+    @staticmethod
+    def show(value: NamedMethod) -> str:
+        """As it was given."""
+        return value.name
+
+
+class LayerPairs(Several[tuple[str, str]]):
+    """Pairs ``teacher_layer:student_layer``."""
+
+    @classmethod
+    def item(cls, part: Any) -> tuple[str, str]:
+        pair = tuple(part.split(":")) if isinstance(part, str) else tuple(part)
+        if len(pair) != 2:
+            raise ValueError("give teacher_layer:student_layer, several separated by commas")
+        return pair
+
+    @staticmethod
+    def show(value: tuple[str, str]) -> str:
+        """As it was given."""
+        return ":".join(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VidOptions(RunOptions):
     """Everything that defines a run.
 
     Args:
@@ -51,23 +96,23 @@ class VidOptions:
         student_weights: weights the finetuned student starts from, as for the teacher; trained when not given.
         epochs: of the teacher over its data.
         updates: optimiser steps of a student, whatever its number of images.
-        batch: images a step.
+        batch: images per step, over all processes.
         learning_rate: of AdamW, with one cycle.
         weight_decay: of AdamW.
         augment: random crops and small warps; mirror images of photographs.
         methods: separated by commas: student, finetuned, kd, lwf, fitnet, fitnet-stages, at, nst, vid, vid-logits, and sums
             such as kd+vid or 0.5*kd+2*vid.
-        strength: factor on every λ; several, separated by commas, are a sweep of which validation data choose one a method.
+        strength: factor on every λ; several, separated by commas, are a sweep of which validation data choose one per method.
         validation: fraction of a student's labelled images that chooses the strength; the chosen one is trained again on all.
         pairs: layers to compare, as teacher:student,...; found by themselves when not given.
         heteroscedastic: let the decoders' σ depend on the student's features too.
         temperature: of KD (4 when not given) and LwF (2 when not given).
-        per_class: N, images a class of the students; several, separated by commas; all is allowed.
+        per_class: N, images per class of the students; several, separated by commas; all is allowed.
         labels: N_ℓ, how many of them have labels; several, separated by commas; all of them when not given.
         runs: students of each method and size, each on images of its own choice.
         seed: of everything random.
         device: auto, cpu or cuda.
-        devices: processes to train with.
+        devices: processes to train with; they share each batch.
         precision: Lightning's, such as 32-true or bf16-mixed.
         cache: where trained teachers are kept and found again.
         out: run folder; runs/svi_vid-<time> when not given.
@@ -75,90 +120,51 @@ class VidOptions:
     """
 
     data: str = "letters"
-    root: str | None = None
-    image_size: int | None = None
     teacher_data: str | None = None
     teacher_root: str | None = None
     teacher: str = "conv4-32"
     teacher_weights: str | None = None
     student: str = "conv4-16"
     student_weights: str | None = None
-    epochs: int = 10
-    updates: int = 400
-    batch: int = 64
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.05
+    epochs: PositiveInt = 10
+    updates: PositiveInt = 400
+    batch: TwoOrMore = 64
+    learning_rate: PositiveNumber = 5e-3
+    weight_decay: NonNegativeNumber = 0.05
     augment: bool = True
-    methods: str = "student,kd,vid"
-    strength: str | float | list[float] = "1"
-    validation: float = 0.2
-    pairs: str | None = None
+    methods: Methods = Methods.read("student,kd,vid")
+    strength: Sweep = Sweep((1.0,))
+    validation: OpenUnitInterval = 0.2
+    pairs: LayerPairs | None = None
     heteroscedastic: bool = False
-    temperature: float | None = None
-    per_class: str | int = "5,20"
-    labels: str | int | None = None
-    runs: int = 3
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    precision: str = "32-true"
+    temperature: PositiveNumber | None = None
+    per_class: Counts = Counts((5, 20))
+    labels: Counts | None = None
+    runs: PositiveInt = 3
     cache: str = "runs/teachers"
-    out: str | None = None
-    progress: bool = True
 
-    def __post_init__(self) -> None:
-        check_minima(self, {"epochs": 1, "updates": 1, "batch": 2, "runs": 1, "devices": 1, "seed": 0, "weight_decay": 0})
-        check_positive(self, "learning_rate", *(["temperature"] if self.temperature is not None else []))
-        check_fraction(self, "validation")
-        check_device(self.device)
-        if not self.parsed_methods:
-            raise UserError("--methods is empty: choose student, kd, vid, for example")
-        self.strengths, self.sizes, self.layer_pairs  # noqa: B018 (checked here)
-
-    @property
-    def loop(self) -> Loop:
-        """How its stages train."""
-        return Loop(self.device, self.devices, self.precision, self.progress)
+    def check(self) -> None:
+        super().check()
+        for size in self.sizes:
+            if size.per_class is not None and size.labels is not None and size.labels > size.per_class:
+                raise UserError(f"`labels={size.labels}` exceeds the {size.per_class} images per class of `per_class`")
 
     @property
     def parsed_methods(self) -> dict[str, Method]:
         """Method by the name it was given."""
-        return {name: Method.parse(name) for name in split_commas(self.methods)}
+        return dict(self.methods)
 
     @property
     def strengths(self) -> tuple[float, ...]:
         """The sweep's factors, ascending."""
-        return parse_sweep("strength", self.strength)
+        return self.strength
 
     @property
-    def layer_pairs(self) -> list[tuple[str, str]] | None:
-        """``--pairs`` as (teacher's layer, student's layer)."""
-        if self.pairs is None:
-            return None
-        pairs = [tuple(pair.split(":")) for pair in split_commas(self.pairs)]
-        if not pairs or any(len(pair) != 2 for pair in pairs):
-            raise UserError(f"--pairs {self.pairs!r}: give teacher_layer:student_layer, several separated by commas")
-        return pairs  # type: ignore[return-value]
+    def layer_pairs(self) -> tuple[tuple[str, str], ...] | None:
+        """(teacher's layer, student's layer), where they are given."""
+        return self.pairs
 
     @property
     def sizes(self) -> list[Size]:
         """Every N with every N_ℓ."""
-        per_class = parse_counts("per_class", self.per_class)
-        labels = [None] if self.labels is None else parse_counts("labels", self.labels)
-        for size, labelled in itertools.product(per_class, labels):
-            if size is not None and labelled is not None and labelled > size:
-                raise UserError(f"--labels {labelled} exceeds the {size} images a class of --per_class")
-        return [Size(size, labelled) for size, labelled in itertools.product(per_class, labels)]
-
-
-def parse_counts(name: str, text: str | int) -> list[int | None]:
-    """``"5, 20, all"`` to ``[5, 20, None]``, ascending.
-
-    Raises:
-        UserError: neither whole positive numbers nor ``all``.
-    """
-    words = split_commas(str(text))
-    if not words or not all(word == "all" or (word.isdecimal() and int(word) > 0) for word in words):
-        raise UserError(f"--{name} {text!r}: positive whole numbers, or all, separated by commas")
-    counts = sorted({math.inf if word == "all" else int(word) for word in words})
-    return [None if count == math.inf else int(count) for count in counts]
+        return [Size(*size) for size in itertools.product(self.per_class, self.labels or (None,))]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from data.catalogue import load_supervised
 from data.errors import UserError
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from data.seeding import mix_seed
-from data.supervised import SupervisedData, load_supervised
 from inference.vid.options import Size, VidOptions
 
 

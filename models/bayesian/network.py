@@ -32,12 +32,13 @@ class BayesianNetwork(PyroModule):
     Args:
         network: copied, not changed; its weights are where initialisation starts.
         prior: m(w); N(0, I) when not given.
-        likelihood: p(y given ŷ); categorical when not given.
+        likelihood: p(y given ŷ); categorical when not given. With K > 1 the model has a copy of it, whose learned numbers (a
+            noise) are one per posterior.
         num_data: n of the data set that minibatches come from; ``None``: the batch is the data set.
         posteriors: K, how many posteriors share one program; each has its own data.
         random: which parameters are random, by name; all when not given. The others stay ordinary parameters.
-        convolution: estimator of layers that use one weight at several positions.
         linear: estimator of linear layers.
+        convolution: estimator of layers that use one weight at several positions.
 
     Raises:
         ValueError: K < 1, no parameter is random, or K > 1 posteriors of a network with batch norm.
@@ -64,7 +65,7 @@ class BayesianNetwork(PyroModule):
             )
         self.network = copy.deepcopy(network)
         self.prior = prior if prior is not None else GaussianWeightPrior()
-        self.likelihood = likelihood if likelihood is not None else CategoricalLikelihood()
+        self.likelihood = (likelihood if likelihood is not None else CategoricalLikelihood()).copies(posteriors)
         self.num_data, self.posteriors = num_data, posteriors
         self.linear, self.convolution = Estimator(linear), Estimator(convolution)
         chosen = {name: p for name, p in self.network.named_parameters() if random is None or random(name)}
@@ -90,7 +91,8 @@ class BayesianNetwork(PyroModule):
             weights = pyro.sample("weights", self.prior(self.num_weights))  # [..., K, 1, P]
             outputs = self.outputs(x, squeeze_data_plate(weights))
             with data_plate(self.num_data, batch, x.device):
-                return pyro.sample("labels", self.likelihood(outputs), obs=y)
+                observed = None if y is None else self.likelihood.cast(y, outputs)
+                return pyro.sample("labels", self.likelihood(outputs), obs=observed)
 
     def outputs(self, x: Tensor, weights: Weights) -> Tensor:
         """Network outputs under many weights at once.
@@ -118,7 +120,12 @@ class BayesianNetwork(PyroModule):
 
     def call(self, weights: Weights, x: Tensor) -> Tensor:
         """The network under one weight vector ``[P]``: ``[batch, *item] -> [batch, outputs]``."""
-        return call(self.network, self.split(weights), x, linear=self.linear, convolution=self.convolution)
+        network: nn.Module = self.__dict__["_modules"]["network"]
+        if any(p.requires_grad for p in network.parameters()):
+            network = (
+                self.network
+            )  # read this way, its parameters are declared to Pyro, and those that are replaced are not its
+        return call(network, self.split(weights), x, linear=self.linear, convolution=self.convolution)
 
     def split(self, weights: Weights) -> dict[str, Weights]:
         """A weight vector ``[..., P]`` as the network's parameters: name -> ``[..., *shape]``."""

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.distributions.mixture import GaussianMixture
 from models.distributions.scale_mixture import ScaleMixture
 
 
-class WeightPrior(PyroModule):
-    """Base class: ``prior(P)`` is a distribution with event_shape ``[P]``. Its numbers are buffers: fixed, not learned."""
+class WeightPrior(nn.Module):
+    """Base class: ``prior(P)`` is a distribution with event_shape ``[P]``. Its numbers are buffers: fixed, not learned.
+
+    Attributes:
+        sees_data: whether it is made from the training data; a rate against it then bounds no information about them.
+    """
+
+    sees_data: ClassVar[bool] = False
 
     def forward(self, num_weights: int) -> dist.TorchDistribution:
         raise NotImplementedError
@@ -100,13 +106,14 @@ class MixtureWeightPrior(WeightPrior):
 
     loc: Tensor
     log_scale: Tensor
+    sees_data = True
 
     def __init__(self, loc: Tensor, log_scale: Tensor, *, kl: str = "bound") -> None:
         super().__init__()
         self.register_buffer("loc", loc.detach().clone())
         self.register_buffer("log_scale", log_scale.detach().clone())
         self.kl = kl
-        self.known: tuple = ()
+        self.known: tuple[Any, ...] = ()  # the mixture, and the tensors and versions it was made from
 
     @classmethod
     def standard(cls, posteriors: int, num_weights: int) -> MixtureWeightPrior:
@@ -114,12 +121,19 @@ class MixtureWeightPrior(WeightPrior):
         return cls(torch.zeros(posteriors, num_weights), torch.zeros(posteriors, num_weights))
 
     def forward(self, num_weights: int) -> dist.TorchDistribution:
-        version = (self.loc.data_ptr(), self.loc._version, self.log_scale._version)
-        if self.known[1:] != version:  # what distances to the components need is kept from step to step
+        if not self.is_known():  # what distances to the components need is kept from step to step
             uniform = self.loc.new_zeros(len(self.loc))
             mixture = GaussianMixture(uniform, self.loc.clone(), self.log_scale.exp(), kl=self.kl)
-            self.known = (mixture, *version)
+            self.known = (mixture, self.loc, self.loc._version, self.log_scale, self.log_scale._version)
         return self.known[0]
+
+    def is_known(self) -> bool:
+        """Whether the mixture of the last call is of today's components: no other tensors, and none written to since."""
+        if not self.known:
+            return False
+        _, loc, loc_version, log_scale, scale_version = self.known
+        same = loc is self.loc and log_scale is self.log_scale
+        return same and (loc._version, log_scale._version) == (loc_version, scale_version)
 
     @torch.no_grad()
     def refresh(self, rows: slice, loc: Tensor, log_scale: Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from models.distributions.layer import LayerNormal
@@ -12,7 +11,7 @@ from models.distributions.layer import LayerNormal
 SMALLEST_VARIANCE = 1e-3
 
 
-class GaussianDecoder(PyroModule):
+class GaussianDecoder(nn.Module):
     """q(t given s) = N(μ(s), σ²), σ² = softplus(α) + 10⁻³ with one α a unit or channel, whatever the input.
 
     With E over the data, H(t) + E log q(t given s) ≤ I(t; s). Source: Ahn et al. 2019, equations 2 to 4.

@@ -43,8 +43,8 @@ class DistillationModel(PyroModule):
 
     Sites, in the plate ``data``: ``labels``, and one for each pair. VID's are observed teacher layers ``teacher.<layer>``, with
     λ times their log-density; those of other methods are factors exp(−λ · loss). As nothing is latent, the negative ELBO of the
-    model with an empty guide is L_S − Σ_k λ_k log q(t_k given s_k), summed over the data. Without ``y`` the labels are not
-    observed and unlabelled images train the student through its layers alone.
+    model with an empty guide is L_S − Σ_k λ_k log q(t_k given s_k), summed over the data. Without ``y`` unlabelled images train
+    the student through its layers alone; with ``x`` alone the program samples labels.
 
     Source: Ahn et al. 2019, equation 2.
 
@@ -121,7 +121,7 @@ class DistillationModel(PyroModule):
         with capture(self.student, [pair.student for pair in self.pairs]) as found:
             outputs = self.student(x)
         with data_plate(self.num_data, len(x), x.device):
-            if y is not None:
+            if y is not None or teacher_features is None:
                 pyro.sample("labels", self.likelihood(outputs), obs=y)
             if teacher_features is not None:
                 for pair, module in zip(self.pairs, self.transfers, strict=True):

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 
@@ -34,8 +35,7 @@ class DiagonalGaussian(TorchDistribution):
     Args:
         loc: ``[..., P]``.
         log_scale: the same shape, log standard deviations.
-        deferred: whether :meth:`rsample` gives mean and variance (:class:`GaussianWeights`) instead of a draw, for a network
-            that draws by itself.
+        deferred: whether a site may hold mean and variance in place of a draw where :class:`DeferredDraws` asks for it.
     """
 
     arg_constraints: ClassVar = {"loc": constraints.real_vector, "log_scale": constraints.real_vector}
@@ -64,15 +64,27 @@ class DiagonalGaussian(TorchDistribution):
         """The same distribution by Pyro's own parts."""
         return dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
 
-    def rsample(self, sample_shape=()) -> Any:
-        if self.deferred:
-            return GaussianWeights(self.loc, self.variance)
+    def rsample(self, sample_shape=()) -> Tensor:
         noise = torch.randn(self.shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + self.log_scale.exp() * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``[..., P] -> [...]``, nats."""
         return self.as_normal().log_prob(value)
+
+
+class DeferredDraws(Messenger):
+    """Handler: sites of ``DiagonalGaussian(..., deferred=True)`` hold :class:`GaussianWeights`, for a network that draws by
+    itself.
+
+    Only the objective (:class:`inference.elbo.RateDistortionELBO`) switches it on; everywhere else, as in Pyro's own ``SVI``,
+    ``Predictive`` and autoguides, the site holds an ordinary draw.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        q = msg["fn"]
+        if isinstance(q, DiagonalGaussian) and q.deferred and msg["value"] is None:
+            msg["value"], msg["done"] = GaussianWeights(q.loc, q.variance), True
 
 
 @register_kl(DiagonalGaussian, Distribution)

@@ -178,7 +178,7 @@ class CosineClassifier(nn.Module):
 
 
 class Standardize(nn.Module):
-    """uint8 images to floats with zero mean and unit variance a channel, by the training images' statistics."""
+    """uint8 images, or floats in [0, 1], to zero mean and unit variance per channel by the training images' statistics."""
 
     mean: Tensor
     std: Tensor
@@ -196,7 +196,8 @@ class Standardize(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        scaled = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images
+        values = images.to(self.mean.dtype)
+        scaled = values / 255 if images.dtype == torch.uint8 else values
         return (scaled - self.mean) / self.std
 
 

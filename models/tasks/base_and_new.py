@@ -1,4 +1,4 @@
-"""Learning without forgetting: new classes beside the base classes, whose classifiers are the prior's components."""
+"""Few-shot learning without forgetting: new classes beside the base classes, whose classifiers are the prior's components."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from models.distributions.mixture import GaussianMixture
 from models.plates import num_classes, task_plate
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.priors import MixturePrior
 
 
-class ForgetNothingModel(EmpiricalBayesModel):
+class BaseAndNewModel(EmpiricalBayesModel):
     """Queries belong to ``base`` known or ``way`` new classes; outputs and labels list the known classes first.
 
     Sites: ``base_weights`` (event ``[base, D]``), each from its own component; ``weights`` of the new classes from the
-    mixture of the task's base components; ``labels``.
+    mixture of the task's base components; ``labels``. Source: Hu et al. 2019, section 3, evaluation (b).
     """
 
     prior: MixturePrior
@@ -28,20 +27,25 @@ class ForgetNothingModel(EmpiricalBayesModel):
         support_y: Tensor,
         query_x: Tensor,
         query_y: Tensor | None = None,
+        way: int | None = None,
         base_classes: Tensor | None = None,
     ) -> Tensor:
         """As :class:`~models.tasks.model.EmpiricalBayesModel`, with ``base_classes`` ``[tasks, base]``: the components that are
         known classes of each task (in training, those that do not play the new ones)."""
         assert base_classes is not None
-        way = num_classes(support_y)
-        loc, log_scale = (h[base_classes][:, None, None] for h in self.prior.hyperparameters())  # [tasks, 1, 1, base, D]
-        mixture = GaussianMixture(loc.new_zeros(loc.shape[-2]), loc, log_scale.exp(), kl=self.prior.kl)
+        rows = self.predictor.rows(num_classes(support_y) if way is None else way)
+        known = tuple(h[:, None] for h in known_components(self.prior, base_classes))  # [tasks, 1, base, D]
         with task_plate(query_x, None):
             base = pyro.sample("base_weights", plated_base_weights(self.prior, base_classes))
-            new = pyro.sample("weights", mixture.expand([len(query_x), 1, way]).to_event(1))
+            new = pyro.sample("weights", self.prior.distribution(known, rows))
             weights = torch.cat([base.expand(*new.shape[:-2], -1, -1), new], dim=-2).squeeze(-3)
-            with pyro.plate("queries", query_x.shape[-2], dim=-1):
+            with pyro.plate("queries", query_x.shape[1], dim=-1):
                 return pyro.sample("labels", self.likelihood(self.predictor(query_x, weights)), obs=query_y)
+
+
+def known_components(prior: MixturePrior, base_classes: Tensor) -> tuple[Tensor, ...]:
+    """ψ of each task's known classes: mean and log standard deviation ``[tasks, base, D]`` of their components."""
+    return tuple(h[base_classes] for h in prior.hyperparameters())
 
 
 def plated_base_weights(prior: MixturePrior, base_classes: Tensor) -> dist.TorchDistribution:
@@ -49,5 +53,5 @@ def plated_base_weights(prior: MixturePrior, base_classes: Tensor) -> dist.Torch
 
     Source: Hu et al. 2019, section 3: "the weight of the predictor for classifying base categories are sampled from p_ψ".
     """
-    loc, log_scale = (h[base_classes][:, None] for h in prior.hyperparameters())
+    loc, log_scale = (h[:, None] for h in known_components(prior, base_classes))
     return dist.Normal(loc, log_scale.exp()).to_event(2)

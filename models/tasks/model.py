@@ -1,4 +1,4 @@
-"""The generative model of a few-shot task: p_ψ(w) Π_i p(y_i given x_i, w), one copy a task."""
+"""The generative model of a few-shot task: p_ψ(w) Π_i p(y_i given x_i, w), one copy per task."""
 
 from __future__ import annotations
 
@@ -15,50 +15,52 @@ from models.tasks.priors import Prior
 class EmpiricalBayesModel(PyroModule):
     """Tasks t with weights w_t ~ p_ψ and labels y_ti ~ p(y given ŷ(x_ti, w_t)).
 
-    Sites: ``weights`` in the plate ``tasks`` (event ``[way, D]``), ``labels`` in ``tasks`` × ``queries``. Only the query set
+    Sites: ``weights`` in the plate ``tasks`` (event ``[rows, D]``), ``labels`` in ``tasks`` × ``queries``. Only the query set
     is scored; the support set is an input of the guide. Without ``query_y`` the same program samples labels.
 
     Source: Hu et al. 2019, equations 1, 3 and 10 (features f(x) are computed before the call).
 
     Args:
         prior: p_ψ(w).
-        predictor: ŷ(x, w).
-        likelihood: p(y given ŷ).
-        way: outputs of the predictor where labels do not tell (regression: 1); ``None`` reads it off ``support_y``.
-        num_tasks: N of the whole data set; with a hierarchical prior the tasks of a batch are scaled up to it, so that
-            KL(q(ψ) ‖ p(ψ)) is counted once. ``None``: the batch is the data set.
+        predictor: ŷ(x, w); it says how many rows w has.
+        likelihood: p(y given ŷ); categorical when not given.
+        num_tasks: N of the whole data set; in training mode the tasks of a batch are scaled up to it, so that a hierarchical
+            prior's KL(q(ψ) ‖ p(ψ)) is counted once. A new task, in evaluation mode, counts once. ``None``: the batch is the
+            data set.
     """
 
     def __init__(
-        self,
-        prior: Prior,
-        predictor: Predictor,
-        likelihood: Likelihood | None = None,
-        *,
-        way: int | None = None,
-        num_tasks: int | None = None,
+        self, prior: Prior, predictor: Predictor, likelihood: Likelihood | None = None, *, num_tasks: int | None = None
     ) -> None:
         super().__init__()
         self.prior, self.predictor = prior, predictor
         self.likelihood = likelihood if likelihood is not None else CategoricalLikelihood()
-        self.way, self.num_tasks = way, num_tasks
+        self.num_tasks = num_tasks
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        way: int | None = None,
+    ) -> Tensor:
         """Run the generative program.
 
         Args:
-            support_x: ``[tasks, support, D]``.
+            support_x: ``[tasks, support, *item]``.
             support_y: ``[tasks, support]``.
-            query_x: ``[tasks, query, D]``.
+            query_x: ``[tasks, query, *item]``.
             query_y: ``[tasks, query]`` or ``None``.
+            way: classes per task; read off ``support_y`` when not given.
 
         Returns:
             The labels, observed or sampled, ``[..., tasks, query]``.
         """
-        way = self.way or num_classes(support_y)
+        rows = self.predictor.rows(num_classes(support_y) if way is None else way)
         hyperparameters = self.prior.hyperparameters()
-        with task_plate(query_x, self.num_tasks):
-            weights = pyro.sample("weights", self.prior.distribution(hyperparameters, way))  # [..., tasks, 1, way, D]
+        with task_plate(query_x, self.num_tasks if self.training else None):
+            weights = pyro.sample("weights", self.prior.distribution(hyperparameters, rows))  # [..., tasks, 1, rows, D]
             outputs = self.predictor(query_x, weights.squeeze(-3))
-            with pyro.plate("queries", query_x.shape[-2], dim=-1):
+            with pyro.plate("queries", query_x.shape[1], dim=-1):
                 return pyro.sample("labels", self.likelihood(outputs), obs=query_y)

@@ -5,9 +5,13 @@ Shapes: features ``[..., query, D]``, weights ``[..., way, D]``, outputs and cot
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.parameters import declare
 
 
 class Predictor(nn.Module):
@@ -19,6 +23,10 @@ class Predictor(nn.Module):
     def forward(self, features: Tensor, weights: Tensor) -> Tensor:
         """``[..., query, D], [..., way, D] -> [..., query, way]``"""
         return self.outputs(self.prepare(features), weights)
+
+    def rows(self, way: int) -> int:
+        """Rows of the weights of a task with ``way`` outputs: one per class, unless a subclass says otherwise."""
+        return way
 
     def prepare(self, features: Tensor) -> Tensor:
         """What can be done once for features that meet several weights; :meth:`outputs` and :meth:`pull_back` take this."""
@@ -44,7 +52,7 @@ class Predictor(nn.Module):
 class ScaledPredictor(Predictor):
     """Base of predictors with a learned positive factor, the inverse temperature; learned on the log scale."""
 
-    log_scale: nn.Parameter
+    log_scale: Tensor
 
     @property
     def scale(self) -> Tensor:
@@ -105,7 +113,7 @@ class LinearPredictor(ScaledPredictor):
 
     def __init__(self, scale: float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(scale).log(), requires_grad=learned)
+        declare(self, "log_scale", torch.tensor(scale).log(), learned=learned)
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * features @ weights.mT
@@ -113,6 +121,52 @@ class LinearPredictor(ScaledPredictor):
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s Σ_i v_ic f_i."""
         return self.scale * cotangent.mT @ features
+
+
+class NetworkPredictor(Predictor):
+    """ŷ = network(x; w): a whole network, or some of its parameters, as one row of weights, ``[..., tasks, 1, P]``.
+
+    Items are ``[tasks, query, *item]``, whatever the network takes. Every task has its own parameters; all run as one batch.
+    The other parameters stay the network's own. Batch norm's running statistics cannot follow: freeze them, or norm otherwise.
+
+    Source: Finn et al. 2017, section 2.2 (all weights of a network are adapted).
+
+    Args:
+        network: with as many outputs as the tasks have classes.
+        adapted: which parameters are in w, by name; all when not given.
+
+    Attributes:
+        num_weights: P.
+    """
+
+    def __init__(self, network: nn.Module, adapted: Callable[[str], bool] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        named = {name: p for name, p in network.named_parameters() if adapted is None or adapted(name)}
+        if not named:
+            raise ValueError("no parameter of the network is adapted")
+        self.shapes = {name: p.shape for name, p in named.items()}
+        self.num_weights = sum(shape.numel() for shape in self.shapes.values())
+
+    def rows(self, way: int) -> int:
+        """1: the network is one row."""
+        return 1
+
+    def initial_weights(self) -> Tensor:
+        """The network's own values of the adapted parameters, ``[1, P]``: where a learned start begins."""
+        parameters = dict(self.network.named_parameters())
+        return torch.cat([parameters[name].detach().flatten() for name in self.shapes])[None]
+
+    def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
+        leading = weights.shape[:-2]  # [..., tasks]
+        items = features.expand(*leading[:-1], *features.shape).flatten(0, len(leading) - 1)
+        return torch.func.vmap(self.call)(weights.flatten(0, -2), items).unflatten(0, leading)
+
+    def call(self, weights: Tensor, items: Tensor) -> Tensor:
+        """The network under one vector ``[P]``: ``[query, *item] -> [query, outputs]``."""
+        parts = weights.split([shape.numel() for shape in self.shapes.values()])
+        named = {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+        return torch.func.functional_call(self.network, named, (items,))
 
 
 PREDICTORS: dict[str, type[Predictor]] = {

@@ -5,18 +5,20 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from models.distributions.mixture import GaussianMixture
+from models.parameters import declare
 
 
-class Prior(PyroModule):
+class Prior(nn.Module):
     """Base class of priors over class weights ``[D]``, shared by all classes and tasks.
 
     ``hyperparameters()`` gives ψ (and, in a hierarchical prior, samples it); ``distribution(ψ, way)`` gives p(w given ψ).
     The guide reads ψ through the same two methods, because its inner steps descend KL(q ‖ p_ψ).
     """
+
+    loc: Tensor
 
     def hyperparameters(self) -> tuple[Tensor, ...]:
         """ψ as tensors."""
@@ -90,8 +92,10 @@ class HierarchicalGaussianPrior(GaussianPrior):
 
     def __init__(self, loc: Tensor, scale: Tensor, *, width: float = 1.0) -> None:
         super().__init__(loc, scale)
-        self.loc.requires_grad_(False)
-        self.log_scale.requires_grad_(False)
+        for name in ("loc", "log_scale"):
+            fixed = getattr(self, name).detach()
+            delattr(self, name)
+            declare(self, name, fixed, learned=False)
         self.width = width
 
     def hyperparameters(self) -> tuple[Tensor, ...]:
@@ -110,7 +114,7 @@ class MixturePrior(Prior):
     Args:
         loc: ``[components, D]``, initial means.
         scale: ``[components, D]``, initial standard deviations.
-        kl: how KL(q ‖ p) is had, see :class:`~models.distributions.mixture.GaussianMixture`.
+        kl: how KL(q ‖ p) is estimated, see :class:`~models.distributions.mixture.GaussianMixture`.
     """
 
     def __init__(self, loc: Tensor, scale: Tensor, *, kl: str = "bound") -> None:
@@ -121,7 +125,7 @@ class MixturePrior(Prior):
 
     @classmethod
     def from_class_means(cls, means: Tensor) -> MixturePrior:
-        """One component a base class, centred on its mean feature; ``[classes, D]``."""
+        """One component per base class, centred on its mean feature; ``[classes, D]``."""
         return cls(means, means.std(0).clamp_min(1e-3).expand_as(means))
 
     def hyperparameters(self) -> tuple[Tensor, ...]:
@@ -129,5 +133,11 @@ class MixturePrior(Prior):
 
     def distribution(self, hyperparameters: tuple[Tensor, ...], way: int) -> dist.TorchDistribution:
         loc, log_scale = hyperparameters
-        mixture = GaussianMixture(loc.new_zeros(len(loc)), loc, log_scale.exp(), kl=self.kl)
+        if loc.dim() > 2:  # each task has its own components, [tasks, components, D], which all its rows meet
+            loc, log_scale = loc.unsqueeze(-3), log_scale.unsqueeze(-3)
+        mixture = GaussianMixture(loc.new_zeros(loc.shape[-2]), loc, log_scale.exp(), kl=self.kl)
         return mixture.expand([way]).to_event(1)
+
+    def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
+        loc, log_scale = hyperparameters
+        return (loc.square() + (2 * log_scale).exp()).mean(-2, keepdim=True) - loc.mean(-2, keepdim=True).square()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.errors import UserError
 from data.items import LabelledItems
-from data.supervised import load_alphabet, load_digits
+from data.sources.glyphs import load_capitals, load_digits
 from inference.svi_vid import main as svi_vid
 from inference.vid.vid import VID
 from models.networks.classifiers import build_network
@@ -37,8 +37,8 @@ def tiny(cache, tmp_path):
     return call
 
 
+@pytest.mark.slow
 class TestCommand:
-    @pytest.mark.slow
     def test_run_folder_holds_what_is_promised(self, cache, tmp_path, capsys):
         options = ["--methods", "student,kd,vid", "--per-class", "3,6", "--runs", "2", "--cache", cache]
         run = svi_vid([*TINY, *options, "--out", str(tmp_path / "run")])
@@ -59,14 +59,12 @@ class TestCommand:
         assert "read from" in capsys.readouterr().out, "the teacher is cached"
         assert json.loads(again.metrics.read_text())["results"] == metrics["results"], "same seed, same numbers"
 
-    @pytest.mark.slow
     def test_teacher_of_another_configuration_is_another_file(self, tmp_path):
         cache = tmp_path / "teachers"
         for number, options in enumerate(([], ["--epochs", "2"], ["--seed", "1"])):
             svi_vid([*TINY, "--methods", "student", "--cache", str(cache), *options, "--out", str(tmp_path / str(number))])
             assert len(list(cache.iterdir())) == number + 1
 
-    @pytest.mark.slow
     @pytest.mark.parametrize(
         "method", ["lwf", "fitnet", "fitnet-stages", "at", "nst", "vid-logits", "kd+vid", "kd+at", "0.5*lwf+2*fitnet"]
     )
@@ -75,7 +73,6 @@ class TestCommand:
         assert 0 < record["accuracy"] <= 1
         assert record["strength"] == 1.0
 
-    @pytest.mark.slow
     def test_strength_is_chosen_on_held_out_images(self, tiny):
         records = tiny("--methods", "student,vid", "--strength", "0.1,10")
         assert [r["split"] for r in records] == ["test", "val", "val", "test"]
@@ -83,14 +80,12 @@ class TestCommand:
         best = min(records[1:3], key=lambda r: r["nll"])
         assert records[3]["strength"] == best["strength"]
 
-    @pytest.mark.slow
     def test_labels_for_some(self, tiny):
         records = tiny("--methods", "student,kd,vid", "--labels", "2,4", "--per-class", "8")
         assert [(r["per_class"], r["labels"]) for r in records] == [(8, 2)] * 3 + [(8, 4)] * 3
         (record,) = tiny("--methods", "student", "--labels", "2", "--per-class", "all")
         assert (record["per_class"], record["labels"]) == (200, 2), "N counts the images without labels too"
 
-    @pytest.mark.slow
     def test_transfer_to_another_data_set(self, cache, tmp_path):
         sources = ["--teacher-data", "glyphs", "--data", "letters"]
         methods = "student,finetuned,lwf,vid,vid-logits,finetuned+vid"
@@ -98,17 +93,14 @@ class TestCommand:
         records = json.loads(run.metrics.read_text())["results"]
         assert [r["method"] for r in records] == methods.split(","), "no row for the teacher, whose task is another"
 
-    @pytest.mark.slow
     def test_mlp_learns_from_maps(self, tiny):
         records = tiny("--student", "mlp-16", "--methods", "vid,vid-logits")
         assert len(records[0]["mutual_information"]) == 4
 
-    @pytest.mark.slow
     def test_pairs_by_name_and_heteroscedastic(self, tiny):
         (record,) = tiny("--methods", "vid", "--pairs", "1.6:1.6,1.8:1.9", "--heteroscedastic", "true")
         assert list(record["mutual_information"]) == ["1.6", "1.8"]
 
-    @pytest.mark.slow
     def test_killed_run_ends_with_the_numbers_of_an_unbroken_one(self, cache, tmp_path):
         arguments = [*TINY, "--methods", "fitnet-stages,vid", "--updates", "120", "--cache", cache]
         whole = svi_vid([*arguments, "--out", str(tmp_path / "whole")])
@@ -146,25 +138,25 @@ class TestErrors:
         ("options", "message"),
         [
             (["--per-class", "1000"], "1000 images a class asked for, but class A has 200"),
-            (["--per-class", "five"], "--per_class 'five'"),
-            (["--labels", "9"], "--labels 9 exceeds the 4 images a class"),
+            (["--per-class", "five"], "--per-class five: five is not a positive whole number, or all"),
+            (["--labels", "9"], "--labels 9 exceeds the 4 images per class of --per-class"),
             (["--methods", "magic"], "unknown method 'magic': choose student, finetuned"),
             (["--methods", "0*vid"], "coefficient '0'"),
-            (["--methods", ","], "--methods is empty"),
-            (["--methods", "finetuned"], "finetuned starts from weights of other data"),
+            (["--methods", ","], "--methods ,: give at least one value"),
+            (["--methods", "finetuned"], "give --teacher-data or --student-weights"),
             (["--methods", "vid", "--pairs", "1.9999:1.2"], "vid: no layer '1.9999': choose from 0, 1, 1.0"),
             (["--methods", "vid", "--pairs", "1.2"], "teacher_layer:student_layer"),
             (["--methods", "vid", "--pairs", "1.2:1.2,1.2:1.6"], "teacher.1.2 is given twice"),
             (["--methods", "at", "--student", "mlp-8"], "at compares maps"),
             (["--methods", "kd", "--teacher-data", "glyphs"], "kd compares the same classes"),
-            (["--strength", "-1"], "--strength '-1'"),
+            (["--strength", "-1"], "--strength -1: -1 is not a finite number, 0 or more"),
             (["--strength", "1,2", "--per-class", "1"], "cannot hold out 1 images a class"),
             (["--teacher", "wrn-9-1"], "depth 6 n + 4, not 9"),
             (["--student", "magic"], "unknown network 'magic'"),
             (["--teacher", "vgg9"], "at least 32×32"),
             (["--data", "curve"], "has no classes"),
             (["--teacher-weights", "nowhere.pth"], "nowhere.pth is no file"),
-            (["--updates", "0"], "--updates 0 is too small"),
+            (["--updates", "0"], "--updates 0: must be a whole number, above 0"),
             (["--methods", "finetuned", "--student-weights", "nowhere.pth"], "nowhere.pth is no file"),
         ],
     )
@@ -185,7 +177,7 @@ class TestErrors:
 
 
 def test_letters_are_as_promised():
-    data = load_alphabet(16, train=3, test=2)
+    data = load_capitals(16, train=3, test=2)
     assert data.train.items.shape == (78, 1, 16, 16)
     assert data.test.class_names == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 

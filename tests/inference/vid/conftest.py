@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.items import LabelledItems
+from data.items import LabelledItems, SupervisedData
 from inference.runs.folder import RunFolder
 from inference.runs.training import Loop
 from inference.runs.updates import Schedule
@@ -11,7 +11,7 @@ from inference.vid.fit import Networks, Study
 from inference.vid.methods import Method
 from inference.vid.options import Size
 from inference.vid.settings import StudentSettings
-from inference.vid.sources import Sources, SupervisedData
+from inference.vid.sources import Sources
 from models.networks.classifiers import build_network
 
 SHAPE, CLASSES = (1, 16, 16), 3

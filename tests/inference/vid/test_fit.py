@@ -7,10 +7,11 @@ import torch
 
 import inference.vid.fit
 from data.errors import UserError
+from data.items import SupervisedData
 from inference.vid.fit import build_networks, check
 from inference.vid.networks import pretrained_network
 from inference.vid.options import Size, VidOptions
-from inference.vid.sources import Sources, SupervisedData
+from inference.vid.sources import Sources
 from models.networks.classifiers import build_network
 from tests.inference.vid.conftest import images, network, numbers
 

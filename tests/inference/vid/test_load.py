@@ -7,12 +7,13 @@ import torch
 
 import inference.vid.load
 from data.errors import UserError
+from data.items import SupervisedData
 from inference.runs.commands import options_to_yaml
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors, save_tensors
 from inference.vid.fit import Study, check
 from inference.vid.options import Size, VidOptions
-from inference.vid.sources import Sources, SupervisedData
+from inference.vid.sources import Sources
 from inference.vid.vid import VID
 from tests.inference.vid.conftest import images, network
 

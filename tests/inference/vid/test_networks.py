@@ -7,11 +7,11 @@ from torchvision.models import resnet18
 import inference.vid.networks
 from data.augmentation import CROPS, LETTERS
 from data.errors import UserError
+from data.items import SupervisedData
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import save_tensors
 from inference.runs.training import Loop
 from inference.vid.networks import Recipe, TeacherSettings, make_network, pretrained_network, replace_head, trained_network
-from inference.vid.sources import SupervisedData
 from inference.vid.vid import VID
 from models.networks.classifiers import build_network
 from tests.inference.vid.conftest import images

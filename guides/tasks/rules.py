@@ -1,0 +1,92 @@
+"""Update rules: how θ of the next step follows from θ and a gradient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from guides.tasks.families import PosteriorParameters
+from models.parameters import declare
+
+
+class Pull(NamedTuple):
+    """What pulls on θ in one step.
+
+    Attributes:
+        data: gradient of the (synthetic) distortion for ``loc`` and ``log_scale``; the latter is ``None`` where the
+            expectation was taken at the mean.
+        rate: gradient of KL(q_θ ‖ p) for both, or ``None`` where the posterior has no rate.
+        variance: of the prior, ``[..., 1, D]``: the units in which the rate's gradient is stable.
+        beta: weight of the rate.
+    """
+
+    data: tuple[Tensor, Tensor | None]
+    rate: tuple[Tensor, Tensor] | None
+    variance: Tensor
+    beta: float
+
+
+class Rule(nn.Module):
+    """Base class of update rules."""
+
+    def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
+        """θ after step ``index`` (from 0); steps beyond the trained number repeat the last one's numbers."""
+        raise NotImplementedError
+
+
+class GradientStep(Rule):
+    """θ ← θ − η ∇θ, with one step size per step.
+
+    The step is bounded in the prior's units: η β never exceeds the prior's variance (1 where ``whiten`` is on) for the mean,
+    and half of 1 for the log standard deviation, and the standard deviation never jumps past the prior's. Beyond these bounds
+    the rate's pull overshoots the prior, and K steps would end with a worse objective than none.
+
+    With ``whiten`` the descent runs in the prior's own units, w = μ_ψ + σ_ψ u (the non-centred parameterisation), which
+    multiplies the gradient of the mean by σ_ψ²; the rate's pull is then η β (loc − μ_ψ), however narrow the prior.
+
+    Where the expectation over w was taken at the mean, the distortion says nothing about log σ: its pull is then a learned
+    shift per step and dimension.
+
+    Args:
+        steps: K.
+        num_features: D.
+        size: initial η.
+        learned: learn one η per step, on the log scale.
+        whiten: descend in the prior's units.
+    """
+
+    log_size: Tensor
+
+    def __init__(
+        self, steps: int, num_features: int, *, size: float = 1e-3, learned: bool = False, whiten: bool = False
+    ) -> None:
+        super().__init__()
+        if not 0 < size < float("inf"):
+            raise ValueError(f"a step size must be positive, not {size}")
+        self.whiten = whiten
+        declare(self, "log_size", torch.full((max(steps, 1),), float(size)).log(), learned=learned)
+        self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
+
+    def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
+        index = min(index, len(self.log_size) - 1)
+        size = self.log_size[index].exp()
+        loc_gradient, log_scale_gradient = pull.data
+        loc_size = scale_size = size
+        log_scale = parameters.log_scale
+        if pull.rate is not None and pull.beta:
+            loc_gradient = loc_gradient + pull.beta * pull.rate[0]
+            loc_size = size.clamp(max=1 / pull.beta) if self.whiten else torch.minimum(size, pull.variance / pull.beta)
+            scale_size = size.clamp(max=0.5 / pull.beta)
+            log_scale = log_scale - bounded_fall(scale_size * (pull.beta * pull.rate[1]), log_scale, pull.variance)
+        if self.whiten:
+            loc_gradient = loc_gradient * pull.variance
+        log_scale = log_scale - (self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient)
+        return PosteriorParameters(parameters.loc - loc_size * loc_gradient, log_scale)
+
+
+def bounded_fall(fall: Tensor, log_scale: Tensor, variance: Tensor) -> Tensor:
+    """What the rate takes off ``log_scale``, but no more than what lies above the prior's."""
+    excess = log_scale - 0.5 * variance.log()
+    return torch.where(fall > 0, torch.minimum(fall, excess.clamp_min(0)), fall)

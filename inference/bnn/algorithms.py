@@ -1,0 +1,172 @@
+"""The algorithms, how their posteriors are fitted, and the order in which they train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from data.errors import UserError
+
+
+class Algorithm(StrEnum):
+    """Which prior m the rate KL(q ‖ m) is taken against, and at which β.
+
+    Source: "On regularizing deep learning using mutual information", slide "β-BNN".
+    """
+
+    VANILLA = "vanilla"
+    """A prior of choice and β = 1: Bayes by backprop."""
+    FIXED = "fixed-prior"
+    """m = N(0, I), β chosen on validation data."""
+    BETA_BNN = "beta-bnn"
+    """m = the mixture of K posteriors of bootstrap samples, refreshed once a round."""
+    ONLINE = "online"
+    """The same mixture, refreshed after each posterior."""
+    DETERMINISTIC = "deterministic"
+    """Maximum likelihood, one network: what a posterior is compared with."""
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether m is the mixture of the posteriors so far."""
+        return self in (Algorithm.BETA_BNN, Algorithm.ONLINE)
+
+    def betas(self, sweep: tuple[float, ...]) -> tuple[float, ...]:
+        """The β it is run with: those of the ``sweep``, unless the algorithm fixes its own."""
+        return {Algorithm.VANILLA: (1.0,), Algorithm.DETERMINISTIC: (0.0,)}.get(self, sweep)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How posteriors are fitted, whatever the network, the data and the algorithm.
+
+    Args:
+        posteriors: K, components of the mixture; 1 in algorithms without one.
+        bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
+        rounds: T, how often the mixture is refreshed (once for each posterior in online); 1 in algorithms without one.
+        epochs: passes of each posterior over its data, in all rounds together.
+        batch: items per step, for each posterior.
+        learning_rate: of Adam, decayed to zero by a cosine.
+        initial_scale: initial standard deviation of the weights.
+        scale_speed: learning rate of log standard deviations relative to that of the means.
+        seed: of initial weights, bootstrap samples, order and draws.
+
+    Raises:
+        UserError: a number out of its range.
+    """
+
+    posteriors: int = 4
+    bootstrap_size: int | None = None
+    rounds: int = 3
+    epochs: int = 12
+    batch: int = 100
+    learning_rate: float = 2e-3
+    initial_scale: float = 0.02
+    scale_speed: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"posteriors": 1, "bootstrap_size": 1, "rounds": 1, "epochs": 1, "batch": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if value is None and name == "bootstrap_size":
+                continue
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"`{name}={value}` must be a whole number, {least} or more")
+        for name in ("learning_rate", "initial_scale", "scale_speed"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise UserError(f"`{name}={value}` must be a positive number")
+
+    def plan(self, algorithm: Algorithm) -> Plan:
+        """The algorithm's order of training.
+
+        Raises:
+            UserError: epochs that the rounds of a mixture cannot share equally.
+        """
+        if not algorithm.is_mixture:
+            return Plan(epochs=self.epochs)
+        if self.epochs % self.rounds:
+            raise UserError(f"{algorithm}: `epochs={self.epochs}` must be a multiple of `rounds={self.rounds}`")
+        return Plan(self.posteriors, self.rounds, self.epochs, online=algorithm is Algorithm.ONLINE)
+
+    def items_per_epoch(self, algorithm: Algorithm, available: int) -> int:
+        """How many items a posterior sees in an epoch: n_b in a mixture, else all that are ``available``.
+
+        Raises:
+            UserError: n_b exceeds n.
+        """
+        if not algorithm.is_mixture or self.bootstrap_size is None:
+            return available
+        if self.bootstrap_size > available:
+            raise UserError(f"`bootstrap_size={self.bootstrap_size}` items from {available}: n_b must not exceed n")
+        return self.bootstrap_size
+
+
+class Position(NamedTuple):
+    """Where an epoch stands in a :class:`Plan`.
+
+    Attributes:
+        round: t, from 0.
+        rows: the posteriors that train now.
+        epoch: of these posteriors in this round, from 0.
+    """
+
+    round: int
+    rows: slice
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which posteriors train in which epoch: all K side by side, or (online) one after another in each round.
+
+    Source: slide "β-BNN", lines 3 to 9.
+
+    Args:
+        posteriors: K.
+        rounds: T.
+        epochs: of each posterior, in all rounds together.
+        online: whether the mixture is refreshed after each posterior.
+    """
+
+    posteriors: int = 1
+    rounds: int = 1
+    epochs: int = 1
+    online: bool = False
+
+    @property
+    def epochs_per_round(self) -> int:
+        """Epochs of each posterior in one round."""
+        return self.epochs // self.rounds
+
+    @property
+    def at_once(self) -> int:
+        """Posteriors that train side by side."""
+        return 1 if self.online else self.posteriors
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the training loop."""
+        return self.epochs * (self.posteriors // self.at_once)
+
+    @property
+    def sparse(self) -> int:
+        """Epochs between two checkpoints or looks at the test items: about sixty of them in all."""
+        return max(1, self.total_epochs // 60)
+
+    def position(self, epoch: int) -> Position:
+        """Where the loop's ``epoch`` stands."""
+        segment, inner = divmod(epoch, self.epochs_per_round)
+        if not self.online:
+            return Position(segment, slice(0, self.posteriors), inner)
+        number, row = divmod(segment, self.posteriors)
+        return Position(number, slice(row, row + 1), inner)
+
+    def ends_segment(self, epoch: int) -> bool:
+        """Whether the posteriors that train now are finished in this round after ``epoch``."""
+        return self.position(epoch).epoch == self.epochs_per_round - 1
+
+    def progress(self, epoch: float) -> float:
+        """Share of its own epochs that the posterior in training has behind it, for a fractional ``epoch`` of the loop."""
+        place = self.position(int(epoch))
+        return (place.round * self.epochs_per_round + place.epoch + epoch % 1) / self.epochs

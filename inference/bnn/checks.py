@@ -1,0 +1,143 @@
+"""What a Bayesian network's data, likelihood and prior must satisfy before any work; every error is one line."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import UserError
+from data.items import LabelledItems
+from inference.bnn.algorithms import Algorithm
+from inference.runs.checks import check_items
+from models.bayesian.weight_priors import PriorName, WeightPrior, build_weight_prior
+from models.likelihoods import LIKELIHOODS, CategoricalLikelihood, Likelihood, LikelihoodName
+from models.networks.layers import embed
+
+OWN_PRIORS = {
+    Algorithm.FIXED: "N(0, I)",
+    Algorithm.BETA_BNN: "the mixture of its posteriors",
+    Algorithm.ONLINE: "the mixture of its posteriors",
+    Algorithm.DETERMINISTIC: "none",
+}
+
+
+def read_data(x: Tensor, y: Tensor, likelihood: Likelihood) -> LabelledItems:
+    """Items and targets as one data set.
+
+    Targets ``[n, 1]`` are read as ``[n]``; boolean targets as 0 and 1. Where targets are classes, these are named 0, 1, ….
+
+    Raises:
+        UserError: no items, other shapes, or real numbers for classes.
+    """
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise UserError(f"x and y must be tensors, not {type(x).__name__} and {type(y).__name__}: use torch.as_tensor")
+    y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
+    if y.dim() != 1:
+        raise UserError(f"y has shape {'×'.join(map(str, y.shape)) or '()'}: give one target per item, shape n or n×1")
+    if len(x) != len(y) or not len(x):
+        raise UserError(f"{len(x)} items and {len(y)} targets: give one target per item, and one item at least")
+    y = y if y.is_floating_point() else y.long()
+    if not isinstance(likelihood, CategoricalLikelihood):
+        return LabelledItems(x, y, ())
+    if y.is_floating_point():
+        raise UserError(
+            "categorical targets are classes 0, 1, …, but y holds real numbers: give integers, or `likelihood=gaussian`"
+        )
+    return LabelledItems(x, y, tuple(map(str, range(int(y.max()) + 1))))
+
+
+def check_data(network: nn.Module, data: LabelledItems, likelihood: Likelihood) -> None:
+    """Fail where the network cannot take the items, or the likelihood not its outputs or the targets.
+
+    Raises:
+        UserError: one of these, or what :func:`~inference.runs.checks.check_items` finds.
+    """
+    check_items(network, data, classes=isinstance(likelihood, CategoricalLikelihood))
+    outputs, name = embed(network, data.items[:2]), likelihood_name(likelihood)
+    if outputs.dim() != 2:
+        shape = "×".join(map(str, outputs.shape[1:])) or "()"
+        raise UserError(
+            f"the network's outputs have shape {shape} per item: give it a vector of outputs, even if it is one number"
+        )
+    if likelihood.outputs not in (None, outputs.shape[1]):
+        raise UserError(f"the network has {outputs.shape[1]} outputs, but the {name} likelihood reads {likelihood.outputs}")
+    with torch.no_grad():
+        support = copy.deepcopy(likelihood).cpu()(outputs[:1]).support
+    wrong = ~support.check(likelihood.cast(data.labels, outputs))
+    if bool(wrong.any()):
+        first = data.labels[wrong][0]
+        raise UserError(
+            f"{name} targets are {likelihood.targets}, but {int(wrong.sum())} of {len(data)} are not, such as {first:g}"
+        )
+
+
+def likelihood_name(likelihood: Likelihood) -> str:
+    """Its :class:`~models.likelihoods.LikelihoodName`, or its class where it has none."""
+    return next((name.value for name, kind in LIKELIHOODS.items() if type(likelihood) is kind), type(likelihood).__name__)
+
+
+def choose_likelihood(given: Likelihood | str | None, targets: Tensor) -> Likelihood:
+    """As given; by name; or by the targets: categorical for integers, Gaussian for floats.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if isinstance(given, Likelihood):
+        return given
+    if given is None:
+        real = isinstance(targets, Tensor) and targets.is_floating_point()
+        given = LikelihoodName.GAUSSIAN if real else LikelihoodName.CATEGORICAL
+    if given not in list(LikelihoodName):
+        raise UserError(f"unknown likelihood {given!r}: choose {', '.join(LikelihoodName)}")
+    return LIKELIHOODS[LikelihoodName(given)]()
+
+
+def choose_algorithm(name: str) -> Algorithm:
+    """By name.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in list(Algorithm):
+        raise UserError(f"unknown algorithm {name!r}: choose {', '.join(Algorithm)}")
+    return Algorithm(name)
+
+
+def choose_beta(algorithm: Algorithm, beta: float | None) -> float:
+    """The algorithm's own β, or the one given, 1 when there is none.
+
+    Raises:
+        UserError: a β that is no finite number, 0 or more, or not the one that the algorithm fixes.
+    """
+    if beta is None:
+        return algorithm.betas((1.0,))[0]
+    if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
+        raise UserError(f"`beta={beta}` must be a finite number, 0 or more")
+    fixed = algorithm.betas((float(beta),))[0]
+    if beta != fixed:
+        raise UserError(f"{algorithm} has β = {fixed:g}: leave out `beta={beta:g}`, or choose another algorithm")
+    return fixed
+
+
+def choose_prior(algorithm: Algorithm, prior: WeightPrior | str | None, scale: float | None) -> WeightPrior | None:
+    """The prior of vanilla (N(0, scale²) when not given) or, as a module, of fixed-prior; ``None``: the algorithm's own.
+
+    Raises:
+        UserError: an unknown name, a scale that is not positive, or a prior for an algorithm that has its own.
+    """
+    module = isinstance(prior, WeightPrior)
+    if module and scale is not None:
+        raise UserError(f"`prior_scale={scale:g}` is of a prior by name: a module has its own")
+    if algorithm is Algorithm.VANILLA or (algorithm is Algorithm.FIXED and module):
+        if isinstance(prior, WeightPrior):
+            return prior
+        try:
+            return build_weight_prior(PriorName.GAUSSIAN if prior is None else prior, 1.0 if scale is None else scale)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    if prior is not None or scale is not None:
+        given = f"`prior_scale={scale:g}`" if prior is None else f"`prior={type(prior).__name__ if module else prior}`"
+        raise UserError(f"{algorithm} has a prior of its own ({OWN_PRIORS[algorithm]}): leave out {given}")
+    return None

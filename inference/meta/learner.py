@@ -1,0 +1,301 @@
+"""A fitted method: from images of a new task to the posterior over its classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.episodes import Episode, EpisodeSampler, TaskSpec
+from data.errors import UserError
+from data.items import LabelledItems, as_images
+from data.seeding import mix_seed, seeded
+from inference.elbo import RateDistortionELBO, RateDistortionModule
+from inference.evaluation.evaluate import evaluate, readings
+from inference.evaluation.metrics import Scores
+from inference.evaluation.posterior import TaskPosterior, infer
+from inference.evaluation.predictive import place_of
+from inference.meta.methods import METHODS
+from inference.meta.methods.sib import blank_means
+from inference.meta.options import SibOptions
+from inference.meta.settings import GuideSettings, settings
+from inference.meta.variants import Variant
+from inference.runs.folder import RunFolder, read_json
+from inference.runs.tensors import load_state, load_tensors, save_tensors
+from models.networks.feature_network import FeatureNetwork
+from models.networks.feature_space import FeatureSpace
+from models.networks.layers import embed
+
+TEST_SEED = 1_000_003  # test tasks are the same for every training seed
+RENAMED = {
+    "objective.guide.initialisation.": "objective.guide.start.",
+    "objective.guide.log_inner_lr": "objective.guide.rule.log_size",
+    "objective.guide.scale_shift": "objective.guide.rule.scale_shift",
+}
+"""Parameters of checkpoints written by versions before 0.2, and what they are called now."""
+
+
+class Learner:
+    """A method fitted in one variant: feature network, feature space, model and guide.
+
+    Args:
+        options: of the run.
+        variant: method, predictor, posterior, β and K.
+        space: the map of features.
+        objective: model, guide and objective.
+        network: image features; ``None`` when fitted from a feature file, then tasks are given as features.
+        dataset: name of what it was trained on.
+    """
+
+    def __init__(
+        self,
+        options: SibOptions,
+        variant: Variant,
+        *,
+        space: FeatureSpace,
+        objective: RateDistortionModule,
+        network: FeatureNetwork | None,
+        dataset: str,
+    ) -> None:
+        self.options, self.variant, self.dataset = options, variant, dataset
+        self.space, self.objective, self.network = space, objective, network
+
+    @property
+    def model(self) -> nn.Module:
+        """The generative program."""
+        return self.objective.model
+
+    @property
+    def guide(self) -> nn.Module:
+        """The posterior's program."""
+        return self.objective.guide
+
+    @classmethod
+    def build(
+        cls,
+        options: SibOptions,
+        variant: Variant,
+        space: FeatureSpace,
+        means: Tensor,
+        network: FeatureNetwork | None,
+        dataset: str,
+    ) -> Learner:
+        """An untrained learner.
+
+        Args:
+            means: ``[base classes, num_outputs]``, mean features of the base classes in ``space``.
+        """
+        objective = build_objective(settings(GuideSettings, options), variant, means)
+        return cls(options, variant, space=space, objective=objective, network=network, dataset=dataset)
+
+    @classmethod
+    def load(cls, run: str | Path | RunFolder, variant: str | None = None) -> Learner:
+        """Read a fitted variant from a run folder.
+
+        Args:
+            run: the folder.
+            variant: its name, such as ``distance-beta0.1-k3``; default: the one that validation tasks chose.
+
+        Raises:
+            UserError: the folder or the variant is missing or damaged.
+        """
+        folder = run if isinstance(run, RunFolder) else RunFolder.existing(run)
+        name = variant or selected_name(folder)
+        path = folder.checkpoints / f"{name}.safetensors"
+        if not path.exists():
+            known = ", ".join(sorted(p.stem for p in folder.checkpoints.glob("*-k*.safetensors") if "lwof" not in p.stem))
+            raise UserError(f"{folder.path} has no variant {name!r}: it has {known or 'none'}")
+        tensors, metadata = load_tensors(path)
+        options = SibOptions(**{**metadata["options"], "device": "auto"})
+        network = None
+        if folder.network.exists():
+            network = FeatureNetwork.from_description(load_tensors(folder.network)[1])
+            load_state(network, folder.network)
+        directions = tensors["space.directions"]
+        space = FeatureSpace(directions.shape[0], metadata.get("rank", rank_of(directions)))
+        means = blank_means(metadata["base_classes"], directions.shape[1])
+        dataset = metadata.get("dataset", options.data)
+        learner = cls.build(options, read_variant(metadata), space, means, network, dataset)
+        load_state(learner.state(), path, renamed=RENAMED)
+        return learner
+
+    def save(self, path: Path) -> Path:
+        """Write everything learned but the feature network."""
+        prior = getattr(self.model, "prior", None)
+        components = len(prior.loc) if prior is not None and prior.loc.dim() > 1 else 2
+        metadata = {
+            "variant": asdict(self.variant),
+            "options": asdict(replace(self.options, out=None)),
+            "base_classes": components,
+            "rank": self.space.rank,
+            "dataset": self.dataset,
+        }
+        return save_tensors(path, self.state().state_dict(), metadata)
+
+    def state(self) -> nn.ModuleDict:
+        """Everything learned but the feature network, as one module."""
+        return nn.ModuleDict({"objective": self.objective, "space": self.space})
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Mapped features ``[..., D]`` of images ``[..., channels, height, width]`` (or of backbone features).
+
+        Images are uint8, or floats between 0 and 1.
+
+        Raises:
+            UserError: images of another size, with other channels, or out of range; or the wrong number of features.
+        """
+        if self.network is None:
+            expected = self.space.directions.shape[0]
+            if images.shape[-1] != expected or not images.is_floating_point():
+                raise UserError(f"features of {expected} numbers are expected, not {tuple(images.shape)} ({images.dtype})")
+            return self.space(images)
+        checked = as_images(images, self.network.image_shape)
+        flat = embed(self.network, checked.flatten(0, -4))
+        return self.space(flat.unflatten(0, checked.shape[:-3]))
+
+    def embedded(self, part: LabelledItems) -> LabelledItems:
+        """Backbone features of labelled images, as :meth:`evaluate` takes them."""
+        if self.network is None:
+            return part
+        return LabelledItems(embed(self.network, part.items), part.labels, part.class_names)
+
+    def posterior(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        *,
+        steps: int | None = None,
+        query_y: Tensor | None = None,
+    ) -> TaskPosterior:
+        """The posterior over the classifiers of new tasks, after ``steps`` (default: the trained K) steps.
+
+        Args:
+            support_x: ``[tasks, support, channels, height, width]`` uint8, or without the first dimension for one task.
+            support_y: ``[tasks, support]`` int64, every number of ``0 .. way - 1`` at least once.
+            query_x: ``[tasks, query, channels, height, width]``, unlabelled; they shape the posterior.
+            query_y: ``[tasks, query]``, for the exact-gradient reference alone.
+
+        Raises:
+            UserError: images or labels that do not fit, or another way than the guide was built for.
+        """
+        return self.trajectory(support_x, support_y, query_x, steps=steps, query_y=query_y)[-1]
+
+    def trajectory(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        *,
+        steps: int | None = None,
+        query_y: Tensor | None = None,
+    ) -> list[TaskPosterior]:
+        """The posteriors before the first and after every step, as :meth:`posterior` takes its arguments."""
+        if support_y.dim() == 1:
+            support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
+        way = self.fixed_way
+        if support_y.numel() or way is None:
+            way = checked_way(support_y)
+            self.check_way(way, query_x.shape[1])
+        device, dtype = place_of(self.guide, self.model)
+        queries = self.features(query_x)
+        supported = self.features(support_x) if support_y.numel() else queries[:, :0]
+        episode = Episode(supported, support_y, queries, query_y, way).to(device, dtype=dtype)
+        return [infer(self.model, guide, episode, **self.attributes()) for guide in readings(self.guide, steps).values()]
+
+    @property
+    def fixed_way(self) -> int | None:
+        """The only number of classes the guide can take; ``None`` for any."""
+        start, gradient = getattr(self.guide, "start", None), getattr(self.guide, "gradient", None)
+        return getattr(start, "way", None) or getattr(gradient, "way", None)
+
+    def check_way(self, way: int, queries: int = 2) -> None:
+        """Refuse tasks that the guide was not built for.
+
+        Raises:
+            UserError: another way, or too few queries.
+        """
+        if self.fixed_way not in (None, way):
+            raise UserError(f"this guide was built for {self.fixed_way} classes per task, not {way}: train one for {way}")
+        if queries < 2 and self.options.gradient == "mlp" and self.variant.steps:
+            raise UserError("the mlp gradient network normalises over a task's queries: give at least two of them")
+
+    def evaluate(
+        self, part: LabelledItems, spec: TaskSpec, *, split: str, tasks: int, steps: int | None = None
+    ) -> dict[int, Scores]:
+        """Scores after each number of steps, 0 … K, on the same tasks.
+
+        Args:
+            part: backbone features ``[n, D]`` (they are mapped here).
+            split: named in error messages.
+        """
+        mapped = LabelledItems(self.space(part.items).detach(), part.labels, part.class_names)
+        sampler = EpisodeSampler(mapped, spec, split=f"{split} split")
+        seed = mix_seed(TEST_SEED)
+        return {
+            k: evaluate(self.model, guide, sampler, tasks=tasks, seed=seed) for k, guide in readings(self.guide, steps).items()
+        }
+
+    def attributes(self) -> Mapping[str, Any]:
+        """What made this posterior, for ArviZ."""
+        known = {"method": self.variant.method, "variant": self.variant.name, "beta": self.variant.beta}
+        known |= {"dataset": self.dataset, "seed": self.options.seed}
+        return {name: value for name, value in known.items() if value is not None}
+
+
+def build_objective(chosen: GuideSettings, variant: Variant, means: Tensor) -> RateDistortionModule:
+    """Model, guide and objective of one variant."""
+    with seeded(chosen.seed):
+        model, guide = METHODS[variant.method].build(chosen, variant, means)
+    return RateDistortionELBO(beta=variant.beta or 0.0)(model, guide)
+
+
+def checked_way(support_y: Tensor) -> int:
+    """The number of classes of hand-made tasks.
+
+    Raises:
+        UserError: labels that are not ``0 .. way - 1``, each of them in every task.
+    """
+    way = int(support_y.max()) + 1
+    present = torch.stack([torch.bincount(row, minlength=way) > 0 for row in support_y.cpu().clamp_min(0)])
+    if int(support_y.min()) < 0 or not bool(present.all()):
+        found = ", ".join(map(str, support_y.unique().tolist()[:8]))
+        raise UserError(
+            f"support_y holds the labels {found}: number the classes of every task 0, 1, …, "
+            "for example by torch.unique(support_y, return_inverse=True)"
+        )
+    return way
+
+
+def rank_of(directions: Tensor) -> int:
+    """The rank of a feature space, where a file does not say: an identity only normalises."""
+    square = directions.shape[0] == directions.shape[1]
+    return 0 if square and torch.equal(directions, torch.eye(len(directions))) else directions.shape[1]
+
+
+def read_variant(metadata: Mapping[str, Any]) -> Variant:
+    """The variant of a checkpoint, also of versions before 0.2, which left method and posterior to the options."""
+    known = metadata["variant"]
+    if "method" in known:
+        return Variant(**known)
+    posterior = metadata["options"]["posterior"]
+    return Variant("sib", known["predictor"], posterior, known["beta"] if posterior == "gaussian" else None, known["steps"])
+
+
+def selected_name(run: RunFolder) -> str:
+    """The name of the variant that validation tasks chose, from ``metrics.json``.
+
+    Raises:
+        UserError: none is there.
+    """
+    chosen = [record for record in read_json(run.metrics).get("results", []) if record.get("selected")]
+    for record in sorted(chosen, key=lambda record: -record["trained_steps"]):
+        if "variant" in record:
+            return str(record["variant"])
+        return f"{record['predictor']}-beta{record['beta'] or 0.0:g}-k{record['trained_steps']}"  # before 0.2
+    raise UserError(f"{run.metrics} names no selected variant: did the run finish? Continue it with --resume {run.path}")

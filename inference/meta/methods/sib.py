@@ -1,0 +1,91 @@
+"""SIB: a learned prior over class weights, and a guide that unrolls synthetic gradients from the support's class means."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from guides.tasks.families import Family
+from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, GradientNetwork, MLPGradient
+from guides.tasks.hyper import HyperGuide
+from guides.tasks.rules import GradientStep
+from guides.tasks.starts import LearnedStart, QueryMeans, Start, SupportMeans
+from guides.tasks.synthetic import SyntheticGradientGuide
+from inference.meta.settings import GuideSettings, VariantSettings
+from inference.meta.variants import Variant
+from models.likelihoods import CategoricalLikelihood
+from models.tasks.model import EmpiricalBayesModel
+from models.tasks.predictors import PREDICTORS
+from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior, Prior
+
+START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
+
+
+def variants(swept: VariantSettings) -> list[Variant]:
+    """Each predictor and β with K steps and, as an inductive reference, with none."""
+    betas = swept.beta if Family(swept.posterior).has_rate else (None,)
+    return [
+        Variant("sib", predictor, swept.posterior, beta, steps, reference=steps != swept.steps)
+        for predictor, beta, steps in itertools.product(swept.predictor, betas, dict.fromkeys((swept.steps, 0)))
+    ]
+
+
+def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
+    """Model and guide, initialised from the base classes' mean features ``[base classes, D]``."""
+    prior = build_prior(settings.prior, means)
+    predictor = PREDICTORS[variant.predictor]()
+    hierarchical = isinstance(prior, HierarchicalGaussianPrior)
+    model = EmpiricalBayesModel(prior, predictor, num_tasks=settings.tasks if hierarchical else None)
+    guide = SyntheticGradientGuide(
+        prior,
+        predictor,
+        build_start(settings, means),
+        build_gradient(settings),
+        build_rule(settings, variant, means.shape[-1]),
+        steps=variant.steps,
+        beta=variant.beta or 0.0,
+        inner_samples=settings.inner_samples,
+        family=variant.posterior or Family.DELTA,
+        hyper=HyperGuide(prior) if isinstance(prior, HierarchicalGaussianPrior) else None,
+        num_tasks=model.num_tasks,
+    )
+    return model, guide
+
+
+def build_prior(name: str, means: Tensor) -> Prior:
+    """p_ψ(w), started at the moments of the base classes."""
+    if name == "mixture":
+        return MixturePrior.from_class_means(means)
+    kind = HierarchicalGaussianPrior if name == "hierarchical" else GaussianPrior
+    return kind.from_class_means(means)
+
+
+def build_start(settings: GuideSettings, means: Tensor) -> Start:
+    """λ."""
+    scale = START_SCALE * means.std(0).clamp_min(1e-3)
+    if settings.initialisation == "support":
+        return SupportMeans(means.shape[-1], scale)
+    kind = LearnedStart if settings.initialisation == "learned" else QueryMeans
+    return kind.random(means.shape[-1], settings.way, scale)
+
+
+def build_gradient(settings: GuideSettings) -> GradientNetwork:
+    """ξ, or the exact gradient."""
+    if settings.gradient == "exact":
+        return ExactGradient(CategoricalLikelihood())
+    return EquivariantGradient() if settings.gradient == "equivariant" else MLPGradient(settings.way)
+
+
+def build_rule(settings: GuideSettings, variant: Variant, num_features: int) -> GradientStep:
+    """The gradient step; where it runs in the prior's units it starts well inside its bounds."""
+    size = settings.inner_lr
+    if settings.whiten and variant.beta:
+        size = min(size, 0.25 / variant.beta)
+    return GradientStep(variant.steps, num_features, size=size, learned=settings.learn_inner_lr, whiten=settings.whiten)
+
+
+def blank_means(num_classes: int, num_features: int) -> Tensor:
+    """Stands in for class means where the parameters are loaded afterwards."""
+    return torch.eye(num_classes, num_features)

@@ -1,0 +1,118 @@
+"""What each stage of a run needs to know, and nothing more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from data.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How features are learned.
+
+    Args:
+        backbone: a name of :func:`~models.networks.backbones.build_backbone`.
+        epochs: passes over the base classes' images; 0 keeps the network as it starts.
+        weights: safetensors file of a feature network to start from.
+        holdout: images of each base class kept out.
+        seed: of the network's start, order and augmentation.
+    """
+
+    backbone: str
+    epochs: int
+    weights: str | None
+    holdout: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class VariantSettings:
+    """What a run sweeps over.
+
+    Args:
+        predictor: names.
+        posterior: family of a task's posterior.
+        beta: weights of the rate.
+        steps: K.
+    """
+
+    predictor: tuple[str, ...]
+    posterior: str
+    beta: tuple[float, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class GuideSettings:
+    """How a model and its guide are built.
+
+    Args:
+        prior, initialisation, gradient: names, as in the command's options.
+        rank: discriminant directions; ``None`` chooses by the predictor.
+        inner_lr, learn_inner_lr, whiten, inner_samples: of the inner steps.
+        way: classes per task, for parts that are built for one number of them.
+        tasks: N, training tasks in all.
+        seed: of what starts at random.
+    """
+
+    prior: str
+    initialisation: str
+    gradient: str
+    rank: int | None
+    inner_lr: float
+    learn_inner_lr: bool
+    whiten: bool
+    inner_samples: int
+    way: int
+    tasks: int
+    seed: int
+
+    def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
+        """Discriminant directions for a predictor; cosine does better on all dimensions, distances on the leading ones.
+
+        Raises:
+            UserError: more directions than base classes or features allow.
+        """
+        if self.rank is None:
+            return 0 if predictor == "cosine" else min(32, base_classes - 1, num_features)
+        if self.rank >= base_classes or self.rank > num_features:
+            raise UserError(f"`rank={self.rank}` is too large for {base_classes} base classes and {num_features} features")
+        return self.rank
+
+
+@dataclass(frozen=True)
+class MetaSchedule:
+    """How long and how fast a guide is trained.
+
+    Args:
+        tasks: training tasks in all.
+        batch: tasks per step.
+        learning_rate: outer Adam step size, decayed to zero by a cosine.
+        validations: how often validation tasks are scored (an epoch is the time between two).
+        patience: stop after this many validations without a better objective; 0 never stops early.
+        seed: training and validation tasks, posterior draws.
+        validation_tasks: tasks per validation.
+    """
+
+    tasks: int
+    batch: int = 16
+    learning_rate: float = 2e-3
+    validations: int = 10
+    patience: int = 0
+    seed: int = 0
+    validation_tasks: int = 300
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch."""
+        return max(1, math.ceil(self.tasks / self.batch / self.validations))
+
+
+def settings(kind: type[Settings], options: Any) -> Settings:
+    """The fields of ``kind`` that a command's options have; those they lack keep their defaults."""
+    return kind(**{f.name: getattr(options, f.name) for f in fields(kind) if hasattr(options, f.name)})  # type: ignore[arg-type]

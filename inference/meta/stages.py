@@ -1,0 +1,155 @@
+"""The stages of a run: pre-train, embed, meta-train; each is skipped when its result is already in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from data.episodes import EpisodeSampler
+from data.items import SPLITS, ImageSplits, LabelledItems
+from data.seeding import seeded
+from inference.meta.learner import RENAMED, Learner
+from inference.meta.methods import METHODS
+from inference.meta.options import SibOptions
+from inference.meta.pretrain import Pretraining
+from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, VariantSettings, settings
+from inference.meta.training import MetaTraining
+from inference.meta.variants import Variant
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import Features, dataset_name, load_features, load_state, save_features, save_tensors
+from inference.runs.training import Loop, train
+from models.networks.feature_network import FeatureNetwork
+from models.networks.feature_space import FeatureSpace, class_means
+from models.networks.layers import embed
+
+
+def all_variants(options: SibOptions) -> list[Variant]:
+    """What the options ask for, method by method."""
+    swept = settings(VariantSettings, options)
+    return [variant for name in options.methods for variant in METHODS[name].variants(swept)]
+
+
+def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[Variant, Learner]:
+    """Train everything the options ask for, in ``run``; finished stages are read back instead.
+
+    Args:
+        data: images; not needed where ``options.features`` names a feature file.
+
+    Returns:
+        variant -> fitted :class:`~inference.meta.learner.Learner`, references included.
+
+    Raises:
+        UserError: bad input, a damaged run folder, or a loss that is not finite.
+    """
+    network, features = prepare_features(options, data, run)
+    schedule, loop = settings(MetaSchedule, options), replace(options.loop, precision="32-true")
+    dataset = dataset_name(options.features) if options.features else options.data
+    fitted = {}
+    for variant in all_variants(options):
+        space, means = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
+        learner = Learner.build(options, variant, space, means, network, dataset)
+        samplers = {
+            split: EpisodeSampler(map_items(space, features[split]), options.spec(), split=f"{split} split")
+            for split in ("train", "val")
+        }
+        meta_train(learner, samplers, schedule, loop, run)
+        fitted[variant] = learner
+    return fitted
+
+
+def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) -> tuple[FeatureSpace, torch.Tensor]:
+    """The map of features for a predictor, found from base-class features, and the classes' mean mapped features."""
+    num_features = base.items.shape[-1]
+    rank = chosen.feature_rank(predictor, base.num_classes, num_features)
+    space = FeatureSpace(num_features, rank).fit(base.items, base.labels)
+    return space, class_means(map_items(space, base).items, base.labels)
+
+
+def map_items(space: FeatureSpace, part: LabelledItems) -> LabelledItems:
+    """The same items in the feature space."""
+    with torch.no_grad():
+        return LabelledItems(space(part.items), part.labels, part.class_names)
+
+
+def prepare_features(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> tuple[FeatureNetwork | None, Features]:
+    """A trained feature network (``None`` when starting from a feature file) and the features of every split.
+
+    The split ``held_out`` holds the images of base classes that pre-training never saw, where ``options.holdout`` asks for
+    them.
+    """
+    if options.features:
+        features = load_features(options.features)
+        if not run.features.exists():
+            save_features(run.features, features, {"dataset": dataset_name(options.features)})
+        return None, features
+    if data is None:
+        raise ValueError("images are needed unless options.features names a feature file")
+    chosen = settings(PretrainSettings, options)
+    data, held_out = hold_out(data, chosen.holdout)
+    network = pretrain(chosen, options.loop, data, run)
+    if not run.features.exists():
+        with run.timed("embed"):
+            sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})
+            features = {split: embed_items(network, part) for split, part in sources.items()}
+            save_features(run.features, features, {"backbone": chosen.backbone, "dataset": data.name})
+    return network, load_features(run.features)
+
+
+def hold_out(data: ImageSplits, images: int) -> tuple[ImageSplits, LabelledItems | None]:
+    """Base classes without their last ``images`` images, and those images."""
+    if not images:
+        return data, None
+    kept, held = data.train.hold_out(images)
+    return ImageSplits(data.name, kept, data.val, data.test, mirror=data.mirror), held
+
+
+def embed_items(network: FeatureNetwork, part: LabelledItems) -> LabelledItems:
+    """Features of labelled images."""
+    return LabelledItems(embed(network, part.items), part.labels, part.class_names)
+
+
+def pretrain(chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder) -> FeatureNetwork:
+    """The feature network: read back, or trained from given weights or from scratch."""
+    with seeded(chosen.seed):
+        network = FeatureNetwork(chosen.backbone, data.image_shape, mirror=data.mirror)
+    network.standardize.fit(data.train.items)
+    start = run.network if run.network.exists() else chosen.weights
+    if start:
+        load_state(network, start)
+    if run.network.exists():
+        return network
+    if chosen.epochs:
+        with run.timed("pretrain"), seeded(chosen.seed):
+            module = Pretraining(network, data, epochs=chosen.epochs, seed=chosen.seed)
+            train(module, loop, run, "pretrain", epochs=chosen.epochs, monitor="val_accuracy", mode="max")
+    save_tensors(run.network, network.state_dict(), network.description())
+    return network
+
+
+def meta_train(
+    learner: Learner, samplers: Mapping[str, EpisodeSampler], schedule: MetaSchedule, loop: Loop, run: RunFolder
+) -> None:
+    """Train one learner on tasks of the training split, choosing its checkpoint on validation tasks; or read it back.
+
+    A method without parameters is ready as it is.
+    """
+    name = learner.variant.name
+    finished = run.checkpoints / f"{name}.safetensors"
+    if not finished.exists():
+        if any(parameter.requires_grad for parameter in learner.objective.parameters()):
+            with run.timed(name), seeded(schedule.seed):
+                module = MetaTraining(learner.objective, samplers["train"], samplers["val"], schedule)
+                train(
+                    module,
+                    loop,
+                    run,
+                    name,
+                    epochs=schedule.validations,
+                    monitor="val/loss",
+                    mode="min",
+                    patience=schedule.patience,
+                )
+        learner.save(finished)
+    load_state(learner.state(), finished, renamed=RENAMED)

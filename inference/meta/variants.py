@@ -1,0 +1,33 @@
+"""What tells one model and guide of a run from the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model and guide of a run.
+
+    Attributes:
+        method: a name of :data:`inference.meta.methods.METHODS`.
+        predictor: a name of :data:`models.tasks.predictors.PREDICTORS`.
+        posterior: family of the posterior over a task's weights; ``None`` where nothing is latent.
+        beta: β; ``None`` where there is no rate to weigh.
+        steps: K.
+        reference: whether it stands beside another for comparison and is never chosen, as K = 0 beside K = 3.
+    """
+
+    method: str
+    predictor: str
+    posterior: str | None
+    beta: float | None
+    steps: int
+    reference: bool = False
+
+    @property
+    def name(self) -> str:
+        """Used for files and logs: ``distance-beta0.1-k3``; other methods than SIB are named in front."""
+        parts = [] if self.method == "sib" else [self.method]
+        rate = self.posterior if self.beta is None else f"beta{self.beta:g}"
+        return "-".join([*parts, self.predictor, *([rate] if rate else []), f"k{self.steps}"])

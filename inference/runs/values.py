@@ -1,0 +1,176 @@
+"""Types of option values: numbers with a range, and several values separated by commas, checked by jsonargparse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from jsonargparse.typing import register_type, restricted_number_type
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:  # what a checked value is
+    NonNegativeInt = int
+    PositiveInt = int
+    TwoOrMore = int
+    NonNegativeNumber = float
+    OpenUnitInterval = float
+    PositiveNumber = float
+else:
+    from jsonargparse.typing import NonNegativeInt as NonNegativeInt
+    from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
+    from jsonargparse.typing import PositiveInt as PositiveInt
+
+    TwoOrMore = restricted_number_type("TwoOrMore", int, (">=", 2))
+    NonNegativeNumber = restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<", math.inf)])
+    PositiveNumber = restricted_number_type("PositiveNumber", float, [(">", 0), ("<", math.inf)])
+
+
+class Several(tuple[T, ...]):
+    """Values of one option: ``"5,20"`` on the command line and in YAML, a list, tuple or single value in Python.
+
+    A subclass says in :meth:`item` how one value is read. Its instances are plain tuples, and their text is what
+    :meth:`read` takes back.
+    """
+
+    ascending: ClassVar[bool] = False
+    """Whether the values are sorted and each is kept once."""
+
+    def __init_subclass__(cls) -> None:
+        register_type(cls, str, cls.read)
+
+    @classmethod
+    def item(cls, part: Any) -> Any:
+        """One value of what was given for it.
+
+        Raises:
+            ValueError: it is none; the message says what it must be.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def read(cls, given: Any) -> Self:
+        """Every value of ``given``.
+
+        Raises:
+            ValueError: there is none, or one is wrong.
+        """
+        if isinstance(given, str):
+            given = [part.strip() for part in given.strip("[]() ").split(",") if part.strip()]
+        elif not isinstance(given, Iterable):
+            given = [given]
+        values = [cls.item(part) for part in given]
+        if not values:
+            raise ValueError("give at least one value")
+        return cls(sorted(set(values), key=cls.order) if cls.ascending else dict.fromkeys(values))
+
+    @staticmethod
+    def order(value: Any) -> Any:
+        """What ascending values are sorted by."""
+        return value
+
+    @staticmethod
+    def show(value: Any) -> str:
+        """The text of one value."""
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    def __str__(self) -> str:
+        return ",".join(map(self.show, self))
+
+
+class Sweep(Several[float]):
+    """Finite numbers, 0 or more, ascending; several are tried, and validation data choose one."""
+
+    ascending = True
+
+    @staticmethod
+    def show(value: float) -> str:
+        """The shortest text that is this number again."""
+        return repr(value).removesuffix(".0")
+
+    @classmethod
+    def item(cls, part: Any) -> float:
+        try:
+            value = math.nan if isinstance(part, bool) else float(part)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{part} is not a finite number, 0 or more")
+        return value
+
+
+class Widths(Several[int]):
+    """Positive whole numbers in the order given; equal ones are all kept."""
+
+    @classmethod
+    def read(cls, given: Any) -> Self:
+        parts = given.strip("[]() ").split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
+        return cls(read_count(part) for part in parts if str(part).strip())
+
+
+class Counts(Several[int | None]):
+    """Positive whole numbers, or all (``None``), ascending."""
+
+    ascending = True
+
+    @classmethod
+    def item(cls, part: Any) -> int | None:
+        return None if part is None or part == "all" else read_count(part, "a positive whole number, or all")
+
+    @staticmethod
+    def order(value: int | None) -> float:
+        """All is the largest."""
+        return math.inf if value is None else value
+
+    @staticmethod
+    def show(value: int | None) -> str:
+        """The number, or all."""
+        return "all" if value is None else str(value)
+
+
+class Choices(Several[T]):
+    """Names out of a list, in the order given; a subclass sets ``known``, an enumeration or a tuple of names."""
+
+    known: ClassVar[Any] = ()
+
+    @classmethod
+    def item(cls, part: Any) -> Any:
+        return read_choice(part, cls.known)
+
+
+def read_count(part: Any, wanted: str = "a positive whole number") -> int:
+    """A positive whole number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = str(part).strip()
+    if isinstance(part, bool) or not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{part} is not {wanted}")
+    return int(text)
+
+
+def read_choice(part: Any, known: Any) -> Any:
+    """``part`` as one of the ``known`` names.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    names = list(known)
+    if part not in names:
+        raise ValueError(f"{part} is unknown: choose {', '.join(map(str, names))}")
+    return names[names.index(part)]
+
+
+def register_names(names: type[StrEnum]) -> None:
+    """Let options take the values of an enumeration; jsonargparse takes its members' names by default."""
+    register_type(names, str, lambda given: read_choice(given, names), type_check=isinstance)
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML and JSON write it, and as it is read back."""
+    if isinstance(value, Several | StrEnum):
+        return str(value)
+    return value

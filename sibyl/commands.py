@@ -1,0 +1,30 @@
+"""The console commands: ``sibyl-sib``, ``sibyl-bnn``, ``sibyl-vid`` and ``sibyl-predict``.
+
+Each is ``python -m inference.<module>`` under a name that needs no checkout; a command loads its own module alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from inference.runs.commands import run_command
+
+
+def sib() -> None:
+    """``sibyl-sib``: few-shot learning by synthetic gradients."""
+    run_command(import_module("sibyl.inference.svi_sib").main)
+
+
+def bnn() -> None:
+    """``sibyl-bnn``: Bayesian neural networks by rate and distortion."""
+    run_command(import_module("sibyl.inference.svi_bnn").main)
+
+
+def vid() -> None:
+    """``sibyl-vid``: variational information distillation."""
+    run_command(import_module("sibyl.inference.svi_vid").main)
+
+
+def predict() -> None:
+    """``sibyl-predict``: a finished run on other tasks."""
+    run_command(import_module("sibyl.inference.predict").main)

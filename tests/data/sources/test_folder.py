@@ -1,0 +1,105 @@
+"""Image trees: split and unsplit, nested alphabets, mixed modes; and what is wrong with them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import UserError
+from data.items import SPLITS
+from data.sources.folder import load_folder, load_train_test_folder, load_tree
+from tests.data.conftest import red, save_image
+
+
+def test_split_tree(tree):
+    data = load_folder(tree, 16)
+    assert data.image_shape == (3, 16, 16)
+    assert data.train.counts.tolist() == [4, 4, 4]
+    assert data.test.class_names == ("class0", "class1")
+
+
+def test_every_split_holds_its_own_folders_images_in_the_order_of_its_labels(tree):
+    data = load_folder(tree, 16)
+    for split in SPLITS:
+        numbers = torch.arange(4).repeat(data[split].num_classes)
+        expected = [red(split, label, number) for label, number in zip(data[split].labels, numbers, strict=True)]
+        difference = data[split].items[:, 0, 8, 8] - torch.tensor(expected)
+        assert float(difference.abs().max()) < 6, split
+
+
+def test_unsplit_tree_is_split_by_class_with_the_seed(tmp_path):
+    for c in range(10):
+        save_image(tmp_path / "flat" / f"k{c}" / "0", c)
+    data = load_folder(tmp_path / "flat", 16, seed=1)
+    names = [set(data[s].class_names) for s in data.splits]
+    assert set.union(*names) == {f"k{c}" for c in range(10)}
+    assert sum(map(len, names)) == 10
+    assert data.train.class_names != load_folder(tmp_path / "flat", 16, seed=2).train.class_names
+
+
+def test_nested_alphabets_are_split_by_alphabet(tmp_path):
+    for alphabet in "ABCDE":
+        for character in range(3):
+            save_image(tmp_path / "omni" / alphabet / f"character{character}" / "0", 255, mode="L")
+    data = load_folder(tmp_path / "omni", 20)
+    groups = [{name.split("/")[0] for name in data[s].class_names} for s in data.splits]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    assert data.image_shape == (1, 20, 20)
+
+
+def test_mixed_modes_become_colour(tmp_path):
+    save_image(tmp_path / "mix" / "a" / "0", 7, mode="L")
+    save_image(tmp_path / "mix" / "b" / "0", 7, size=(50, 9))
+    assert load_tree(tmp_path / "mix", 16).items.shape == (2, 3, 16, 16)
+
+
+def test_bad_folders_are_named(tmp_path, tree):
+    with pytest.raises(UserError, match="no such file"):
+        load_folder(tmp_path / "missing", 16)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        load_folder(tmp_path / "empty", 16)
+    (tree / "train" / "class0" / "9.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"class0.9\.png"):
+        load_folder(tree, 16)
+
+
+def test_truncated_image_is_named(tree):
+    file = tree / "train" / "class0" / "1.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:600])
+    with pytest.raises(UserError, match=r"1\.jpg"):
+        load_folder(tree, 16)
+
+
+def two_splits(root, classes=("a", "b"), splits=("train", "test"), images=3):
+    """``{train,test}/<class>/*`` of one classifier."""
+    for split in splits:
+        for index, name in enumerate(classes):
+            for i in range(images):
+                save_image(root / split / name / f"{i}", red(split, index, i))
+    return root
+
+
+def test_train_and_test_of_one_classifier_have_the_same_classes(tmp_path):
+    data = load_train_test_folder(two_splits(tmp_path / "images"), 16)
+    assert data.train.items.shape == (6, 3, 16, 16)
+    assert data.train.class_names == data.test.class_names == ("a", "b")
+    assert data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for split in ("train", "test"):
+        part = getattr(data, split)
+        assert part.items[:, 0, 8, 8].tolist() == [red(split, c, i) for c in range(2) for i in range(3)]
+    assert data.is_classification
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda root: two_splits(root, splits=("train",)), "lacks train/ or test/"),
+        (lambda root: two_splits(two_splits(root, splits=("train",)), ("a", "c"), ("test",)), "different classes"),
+        (lambda root: root, "no such file or folder"),
+    ],
+)
+def test_bad_train_and_test_folders_are_named(build, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        load_train_test_folder(build(tmp_path / "images"), 16)

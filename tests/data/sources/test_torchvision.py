@@ -1,0 +1,73 @@
+"""torchvision's data sets, with stand-ins for its files: which class goes into which split."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from data.sources import torchvision as source
+from data.sources.torchvision import CIFAR_FS, from_torchvision, load_cifar_fs, load_omniglot, load_train_test
+from tests.data.conftest import save_image
+
+
+@pytest.fixture
+def cifar(monkeypatch):
+    """Two images of each of CIFAR-100's classes in training, one in test; every pixel is the class's index."""
+    held_out = [name for members in CIFAR_FS.values() for name in members.split()]
+    names = sorted([*held_out, *(f"other{i}" for i in range(64))])
+
+    def load(name, root, *, train):
+        labels = np.repeat(np.arange(100), 2 if train else 1)
+        data = np.broadcast_to(labels[:, None, None, None], (len(labels), 32, 32, 3)).astype(np.uint8)
+        return SimpleNamespace(data=data, targets=labels.tolist(), classes=names)
+
+    monkeypatch.setattr(source, "from_torchvision", load)
+    return names
+
+
+def test_cifar_fs_gives_each_class_to_its_split(cifar, tmp_path):
+    data = load_cifar_fs(tmp_path, 32)
+    assert [data[s].num_classes for s in data.splits] == [64, 16, 20]
+    assert {"beaver", "camel", "tractor"} <= set(data.val.class_names)  # Bertinetto et al. 2018
+    assert {"whale", "bed", "rocket"} <= set(data.test.class_names)
+    assert all(name.startswith("other") for name in data.train.class_names)
+    for split in data.splits:
+        part = data[split]
+        assert (part.counts == 3).all()
+        assert [cifar[int(pixel)] for pixel in part.items[:, 0, 0, 0]] == [part.class_names[y] for y in part.labels], split
+
+
+def test_train_and_test_are_torchvisions(cifar, tmp_path):
+    data = load_train_test("cifar100", tmp_path, 16)
+    assert data.train.items.shape == (200, 3, 16, 16)
+    assert data.test.items.shape == (100, 3, 16, 16)
+    assert torch.equal(data.test.items[:, 0, 0, 0], data.test.labels)
+    assert data.mirror
+    assert not load_train_test("mnist", tmp_path, 32).mirror
+
+
+def test_omniglot_tests_on_the_evaluation_alphabets(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "from_torchvision", lambda *_, **__: None)
+    for folder, alphabets in {"images_background": "ABCDE", "images_evaluation": "XY"}.items():
+        for index, alphabet in enumerate(alphabets):
+            save_image(tmp_path / "omniglot-py" / folder / alphabet / "character1" / "0", 10 * index, mode="L")
+    data = load_omniglot(tmp_path, 20, 0)
+    assert set(data.test.class_names) == {"X/character1", "Y/character1"}
+    assert {*data.train.class_names, *data.val.class_names} == {f"{letter}/character1" for letter in "ABCDE"}
+    assert [data[s].num_classes for s in data.splits] == [4, 1, 2]
+    for split in ("train", "val"):
+        inks = [255 - 10 * "ABCDE".index(name[0]) for name in data[split].class_names]
+        assert data[split].items[:, 0, 9, 9].tolist() == inks, "white paper became black"
+
+
+def test_what_cannot_be_had_is_named(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    def fail(*_, **__):
+        raise RuntimeError("no network\nand more")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
+    with pytest.raises(UserError, match=r"MNIST is not in .* cannot be downloaded \(no network\): put its files there"):
+        from_torchvision("MNIST", tmp_path)

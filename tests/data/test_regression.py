@@ -1,0 +1,60 @@
+"""Synthetic regression: the closed forms of the linear tasks, the sinusoids' noise, the curve's gap."""
+
+import pytest
+import torch
+
+from data.regression import curve, linear_evidence, linear_posterior, linear_tasks, load_curve, radial_basis, sinusoid_tasks
+
+
+def test_linear_tasks_follow_their_prior_and_noise(float64):
+    loc, scale = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.1])
+    episode = linear_tasks(4000, 10, loc, scale, noise=0.3, seed=0, support=20)
+    assert episode.support_x.shape == (4000, 20, 2)
+    assert episode.query_y.shape == (4000, 10)
+    fitted = torch.linalg.lstsq(episode.support_x, episode.support_y[..., None]).solution[..., 0]
+    torch.testing.assert_close(fitted.mean(0), loc, atol=0.03, rtol=0)
+    residual = episode.support_y - (episode.support_x @ fitted[..., None])[..., 0]
+    assert float((residual.square().sum() / (4000 * 18)).sqrt()) == pytest.approx(0.3, rel=0.02)
+    # least squares adds noise² (xᵀx)⁻¹, on average noise² / (n − D − 1), to the prior's variance
+    torch.testing.assert_close(fitted.var(0), scale**2 + 0.3**2 / 17, rtol=0.08, atol=0)
+
+
+def test_linear_posterior_and_evidence_agree_by_bayes_rule(float64):
+    """log p(y) = log p(y | w) + log p(w) − log p(w | y), at any w."""
+    loc, scale, noise = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 0.1, 2.0]), 0.3
+    episode = linear_tasks(3, 1, loc, scale, noise=noise, seed=1, support=6)
+    x, y = episode.support_x, episode.support_y
+    mean, covariance = linear_posterior(x, y, loc, scale, noise)
+    for w in (torch.zeros(3), torch.tensor([0.3, -1.0, 2.0])):
+        likelihood = torch.distributions.Normal((x @ w), noise).log_prob(y).sum(-1)
+        prior = torch.distributions.Normal(loc, scale).log_prob(w).sum()
+        posterior = torch.distributions.MultivariateNormal(mean, covariance).log_prob(w)
+        torch.testing.assert_close(likelihood + prior - posterior, linear_evidence(x, y, loc, scale, noise))
+
+
+def test_sinusoids_are_seeded_and_bounded():
+    first, again, other = (sinusoid_tasks(50, seed=seed, noise=0.0) for seed in (0, 0, 1))
+    assert torch.equal(first.query_x, again.query_x)
+    assert not torch.equal(first.query_x, other.query_x)
+    assert first.support_x.shape == (50, 10, 40)
+    assert float(first.query_y.abs().max()) <= 5
+    noisy = sinusoid_tasks(50, seed=0, noise=0.1)
+    both = [torch.cat([e.support_y, e.query_y], dim=-1) for e in (first, noisy)]
+    assert float((both[1] - both[0]).std()) == pytest.approx(0.1, rel=0.1)
+
+
+def test_radial_basis_peaks_at_its_centres():
+    features = radial_basis(torch.tensor([-6.0, 6.0]))
+    assert features.shape == (2, 40)
+    assert features.argmax(-1).tolist() == [0, 38]
+    assert (features[:, -1] == 1).all()
+
+
+def test_curve_leaves_a_gap_and_follows_its_function():
+    data = load_curve()
+    assert not data.is_classification
+    x = data.train.items[:, 0]
+    assert float(x.abs().min()) >= 0.6
+    assert float(x.abs().max()) <= 2
+    assert float((data.train.labels - curve(x)).std()) == pytest.approx(0.1, rel=0.2)
+    assert float(curve(torch.tensor(1.0))) == pytest.approx(0.9093 + 0.5, abs=1e-4)

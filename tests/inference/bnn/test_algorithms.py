@@ -1,0 +1,52 @@
+"""Algorithms, their settings, and the order in which posteriors train."""
+
+import pytest
+
+from data.errors import UserError
+from inference.bnn.algorithms import Algorithm, FitSettings, Plan
+
+
+class TestPlan:
+    def test_visits_posteriors_as_the_slide_says(self):
+        together = Plan(posteriors=3, rounds=2, epochs=4)
+        assert [together.position(e)[:2] for e in (0, 1, 2)] == [(0, slice(0, 3)), (0, slice(0, 3)), (1, slice(0, 3))]
+        online = Plan(posteriors=3, rounds=2, epochs=4, online=True)
+        rows = [online.position(e).rows.start for e in range(online.total_epochs)]
+        assert rows == [0, 0, 1, 1, 2, 2] * 2
+        assert [online.position(e).round for e in (5, 6)] == [0, 1]
+        assert online.progress(6) == 0.5
+
+
+class TestFitSettings:
+    def test_only_mixtures_have_rounds_posteriors_and_bootstrap_samples(self):
+        settings = FitSettings(posteriors=3, rounds=2, epochs=4, bootstrap_size=7)
+        assert settings.plan(Algorithm.BETA_BNN) == Plan(3, 2, 4)
+        assert settings.plan(Algorithm.ONLINE) == Plan(3, 2, 4, online=True)
+        assert settings.plan(Algorithm.VANILLA) == Plan(1, 1, 4)
+        assert settings.items_per_epoch(Algorithm.ONLINE, 100) == 7
+        assert settings.items_per_epoch(Algorithm.FIXED, 100) == 100
+        assert FitSettings().items_per_epoch(Algorithm.ONLINE, 100) == 100
+
+    @pytest.mark.parametrize("algorithm", Algorithm)
+    def test_rounds_are_asked_of_mixtures_alone(self, algorithm):
+        settings = FitSettings(epochs=5, rounds=2)
+        if algorithm.is_mixture:
+            with pytest.raises(UserError, match="`epochs=5` must be a multiple of `rounds=2`"):
+                settings.plan(algorithm)
+        else:
+            assert settings.plan(algorithm).total_epochs == 5
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ({"posteriors": 0}, "`posteriors=0` must be a whole number, 1 or more"),
+            ({"epochs": 2.5}, "`epochs=2.5` must be a whole number"),
+            ({"bootstrap_size": 0}, "`bootstrap_size=0`"),
+            ({"seed": -1}, "`seed=-1` must be a whole number, 0 or more"),
+            ({"learning_rate": 0.0}, "`learning_rate=0.0` must be a positive number"),
+            ({"initial_scale": "wide"}, "`initial_scale=wide` must be"),
+        ],
+    )
+    def test_bad_arguments_are_named(self, argument, message):
+        with pytest.raises(UserError, match=message):
+            FitSettings(**argument)

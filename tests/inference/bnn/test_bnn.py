@@ -1,0 +1,205 @@
+"""β-BNN by its Python interface: the exact posterior of linear regression, every algorithm, bad arguments."""
+
+import inspect
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from data.errors import UserError
+from data.items import LabelledItems
+from data.regression import linear_evidence, linear_posterior
+from guides.mean_field import MeanFieldGuide
+from inference.bnn.algorithms import Algorithm, FitSettings
+from inference.bnn.bnn import BNN, Recipe, build_objective
+from inference.elbo import RateDistortionELBO
+from models.bayesian.network import BayesianNetwork
+from models.bayesian.weight_priors import GaussianWeightPrior, LaplaceWeightPrior
+from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from tests.inference.bnn.conftest import blobs, items
+
+
+class TestLinearRegression:
+    """A one-layer network without bias, N(0, s²) prior and known noise: everything is known in closed form."""
+
+    NOISE, SCALE = 0.5, 1.5
+
+    def fit(self, x, y):
+        likelihood = GaussianLikelihood(self.NOISE, learned=False)
+        model = BayesianNetwork(nn.Linear(3, 1, bias=False), GaussianWeightPrior(self.SCALE), likelihood)
+        guide = MeanFieldGuide(torch.zeros(1, 3), 0.1)
+        options = {"num_particles": 200, "vectorize_particles": True, "max_plate_nesting": 2}
+        objective = RateDistortionELBO(beta=1.0, **options)(model, guide)
+        optimizer = torch.optim.Adam(guide.parameters(), 0.05, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+        for _ in range(400):
+            optimizer.zero_grad()
+            objective(x, y).backward()
+            optimizer.step()
+            schedule.step()
+        prior = torch.zeros(3), torch.full((3,), self.SCALE)
+        mean, covariance = linear_posterior(x[None], y[None], *prior, self.NOISE)
+        torch.testing.assert_close(guide.loc[0].detach(), mean[0], atol=0.01, rtol=0)
+        return objective, covariance[0], linear_evidence(x[None], y[None], *prior, self.NOISE)[0]
+
+    def test_posterior_and_evidence_are_exact(self, float64):
+        """Orthogonal inputs, so that the exact posterior is itself mean-field."""
+        x = torch.linalg.qr(torch.randn(30, 3)).Q * torch.tensor([4.0, 2.0, 1.0])
+        y = x @ torch.tensor([1.0, -2.0, 0.5]) + self.NOISE * torch.randn(30)
+        objective, covariance, evidence = self.fit(x, y)
+        variance = (2 * objective.guide.log_scale[0].detach()).exp()
+        torch.testing.assert_close(variance, covariance.diagonal(), atol=0, rtol=0.03)
+        with torch.no_grad():
+            loss = torch.stack([objective(x, y) for _ in range(50)]).mean()
+        assert float(-loss) == pytest.approx(float(evidence), abs=0.02)
+
+    def test_correlated_inputs_give_the_known_mean_field_variances(self, float64):
+        """The best diagonal Gaussian has the exact mean and the variances 1/diag(precision)."""
+        x = torch.randn(40, 3) @ torch.tensor([[1.0, 0.8, 0], [0, 0.6, 0], [0, 0, 1]])
+        objective, covariance, _ = self.fit(x, torch.randn(40))
+        variance = (2 * objective.guide.log_scale[0].detach()).exp()
+        torch.testing.assert_close(variance, 1 / torch.linalg.inv(covariance).diagonal(), atol=0, rtol=0.03)
+
+
+class TestAlgorithms:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("algorithm", Algorithm)
+    def test_every_algorithm_learns(self, algorithm):
+        x, y = blobs()
+        network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+        options = {"epochs": 20, "rounds": 2, "posteriors": 3, "batch": 20, "learning_rate": 0.01, "seed": 3}
+        fitted = BNN.fit(network, x, y, algorithm=algorithm, beta=algorithm.betas((0.1,))[0], **options)
+        scores = fitted.posterior.scores(LabelledItems(x, y, ("0", "1", "2")))
+        assert scores["accuracy"] > 0.85
+        assert len(fitted.posterior.loc) == (3 if algorithm.is_mixture else 1)
+        assert bool(fitted.rates.isnan().all()) == (algorithm is Algorithm.DETERMINISTIC)
+        expected = {Algorithm.DETERMINISTIC: None, Algorithm.BETA_BNN: "mixture", Algorithm.ONLINE: "mixture"}
+        assert fitted.rate_against == expected.get(algorithm, "prior")
+
+    def test_online_refreshes_after_each_posterior_and_beta_bnn_after_all(self):
+        """With an enormous β nothing is learned after the first round but what the mixture allows: online's second posterior
+        may sit on the first, which β-BNN's cannot see before the round ends."""
+        x, y = blobs(60)
+        network = nn.Linear(4, 3)
+        rates = {}
+        for algorithm in ("beta-bnn", "online"):
+            options = {"epochs": 40, "rounds": 1, "posteriors": 2, "batch": 60, "learning_rate": 0.05, "scale_speed": 4.0}
+            fitted = BNN.fit(network, x, y, algorithm=algorithm, beta=1.0, seed=5, **options)
+            rates[algorithm] = fitted.rates
+        prior_alone = rates["beta-bnn"]
+        torch.testing.assert_close(prior_alone[0], rates["online"][0], rtol=0.05, atol=0)
+        assert float(rates["online"][1]) < float(prior_alone[1])
+
+    def test_rate_of_a_second_round_is_at_most_log_k_plus_the_move(self):
+        """At large β a posterior stays where the mixture has it: its rate is below log K."""
+        x, y = blobs(60)
+        options = {"epochs": 60, "rounds": 3, "posteriors": 4, "batch": 20, "learning_rate": 0.01}
+        fitted = BNN.fit(nn.Linear(4, 3), x, y, algorithm="beta-bnn", beta=100.0, **options)
+        assert float(fitted.rates.max()) < math.log(4) + 1
+
+    def test_same_seed_same_numbers(self):
+        x, y = blobs(60)
+        options = {"epochs": 4, "rounds": 2, "posteriors": 2, "algorithm": "online"}
+        network = nn.Linear(4, 3)
+        first, second = (BNN.fit(network, x, y, seed=0, **options) for _ in range(2))
+        torch.testing.assert_close(first.posterior.loc, second.posterior.loc, atol=0, rtol=0)
+
+    def test_likelihood_and_prior_are_copied_not_changed(self):
+        x, y = torch.randn(30, 4), torch.randn(30)
+        likelihood = GaussianLikelihood(0.5)
+        options = {"epochs": 3, "learning_rate": 0.1}
+        fitted = BNN.fit(nn.Linear(4, 1), x, y, likelihood=likelihood, **options)
+        assert float(likelihood.log_noise.detach().exp()) == pytest.approx(0.5)
+        assert float(fitted.posterior.model.likelihood.log_noise.detach().exp()) != pytest.approx(0.5)
+
+    @pytest.mark.parametrize("algorithm", ["beta-bnn", "online"])
+    def test_learned_noise_is_each_posteriors_own(self, algorithm):
+        """Bootstrap samples of three items differ much, and so do the noises that fit them."""
+        x = torch.linspace(-1, 1, 12)[:, None]
+        y = x[:, 0].sin() + torch.linspace(0, 2, 12) * torch.randn(12)
+        options = {
+            "epochs": 40,
+            "rounds": 2,
+            "posteriors": 3,
+            "learning_rate": 0.05,
+            "bootstrap_size": 3,
+            "initial_scale": 0.01,
+        }
+        fitted = BNN.fit(nn.Linear(1, 1), x, y, algorithm=algorithm, beta=0.01, **options).posterior
+        noise = fitted.observation(fitted.outputs(x, num_samples=6)).scale[:, 0]
+        assert len({round(float(n), 4) for n in noise[:3]}) == 3
+        torch.testing.assert_close(noise[3:], noise[:3])
+
+
+class TestObjective:
+    @pytest.mark.parametrize(("algorithm", "expected"), [(Algorithm.FIXED, 200), (Algorithm.BETA_BNN, 40)])
+    def test_a_batch_stands_for_all_items_of_an_epoch(self, algorithm, expected):
+        """β weighs the rate against the distortion of n (or n_b) items, not of a batch: else it is off by n/batch."""
+        data = items(200)
+        settings = FitSettings(bootstrap_size=40, posteriors=2)
+        recipe = Recipe(algorithm, 0.5, CategoricalLikelihood(), settings=settings)
+        available = settings.items_per_epoch(algorithm, len(data))
+        objective, _ = build_objective(nn.Linear(4, 3), recipe, settings.plan(algorithm), num_data=available)
+        with torch.no_grad():
+            objective.guide.log_scale.fill_(-30)
+            count = settings.plan(algorithm).at_once
+            x, y = data.items[:5].expand(count, 5, 4).squeeze(0), data.labels[:5].expand(count, 5).squeeze(0)
+            terms = objective.terms(x, y)
+            per_item = -objective.model.likelihood(objective.model.outputs(x, objective.guide.loc)).log_prob(y).sum() / 5
+        torch.testing.assert_close(terms.distortion, expected * per_item)
+        torch.testing.assert_close(terms.loss, terms.distortion + 0.5 * terms.rate)
+
+
+class TestArguments:
+    """One line that names arguments, not flags."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"algorithm": "magic"}, "unknown algorithm 'magic': choose vanilla"),
+            ({"epoch": 3}, "unknown argument epoch: choose batch, bootstrap_size, epochs"),
+            ({"hidden": "3"}, "unknown argument hidden"),
+            ({"likelihood": "cauchy"}, "unknown likelihood 'cauchy'"),
+            ({"prior": "cauchy"}, "unknown prior 'cauchy'"),
+            ({"prior_scale": -1.0}, "scale must be positive"),
+            ({"prior": GaussianWeightPrior(), "prior_scale": 2.0}, "`prior_scale=2` is of a prior by name"),
+            ({"prior": GaussianWeightPrior(torch.ones(7))}, "vanilla: the prior does not fit the network's 15 weights"),
+            ({"beta": -1.0}, "`beta=-1.0` must be"),
+            ({"beta": 0.1}, "vanilla has β = 1: leave out `beta=0.1`"),
+            ({"algorithm": "deterministic", "beta": 1.0}, "deterministic has β = 0"),
+            ({"epochs": 0}, "`epochs=0` must be a whole number, 1 or more"),
+            ({"algorithm": "online", "epochs": 4, "rounds": 3}, "online: `epochs=4` must be a multiple of `rounds=3`"),
+            ({"algorithm": "beta-bnn", "bootstrap_size": 201}, "`bootstrap_size=201` items from 200: n_b must not exceed n"),
+            ({"device": "tpu"}, "unknown device 'tpu'"),
+        ],
+    )
+    def test_bad_ones_are_named(self, arguments, message):
+        with pytest.raises(UserError, match=message) as error:
+            BNN.fit(nn.Linear(4, 3), *blobs(), **arguments)
+        assert "--" not in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("algorithm", ["fixed-prior", "beta-bnn", "online", "deterministic"])
+    @pytest.mark.parametrize("given", [{"prior": "laplace"}, {"prior_scale": 2.0}, {"prior": LaplaceWeightPrior()}])
+    def test_a_prior_for_an_algorithm_with_its_own_is_refused(self, algorithm, given):
+        if algorithm == "fixed-prior" and not isinstance(given.get("prior"), str | None):
+            fitted = BNN.fit(nn.Linear(4, 3), *blobs(30), algorithm=algorithm, epochs=1, **given)
+            assert isinstance(fitted.posterior.model.prior, LaplaceWeightPrior)
+            return
+        with pytest.raises(UserError, match=f"{algorithm} has a prior of its own"):
+            BNN.fit(nn.Linear(4, 3), *blobs(), algorithm=algorithm, **given)
+
+    def test_a_folder_with_a_run_is_refused(self, tmp_path):
+        BNN.fit(nn.Linear(4, 3), *blobs(30), epochs=1, out=tmp_path / "run")
+        with pytest.raises(UserError, match="already holds a run: choose another `out`"):
+            BNN.fit(nn.Linear(4, 3), *blobs(30), epochs=1, out=tmp_path / "run")
+
+    def test_nothing_is_left_of_a_bad_call(self, tmp_path):
+        with pytest.raises(UserError):
+            BNN.fit(nn.Linear(4, 2), *blobs(30), out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_every_setting_is_documented(self):
+        for name in FitSettings.__dataclass_fields__:
+            assert f"{name}:" in inspect.getdoc(FitSettings)

@@ -1,0 +1,114 @@
+"""Training of posteriors: bootstrap samples, rounds, when rates are taken, what a state holds."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from data.items import LabelledItems
+from inference.bnn.algorithms import Algorithm, FitSettings
+from inference.bnn.bnn import Recipe, prepare
+from inference.bnn.training import BnnTraining
+from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from tests.inference.bnn.conftest import items
+
+
+def training(algorithm=Algorithm.BETA_BNN, n=400, likelihood=None, **settings) -> BnnTraining:
+    """A training before its first step, with an optimiser at hand in place of Lightning's trainer."""
+    data = items(n)
+    if likelihood is not None:
+        data = LabelledItems(data.items, torch.randn(n), ())
+    outputs = 3 if likelihood is None else 1
+    chosen = FitSettings(**{"posteriors": 2, "rounds": 2, "epochs": 4} | settings)
+    module = prepare(nn.Linear(4, outputs), data, Recipe(algorithm, 1.0, likelihood or CategoricalLikelihood(), None, chosen))
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 0.1)
+    module._trainer = SimpleNamespace(optimizers=[optimizer], world_size=1, current_epoch=0)
+    return module
+
+
+class TestBootstrap:
+    def test_samples_are_drawn_with_replacement(self):
+        """1 − 1/e of the items are in a sample of as many, so 37 % are not."""
+        order = training().draw_order(0, 0, 0)
+        assert len(order) == 400
+        assert len(order.unique()) / 400 == pytest.approx(1 - 1 / math.e, abs=0.05)
+
+    def test_a_sample_has_n_b_items(self):
+        assert len(training(bootstrap_size=60).draw_order(0, 0, 0)) == 60
+
+    def test_a_posterior_keeps_its_sample_for_a_round(self):
+        module = training()
+        sample = module.draw_order(0, 1, 0)
+        again = module.draw_order(0, 1, 1)
+        assert sample.tolist() != again.tolist(), "in another order"
+        assert sample.sort().values.tolist() == again.sort().values.tolist()
+        for other in (module.draw_order(1, 1, 0), module.draw_order(0, 0, 0)):
+            assert other.sort().values.tolist() != sample.sort().values.tolist()
+
+    @pytest.mark.parametrize("algorithm", [Algorithm.VANILLA, Algorithm.FIXED, Algorithm.DETERMINISTIC])
+    def test_without_a_mixture_every_item_is_seen_once_per_epoch(self, algorithm):
+        order = training(algorithm, bootstrap_size=60).draw_order(0, 0, 3)
+        assert order.sort().values.tolist() == list(range(400))
+
+
+class TestRounds:
+    def test_adam_starts_each_round_without_memory(self):
+        module = training()
+        optimizer = module.trainer.optimizers[0]
+        module.objective(module.source.items[:5].expand(2, 5, 4), module.source.labels[:5].expand(2, 5)).backward()
+        optimizer.step()
+        assert optimizer.state
+        module.start_segment(1, slice(0, 2))
+        assert not optimizer.state
+
+    def test_first_round_starts_from_the_networks_and_later_ones_from_the_mixture(self):
+        module = training()
+        module.mixture.refresh(slice(0, 2), torch.full_like(module.start, 3.0), torch.full_like(module.start, -1.0))
+        module.start_segment(0, slice(0, 2))
+        torch.testing.assert_close(module.objective.guide.loc.detach(), module.start)
+        module.start_segment(1, slice(0, 2))
+        torch.testing.assert_close(module.objective.guide.loc.detach(), torch.full_like(module.start, 3.0))
+        torch.testing.assert_close(module.objective.guide.log_scale.detach(), torch.full_like(module.start, -1.0))
+
+    def test_rates_are_against_the_mixture_that_a_posterior_was_trained_against(self):
+        """Not the refreshed one, which holds the posterior itself: against that no rate exceeds log K."""
+        module = training()
+        module.trainer.current_epoch = 1  # the last of the first round, whose mixture is N(0, I)
+        with torch.no_grad():
+            module.objective.guide.loc.fill_(2.0)
+            module.objective.guide.log_scale.zero_()
+        module.on_train_epoch_end()
+        torch.testing.assert_close(module.rates, torch.full((2,), 0.5 * 4 * module.start.shape[1]))
+        torch.testing.assert_close(module.mixture.loc, module.objective.guide.loc.detach())
+
+
+class TestNoise:
+    def test_posteriors_that_train_in_turn_take_their_noise_with_them(self):
+        module = training(Algorithm.ONLINE, likelihood=GaussianLikelihood(1.0))
+        noise = module.objective.model.likelihood.log_noise
+        for epoch, row, value in ((1, 0, -1.0), (3, 1, -2.0)):
+            module.trainer.current_epoch = epoch
+            module.start_segment(0, slice(row, row + 1))
+            assert float(noise.detach()) == 0.0, "each starts from the given noise"
+            with torch.no_grad():
+                noise.fill_(value)
+            module.on_train_epoch_end()
+        module.start_segment(1, slice(0, 1))
+        assert float(noise.detach()) == -1.0
+        outputs = module.posterior().observation(torch.zeros(4, 5, 1)).scale[:, 0].log()
+        torch.testing.assert_close(outputs, torch.tensor([-1.0, -2.0, -1.0, -2.0]))
+
+    @pytest.mark.parametrize("algorithm", [Algorithm.BETA_BNN, Algorithm.ONLINE])
+    def test_states_round_trip_and_those_with_one_noise_for_all_load(self, algorithm):
+        module = training(algorithm, likelihood=GaussianLikelihood(1.0))
+        state = module.state_dict()
+        other = training(algorithm, likelihood=GaussianLikelihood(0.2))
+        other.load_state_dict(state)
+        torch.testing.assert_close(other.state_dict(), state)
+        old = {name: value for name, value in state.items() if not name.startswith("likelihoods.")}
+        old["objective.model.likelihood.log_noise"] = torch.tensor(-0.7)
+        other.load_state_dict(old)
+        noise = other.posterior().observation(torch.zeros(2, 5, 1)).scale.log()
+        torch.testing.assert_close(noise, torch.full((2, 5), -0.7))

@@ -1,0 +1,201 @@
+"""The predictive distribution, read from traces: exact where it is known, and the same whatever tasks share a batch."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+from data.episodes import EpisodeSampler, TaskSpec
+from data.regression import linear_posterior
+from inference.evaluation.evaluate import batches, evaluate, readings
+from inference.evaluation.predictive import place_of, predictive
+from inference.meta.methods.nearest_mean import NearestMeanModel
+from inference.meta.regression import LINEAR_PRIOR, build_regression, regression_tasks
+from models.tasks.predictors import DistancePredictor
+from models.tasks.priors import HierarchicalGaussianPrior
+from tests.conftest import gaussian_bank
+from tests.guides.tasks.test_unrolled import WAY, build, episode
+
+
+def linear(count=6):
+    """Linear tasks and the program at their true prior and noise."""
+    objective = build_regression(3, 1.0)
+    objective.model.prior.loc.data = LINEAR_PRIOR[0].double()
+    objective.model.prior.log_scale.data = LINEAR_PRIOR[1].double().log()
+    objective.model.likelihood.log_noise.data = torch.tensor(0.5, dtype=torch.float64).log()
+    return objective, regression_tasks("linear", count, queries=5, seed=1)
+
+
+def test_predictions_of_linear_regression_are_exact():
+    """Mean and variance over draws are those of the posterior in closed form, and so is the log predictive density."""
+    objective, tasks = linear()
+    predicted = predictive(objective.model, objective.guide, tasks, num_samples=20_000)
+    mean, covariance = linear_posterior(tasks.support_x, tasks.support_y, *(p.double() for p in LINEAR_PRIOR), 0.5)
+    expected = (tasks.query_x @ mean[..., None])[..., 0]
+    variance = ((tasks.query_x @ covariance) * tasks.query_x).sum(-1)
+    torch.testing.assert_close(predicted.labels.mean.mean(0), expected, atol=0.02, rtol=0)
+    torch.testing.assert_close(predicted.labels.mean.var(0), variance, rtol=0.05, atol=0)
+    density = dist.Normal(expected, (variance + 0.25).sqrt()).log_prob(tasks.query_y)
+    torch.testing.assert_close(predicted.log_predictive(tasks.query_y), density, atol=0.05, rtol=0)
+
+
+def test_gaussian_draws_have_the_posteriors_mean_and_standard_deviation():
+    _, guide = build()
+    tasks = episode()
+    θ = guide.unroll(*tasks.unlabelled())[-1]
+    drawn = predictive(LinearReadOut(), guide, tasks, num_samples=4000).labels.mean  # the weights themselves
+    torch.testing.assert_close(drawn.mean(0), θ.loc.sum(-1), atol=1e-9, rtol=0)  # antithetic: exactly the mean
+    torch.testing.assert_close(drawn.var(0), θ.log_scale.exp().square().sum(-1), rtol=0.15, atol=0)
+
+
+class LinearReadOut(PyroModule):
+    """Labels whose means are the sums of the rows of the weights."""
+
+    def forward(self, support_x, support_y, query_x, query_y=None, way=None):
+        with pyro.plate("tasks", len(query_x), dim=-2):
+            weights = pyro.sample("weights", dist.Normal(torch.zeros(way, 10), 1.0).to_event(2))
+            with pyro.plate("queries", way, dim=-1):
+                pyro.sample("labels", dist.Normal(weights.squeeze(-3).sum(-1), 1.0), obs=query_y)
+
+
+@pytest.mark.parametrize("prior", [None, HierarchicalGaussianPrior])
+def test_results_do_not_depend_on_which_tasks_share_a_batch(prior):
+    model, guide = build() if prior is None else hierarchical()
+    tasks = episode(5)
+    together = predictive(model, guide, tasks)
+    for i in range(5):
+        alone = predictive(model, guide, tasks.tasks(slice(i, i + 1)))
+        torch.testing.assert_close(alone.probabilities()[0], together.probabilities()[i])
+        torch.testing.assert_close(alone.rate[0], together.rate[i])
+
+
+def hierarchical():
+    from guides.tasks.gradient_networks import EquivariantGradient
+    from guides.tasks.hyper import HyperGuide
+    from guides.tasks.rules import GradientStep
+    from guides.tasks.starts import SupportMeans
+    from guides.tasks.synthetic import SyntheticGradientGuide
+
+    model, _ = build(prior=HierarchicalGaussianPrior)
+    model.num_tasks = 1000
+    parts = SupportMeans(10), EquivariantGradient(), GradientStep(2, 10)
+    guide = SyntheticGradientGuide(model.prior, model.predictor, *parts, steps=2, hyper=HyperGuide(model.prior), num_tasks=1000)
+    return model, guide.double()
+
+
+def test_renaming_classes_renames_predictions_and_nothing_else():
+    model, guide = build()
+    tasks, order = episode(), torch.tensor([2, 0, 3, 1])
+    renamed = tasks._replace(support_y=order.argsort()[tasks.support_y], query_y=None)
+    torch.testing.assert_close(
+        predictive(model, guide, renamed).probabilities(), predictive(model, guide, tasks).probabilities()[..., order]
+    )
+
+
+def test_rows_of_one_task_have_noise_of_their_own():
+    """Shared noise would make classes rise and fall together, and predictions too sure."""
+    _, guide = build()
+    drawn = predictive(LinearReadOut(), guide, episode(1), num_samples=2000).labels.mean[:, 0]
+    correlation = torch.corrcoef(drawn.T) - torch.eye(WAY)
+    assert correlation.abs().max() < 0.1
+
+
+def test_rate_is_the_closed_form_and_none_for_points():
+    model, guide = build()
+    tasks = episode()
+    θ = guide.unroll(*tasks.unlabelled())[-1]
+    q, p = dist.Normal(θ.loc, θ.log_scale.exp()), dist.Normal(model.prior.loc, model.prior.log_scale.exp())
+    expected = torch.distributions.kl_divergence(q, p).sum((-2, -1)).detach()
+    torch.testing.assert_close(predictive(model, guide, tasks).rate, expected)
+    point = predictive(*build(family="delta"), tasks)
+    assert point.rate is None
+    assert point.num_draws == 1, "draws of a point would all be the same"
+
+
+def test_a_new_task_is_not_tempered_by_the_size_of_the_training_set():
+    """num_tasks scales a batch in training; in evaluation a task counts once."""
+    model, guide = hierarchical()
+    tasks = episode(3)
+    scale = {}
+    for training in (True, False):
+        model.train(training), guide.train(training)
+        trace = pyro.poutine.trace(model).get_trace(*tasks)
+        scale[training] = trace.nodes["labels"]["scale"]
+    assert float(scale[True]) == pytest.approx(1000 / 3)
+    assert float(scale[False]) == 1.0
+
+
+def test_query_labels_are_hidden_from_guides_that_do_not_ask():
+    model, guide = build()
+    tasks = episode()
+    wrong = tasks._replace(query_y=(tasks.query_y + 1) % WAY)
+    torch.testing.assert_close(
+        predictive(model, guide, wrong).probabilities(), predictive(model, guide, tasks).probabilities(), rtol=0, atol=0
+    )
+
+
+def test_other_queries_than_those_adapted_on():
+    model, guide = build()
+    tasks = episode()
+    other = torch.randn(3, 2, 10, dtype=torch.float64)
+    predicted = predictive(model, guide, tasks, query_x=other).probabilities()
+    assert predicted.shape == (3, 2, WAY)
+    same = predictive(model, guide, tasks, query_x=tasks.query_x[:, :2]).probabilities()
+    torch.testing.assert_close(same, predictive(model, guide, tasks).probabilities()[:, :2])
+
+
+def test_modes_and_random_state_are_left_as_they_were():
+    model, guide = build()
+    model.train(), guide.eval()
+    state = torch.get_rng_state()
+    predictive(model, guide, episode())
+    assert model.training
+    assert not guide.training
+    assert torch.equal(state, torch.get_rng_state())
+
+
+class TestEvaluate:
+    def sampler(self):
+        return EpisodeSampler(gaussian_bank(), TaskSpec(way=WAY, shot=2, queries=6))
+
+    def test_scores_are_those_of_the_predictions(self):
+        model, guide = build()
+        scores = evaluate(model, guide, self.sampler(), tasks=60, seed=3)
+        parts = [(e.to(dtype=torch.float64), predictive(model, guide, e.to(dtype=torch.float64))) for e in
+                 batches(self.sampler(), 60, 3)]  # fmt: skip
+        right = torch.cat([(p.probabilities().argmax(-1) == e.query_y).double().mean(-1) for e, p in parts])
+        assert scores.episodes == 60
+        assert scores.accuracy == pytest.approx(float(right.mean()))
+        assert scores.ci95 == pytest.approx(1.96 * float(right.std()) / math.sqrt(60))
+        assert scores.rate == pytest.approx(float(torch.cat([p.rate for _, p in parts]).mean()))
+        distortion = torch.cat([p.distortion(e.query_y) for e, p in parts]).mean()
+        assert scores.distortion == pytest.approx(float(distortion))
+
+    def test_more_tasks_begin_with_the_same_ones(self):
+        first, more = (list(batches(self.sampler(), n, 5)) for n in (30, 80))
+        assert torch.equal(first[0].query_x, more[0].query_x[:30])
+        assert sum(len(e.query_x) for e in more) == 80
+
+    def test_a_method_without_latent_sites_has_no_rate(self):
+        model, guide = NearestMeanModel(DistancePredictor()), pyro.nn.PyroModule()
+        guide.forward = lambda *args: None
+        scores = evaluate(model, guide, self.sampler(), tasks=20, seed=1)
+        assert scores.rate is None
+        assert scores.accuracy > 0.9
+
+    def test_readings_are_the_steps_of_guides_that_take_them(self):
+        _, guide = build(steps=2)
+        assert [g.steps for g in readings(guide).values()] == [0, 1, 2]
+        assert list(readings(guide, 4)) == [0, 1, 2, 3, 4]
+        assert list(readings(nn.Identity())) == [0]
+
+
+def test_place_is_read_off_parameters_and_buffers():
+    _, guide = build()
+    assert place_of(guide) == (torch.device("cpu"), torch.float64)
+    assert place_of(nn.Identity(), guide)[1] == torch.float64
+    assert place_of(nn.Identity()) == (torch.device("cpu"), torch.get_default_dtype())

@@ -1,0 +1,145 @@
+"""Few-shot learning without forgetting: what chooses and what tests, the inner KL, every choice of the options."""
+
+import pytest
+import torch
+from torch.distributions import kl_divergence
+
+from data.base_and_new import BaseAndNewSampler
+from data.episodes import EpisodeSampler, TaskSpec
+from data.errors import UserError
+from guides.tasks.families import PosteriorParameters
+from inference.evaluation.predictive import predictive
+from inference.meta import base_and_new
+from inference.meta.base_and_new import build_lwof, check_lwof, halves, lwof_columns, lwof_records
+from inference.meta.methods import sib
+from inference.meta.options import SibOptions
+from inference.meta.settings import VariantSettings, settings
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import save_features
+from models.networks.feature_space import class_means
+from tests.conftest import classes_of, gaussian_bank, marked_splits, splits_of
+
+TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "test_tasks": 20, "progress": False, "holdout": 4}
+TINY |= {"protocols": "lwof", "rank": 0}
+
+
+def options(**given) -> SibOptions:
+    return SibOptions(**{"beta": 0.1, **TINY, **given})
+
+
+def marked_run(folder) -> RunFolder:
+    """A run folder whose features are marked, with held-out images whose last feature counts them."""
+    parts = marked_splits()
+    held = parts["train"]
+    number = torch.arange(len(held.items)) % 20
+    held_items = torch.cat([held.items[:, :-1], number[:, None].float()], dim=-1)
+    run = RunFolder.create(folder / "run", "sib", "")
+    save_features(run.features, {**parts, "held_out": type(held)(held_items, held.labels, held.class_names)})
+    return run
+
+
+def objective_and_episode(tasks=3, **given):
+    bank = gaussian_bank(classes=9, dim=6)
+    chosen = options(**given)
+    variant = sib.variants(settings(VariantSettings, chosen))[0]
+    objective = build_lwof(chosen, variant, class_means(bank.items, bank.labels)).double()
+    sampler = BaseAndNewSampler(EpisodeSampler(bank, TaskSpec(3, 1, 4)), bank, playing=True)
+    return objective, sampler.sample(tasks, seed=1).to("cpu", dtype=torch.float64), sampler
+
+
+def test_inner_steps_descend_the_kl_of_the_objective():
+    """To the mixture of the task's own base components: by autograd, and unlike the mixture of all of them."""
+    objective, episode, _ = objective_and_episode(beta=1.0)
+    guide, prior = objective.guide, objective.model.prior
+    known = tuple(h[episode.base_classes].detach() for h in prior.hyperparameters())
+    θ = PosteriorParameters(*(t.detach().requires_grad_() for t in guide.start(*episode[:3], 3)))
+    for task in range(3):
+        q = torch.distributions.Independent(torch.distributions.Normal(θ.loc[task], θ.log_scale[task].exp()), 2)
+        p = prior.distribution(tuple(h[task] for h in known), 3)
+        expected = torch.autograd.grad(kl_divergence(q, p), tuple(θ))
+        found = prior.kl_gradient(known, *θ)
+        for part, whole in zip(found, expected, strict=True):
+            torch.testing.assert_close(part[task], whole[task])
+    everything = prior.kl_gradient(prior.hyperparameters(), *θ)
+    assert not torch.allclose(everything[0], prior.kl_gradient(known, *θ)[0])
+
+
+def test_rate_of_the_base_weights_is_zero_and_of_the_new_ones_the_bound():
+    objective, episode, _ = objective_and_episode()
+    rates = objective.terms(*episode).rates
+    torch.testing.assert_close(rates["base_weights"], torch.zeros((), dtype=torch.float64), atol=1e-9, rtol=0)
+    assert rates["weights"] > 0
+
+
+def test_columns_are_accuracies_among_their_own_classes():
+    objective, episode, sampler = objective_and_episode()
+    columns = lwof_columns(objective, sampler, tasks=3, seed=1)
+    episode = next(base_and_new.batches(sampler, 3, 1)).to("cpu", dtype=torch.float64)
+    logits = predictive(objective.model, objective.guide, episode, num_samples=16).labels.logits
+    p, known, half = logits.softmax(-1).mean(0), episode.base_classes.shape[1], episode.query_x.shape[1] // 2
+    both = (p.argmax(-1) == episode.query_y).double().mean()
+    new = logits[..., :half, known:].softmax(-1).mean(0).argmax(-1) == episode.query_y[:, :half] - known
+    base = logits[..., half:, :known].softmax(-1).mean(0).argmax(-1) == episode.query_y[:, half:]
+    assert columns.both[0] == pytest.approx(float(both))
+    assert columns.novel[0] == pytest.approx(float(new.double().mean()))
+    assert columns.base[0] == pytest.approx(float(base.double().mean()))
+
+
+def test_images_that_choose_a_checkpoint_do_not_test_it(tmp_path, monkeypatch):
+    run = marked_run(tmp_path)
+    seen = {}
+
+    def spy(sampler):
+        episode = sampler.sample(200, seed=0)
+        half = episode.query_x.shape[1] // 2
+        return {(int(c), int(n)) for c, n in zip(
+            classes_of(episode.query_x[:, half:]).flatten(), episode.query_x[:, half:, -1].flatten(), strict=True
+        )}, splits_of(episode.query_x[:, :half])  # fmt: skip
+
+    def no_training(objective, samplers, *rest):
+        seen["val"] = spy(samplers["val"])
+
+    monkeypatch.setattr(base_and_new, "train_lwof", no_training)
+    monkeypatch.setattr(base_and_new, "map_items", lambda space, part: part)
+
+    def columns(objective, sampler, **given):
+        seen["test"] = spy(sampler)
+        return base_and_new.Columns((0.5, 0.1), (0.5, 0.1), (0.5, 0.1))
+
+    monkeypatch.setattr(base_and_new, "lwof_columns", columns)
+    lwof_records(options(), run)
+    assert not seen["val"][0] & seen["test"][0]
+    assert seen["val"][1] == {"val"}
+    assert seen["test"][1] == {"test"}
+
+
+def test_halves_are_of_every_class():
+    kept, held = halves(marked_splits()["train"])
+    assert kept.counts.tolist() == held.counts.tolist() == [10] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "variants"),
+    [
+        ({"beta": "0.1,1"}, ["distance-beta0.1-k3", "distance-beta0.1-k0", "distance-beta1-k3", "distance-beta1-k0"]),
+        ({"predictor": "cosine,distance", "steps": 0}, ["cosine-beta0.1-k0", "distance-beta0.1-k0"]),
+        ({"posterior": "delta"}, ["distance-delta-k3", "distance-delta-k0"]),
+        ({"inner_samples": 2}, ["distance-beta0.1-k3", "distance-beta0.1-k0"]),
+        ({"gradient": "exact"}, ["distance-beta0.1-k3", "distance-beta0.1-k0"]),
+    ],
+)
+def test_every_choice_of_the_options_counts(given, variants, tmp_path):
+    records = lwof_records(options(**given), marked_run(tmp_path))
+    assert [r.variant for r in records] == variants
+    assert [r.saw_labels for r in records] == [given.get("gradient") == "exact" and r.steps > 0 for r in records]
+    assert all(0 <= r.both_accuracy <= 1 for r in records)
+
+
+def test_what_the_protocol_cannot_do_is_said_before_any_training(tmp_path):
+    with pytest.raises(UserError, match="gradient=equivariant"):
+        options(gradient="mlp")
+    with pytest.raises(UserError, match="holdout=50"):
+        options(holdout=1)
+    with pytest.raises(UserError, match="no split held_out"):
+        check_lwof(options(features="f.safetensors"), marked_splits())

@@ -1,0 +1,224 @@
+"""A fitted learner: hand-made tasks, saving and loading, what it refuses."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from data.errors import UserError
+from inference.evaluation.predictive import predictive
+from inference.meta.learner import Learner, checked_way, read_variant, selected_name
+from inference.meta.options import SibOptions
+from inference.meta.settings import GuideSettings, settings
+from inference.meta.sib import SIB
+from inference.meta.stages import all_variants, feature_space
+from inference.runs.folder import RunFolder, write_json
+from inference.runs.tensors import load_tensors, save_tensors
+from models.networks.feature_network import FeatureNetwork
+from tests.conftest import gaussian_bank, marked_images
+
+BANK = gaussian_bank(classes=8, images=12, dim=10)
+
+
+def learner(network=None, **options) -> Learner:
+    """Untrained, on features of the bank unless a network is given."""
+    chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
+    variant = all_variants(chosen)[0]
+    space, means = feature_space(settings(GuideSettings, chosen), variant.predictor, BANK)
+    return Learner.build(chosen, variant, space, means, network, "bank")
+
+
+def task(labels=(0, 1, 2), queries=6):
+    """Support of one item per label and some queries, without a dimension of tasks."""
+    return BANK.items[: 12 * len(labels) : 12], torch.tensor(labels), BANK.items[-queries:]
+
+
+class TestHandMadeTasks:
+    def test_one_task_needs_no_dimension_of_tasks(self):
+        posterior = learner().posterior(*task())
+        assert posterior.probabilities().shape == (1, 6, 3)
+        assert posterior.sample(7).shape[:3] == (7, 1, 3)
+
+    @pytest.mark.parametrize("labels", [(0, 2, 7), (1, 2, 3), (-1, 0, 1), (0, 0, 2)])
+    def test_labels_that_leave_out_a_class_are_refused(self, labels):
+        with pytest.raises(UserError, match="number the classes of every task 0, 1"):
+            learner().posterior(*task(labels))
+
+    def test_every_task_has_every_class(self):
+        assert checked_way(torch.tensor([[0, 1, 2], [2, 0, 1]])) == 3
+        with pytest.raises(UserError, match="every task"):
+            checked_way(torch.tensor([[0, 1, 2], [1, 0, 1]]))
+
+    def test_wrong_features_are_one_line(self):
+        support_x, support_y, query_x = task()
+        with pytest.raises(UserError, match="features of 10 numbers"):
+            learner().posterior(support_x[:, :4], support_y, query_x[:, :4])
+
+    def test_one_query(self):
+        support_x, support_y, query_x = task(queries=1)
+        assert learner().posterior(support_x, support_y, query_x).probabilities().shape == (1, 1, 3)
+        with pytest.raises(UserError, match="at least two"):
+            learner(gradient="mlp", way=3).posterior(support_x, support_y, query_x)
+
+    @pytest.mark.parametrize("options", [{"initialisation": "learned"}, {"initialisation": "queries"}, {"gradient": "mlp"}])
+    def test_another_way_than_it_was_built_for_is_refused(self, options):
+        with pytest.raises(UserError, match="built for 5 classes per task, not 3"):
+            learner(**options).posterior(*task())
+
+    def test_zero_shot_has_an_empty_support(self):
+        empty = BANK.items[:0][None], torch.empty(1, 0, dtype=torch.long)
+        posterior = learner(initialisation="queries", way=3).posterior(*empty, BANK.items[None, :6])
+        assert posterior.probabilities().shape == (1, 6, 3)
+
+    def test_double_precision(self):
+        chosen = learner()
+        chosen.objective.double()
+        assert chosen.posterior(*task()).probabilities().dtype == torch.float64
+
+    def test_trajectory_reads_the_guide_after_every_step(self):
+        chosen = learner(steps=2)
+        steps = chosen.trajectory(*task())
+        assert len(steps) == 3
+        torch.testing.assert_close(steps[-1].loc, chosen.posterior(*task()).loc)
+        torch.testing.assert_close(steps[0].loc, chosen.posterior(*task(), steps=0).loc)
+        assert len(chosen.trajectory(*task(), steps=4)) == 5
+
+    def test_rate_is_the_closed_form(self):
+        chosen = learner()
+        posterior = chosen.posterior(*task())
+        q = posterior.sample(20_000)
+        prior = Normal(chosen.model.prior.loc, chosen.model.prior.log_scale.exp())
+        expected = kl_divergence(Normal(q.mean(0), q.std(0)), prior).sum((-2, -1)).detach()
+        torch.testing.assert_close(posterior.rate(), expected, rtol=0.01, atol=0)
+
+
+class TestImages:
+    def sib(self):
+        images = marked_images()
+        network = FeatureNetwork("conv4-8", images.image_shape)
+        network.standardize.fit(images.train.items)
+        features = gaussian_bank(dim=network.num_features)
+        chosen = SibOptions(beta=0.1, progress=False)
+        variant = all_variants(chosen)[0]
+        space, means = feature_space(settings(GuideSettings, chosen), variant.predictor, features)
+        return Learner.build(chosen, variant, space, means, network, "marked"), images.test.items
+
+    def test_floats_are_the_same_images_as_bytes(self):
+        sib, images = self.sib()
+        torch.testing.assert_close(sib.features(images[:4].float() / 255), sib.features(images[:4]))
+
+    def test_images_of_another_kind_are_one_line(self):
+        sib, images = self.sib()
+        for wrong, words in (
+            (images[:2].float(), "0, 1"),
+            (images[:2].expand(-1, 3, -1, -1), "1×16×16"),
+            (images[:2, :, :8], "1×16×16"),
+        ):
+            with pytest.raises(UserError, match=words):
+                sib.features(wrong)
+
+
+class TestFiles:
+    def saved(self, chosen: Learner, folder) -> RunFolder:
+        run = RunFolder.create(folder / "run", "sib", "")
+        chosen.save(run.checkpoints / f"{chosen.variant.name}.safetensors")
+        record = {"selected": True, "trained_steps": chosen.variant.steps, "variant": chosen.variant.name}
+        write_json(run.metrics, {"results": [record]})
+        return run
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"rank": 7}, {"rank": 10}, {"rank": 0}, {"steps": 0}, {"posterior": "delta"}, {"prior": "mixture"},
+         {"prior": "hierarchical"}, {"initialisation": "learned", "way": 3}, {"methods": "nearest-mean"}],
+    )  # fmt: skip
+    def test_loads_what_was_saved(self, options, tmp_path):
+        """Rank = D keeps its map, K = 0 is found, and every choice predicts the same."""
+        bank = gaussian_bank(classes=12, dim=10)
+        chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
+        variant = all_variants(chosen)[0]
+        space, means = feature_space(settings(GuideSettings, chosen), variant.predictor, bank)
+        first = Learner.build(chosen, variant, space, means, None, "bank")
+        again = Learner.load(self.saved(first, tmp_path))
+        assert again.variant == variant
+        assert again.dataset == "bank"
+        assert again.space.rank == space.rank
+        torch.testing.assert_close(
+            again.posterior(*task()).probabilities(), first.posterior(*task()).probabilities(), rtol=0, atol=0
+        )
+
+    @pytest.mark.parametrize("rank", [0, 4, 10])
+    def test_loads_files_of_versions_before_learners(self, rank, tmp_path):
+        """Old names of parameters, no method, no rank: the same predictions."""
+        first = learner(rank=rank) if rank < 8 else learner(rank=0)
+        if rank == 10:
+            first.space.directions.copy_(torch.linalg.qr(torch.randn(10, 10)).Q)
+            first.space.rank = 10
+        run = self.saved(first, tmp_path)
+        path = run.checkpoints / f"{first.variant.name}.safetensors"
+        tensors, metadata = load_tensors(path)
+        old = {"start.": "initialisation.", "rule.log_size": "log_inner_lr", "rule.scale_shift": "scale_shift"}
+        for new, name in old.items():
+            tensors = {k.replace(f"guide.{new}", f"guide.{name}"): v for k, v in tensors.items()}
+        variant = {"predictor": "distance", "beta": 0.1, "steps": 3}
+        kept = {"options": metadata["options"], "base_classes": metadata["base_classes"], "variant": variant}
+        save_tensors(path, tensors, kept)
+        record = {"selected": True, "trained_steps": 3, "predictor": "distance", "beta": 0.1}
+        write_json(run.metrics, {"results": [record]})
+        torch.testing.assert_close(
+            Learner.load(run).posterior(*task()).probabilities(), first.posterior(*task()).probabilities()
+        )
+
+    def test_old_delta_runs_are_found_by_their_old_name(self, tmp_path):
+        run = RunFolder.create(tmp_path / "run", "sib", "")
+        record = {"selected": True, "trained_steps": 3, "predictor": "cosine", "beta": None}
+        write_json(run.metrics, {"results": [record]})
+        assert selected_name(run) == "cosine-beta0-k3"
+        old = {"variant": {"predictor": "cosine", "beta": 0.0, "steps": 3}, "options": {"posterior": "delta"}}
+        assert asdict(read_variant(old)) | {"beta": None, "posterior": "delta"} == asdict(read_variant(old))
+
+    def test_fit_leaves_a_folder_that_loads_by_itself(self, tmp_path):
+        images = marked_images(classes=6, images=12)
+        options = {"epochs": 0, "tasks": 16, "validations": 1, "way": 2, "queries": 3, "backbone": "conv4-8"}
+        fitted = SIB.fit(images, out=str(tmp_path / "run"), **options)
+        again = SIB.load(tmp_path / "run")
+        assert isinstance(again, SIB)
+        assert again.variant == fitted.variant
+        assert json.loads((tmp_path / "run" / "metrics.json").read_text())["dataset"] == "marked"
+        x = images.test.items
+        one, two = (s.posterior(x[[0, 12]], torch.arange(2), x[1:5]).probabilities() for s in (fitted, again))
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_draws_of_different_tasks_are_independent():
+    """They once shared their noise, and a correlation of 1 went into posterior.nc."""
+    chosen = learner()
+    support_x, support_y, query_x = task()
+    two = [torch.stack([t, t]) for t in (support_x, support_y, query_x)]
+    draws = chosen.posterior(*two).sample(3000)
+    first, second = draws.flatten(2).unbind(1)
+    correlation = torch.corrcoef(torch.stack([first[:, 0], second[:, 0]]))[0, 1]
+    assert abs(float(correlation)) < 0.08
+    pairs = torch.corrcoef(torch.stack([first[::2, 0], first[1::2, 0]]))[0, 1]
+    assert abs(float(pairs)) < 0.1, "nor are draws mirrored in pairs"
+
+
+def test_inference_data_is_what_arviz_takes_it_to_be():
+    chosen = learner()
+    support_x, support_y, query_x = task()
+    posterior = chosen.posterior(support_x, support_y, query_x)
+    labels = torch.zeros(1, 6, dtype=torch.long)
+    data = posterior.to_arviz(labels, num_samples=400, class_names=("a", "b", "c"))
+    assert list(data.posterior["class"].values) == ["a", "b", "c"]
+    on_support = predictive(chosen.model, chosen.guide, posterior.episode, query_x=posterior.episode.support_x)
+    expected = on_support.log_likelihood(support_y[None]).mean(0)
+    found = torch.tensor(data.log_likelihood["labels"].values[0]).mean(0)
+    torch.testing.assert_close(found, expected.detach(), atol=0.15, rtol=0)
+    density = torch.tensor(data.predictions["log_density"].values[0])
+    probabilities = torch.tensor(data.predictions["probabilities"].values[0])
+    torch.testing.assert_close(density, probabilities[..., 0].log())
+    assert data.attrs["dataset"] == "bank"
+    assert data.attrs["variant"] == chosen.variant.name
+    prior = torch.tensor(data.prior["weights"].values[0])
+    torch.testing.assert_close(prior.mean((0, 1, 2)), chosen.model.prior.loc.detach(), atol=0.1, rtol=0)

@@ -1,0 +1,141 @@
+"""Selection and records: what is chosen by what, and what a row says."""
+
+from dataclasses import replace
+
+import pytest
+
+from inference.evaluation.metrics import Scores
+from inference.meta.options import SibOptions
+from inference.meta.report import (
+    choose_variant,
+    evaluate_protocols,
+    final_records,
+    format_records,
+    make_record,
+    mark_selected,
+    validate,
+)
+from inference.meta.stages import all_variants, fit
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import load_features, save_features
+from tests.conftest import marked_splits, splits_of
+
+OPTIONS = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    file = save_features(folder / "marked.safetensors", marked_splits())
+    run = RunFolder.create(folder / "run", "sib", "")
+    options = SibOptions(features=str(file), beta="0.1,1", methods="sib,nearest-mean", rank=0, **OPTIONS)
+    return fit(options, None, run), run
+
+
+class Spy:
+    """Stands for a learner and notes which splits it is evaluated on."""
+
+    def __init__(self, learner):
+        self.learner, self.seen = learner, []
+
+    def __getattr__(self, name):
+        return getattr(self.learner, name)
+
+    def evaluate(self, part, spec, **options):
+        self.seen.append((options["split"], splits_of(part.items)))
+        return self.learner.evaluate(part, spec, **{**options, "tasks": 4})
+
+
+def test_variants_are_chosen_on_validation_classes_and_tested_on_test_classes(fitted):
+    learners, run = fitted
+    spies = {variant: Spy(learner) for variant, learner in learners.items()}
+    validated = validate(spies, run)
+    assert all(spy.seen == [("val", {"val"})] for spy in spies.values())
+    for spy in spies.values():
+        spy.seen.clear()
+    tested = evaluate_protocols(spies, ["standard", "imbalanced"], 4, run)
+    assert all(seen == ("test", {"test"}) for spy in spies.values() for seen in spy.seen)
+    assert {r.balanced for r in tested} == {True, False}
+    assert set(validated) == set(learners)
+
+
+def scores(nll: float, accuracy: float = 0.5, rate: float | None = 2.0) -> Scores:
+    return Scores(10, accuracy, 0.1, nll, 0.1, 0.3, rate, 40.0)
+
+
+def records(fitted, nlls):
+    """A validation record for each variant, with the given NLLs and accuracies the other way round."""
+    learners, _ = fitted
+    return {
+        variant: make_record(learner, learner.options.spec(), "val", variant.steps, scores(nll, nll / 10))
+        for (variant, learner), nll in zip(learners.items(), nlls, strict=True)
+    }
+
+
+def test_lowest_nll_is_chosen_among_what_is_no_reference(fitted):
+    learners, _ = fitted
+    variants = list(learners)
+    assert [v.name for v in variants] == [
+        "distance-beta0.1-k3", "distance-beta0.1-k0", "distance-beta1-k3", "distance-beta1-k0", "nearest-mean-distance-k0"
+    ]  # fmt: skip
+    assert choose_variant(records(fitted, (0.9, 0.1, 0.8, 0.1, 0.85))).name == "distance-beta1-k3"
+    assert choose_variant(records(fitted, (0.9, 0.1, 0.8, 0.1, 0.7))).name == "nearest-mean-distance-k0"
+
+
+def test_what_has_seen_labels_is_chosen_only_where_there_is_nothing_else(fitted):
+    validated = records(fitted, (0.2, 0.9, 0.3, 0.9, 0.5))
+    first = next(iter(validated))
+    seen = {**validated, first: replace(validated[first], saw_labels=True)}
+    assert choose_variant(seen).name == "distance-beta1-k3"
+    all_seen = {variant: replace(record, saw_labels=True) for variant, record in validated.items()}
+    assert choose_variant(all_seen) is first
+
+
+def test_selected_marks_the_chosen_variant_and_its_reference(fitted):
+    validated = records(fitted, (0.2, 0.9, 0.3, 0.9, 0.5))
+    marked = mark_selected(validated.values(), choose_variant(validated))
+    assert [r.variant for r in marked if r.selected] == ["distance-beta0.1-k3", "distance-beta0.1-k0"]
+
+
+def test_a_record_says_what_it_is_of(fitted):
+    learners, _ = fitted
+    learner = next(iter(learners.values()))
+    record = make_record(learner, learner.options.spec(imbalance=2.0), "test", 2, scores(0.4))
+    assert (record.steps, record.trained_steps, record.beta, record.balanced) == (2, 3, 0.1, False)
+    assert record.neg_elbo == pytest.approx(42.0), "distortion + rate, whatever β"
+    assert not record.saw_labels
+    assert make_record(learner, learner.options.spec(), "test", 2, scores(0.4, rate=None)).neg_elbo is None
+
+
+def test_exact_gradients_are_marked_as_having_seen_the_labels(tmp_path):
+    file = save_features(tmp_path / "marked.safetensors", marked_splits())
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    learners = fit(SibOptions(features=str(file), beta=0.1, gradient="exact", rank=0, **OPTIONS), None, run)
+    part = load_features(run.features)["test"]
+    for variant, learner in learners.items():
+        spec = learner.options.spec()
+        for k, score in learner.evaluate(part, spec, split="test", tasks=4).items():
+            record = make_record(learner, spec, "test", k, score)
+            assert record.saw_labels is (k > 0), (variant, k)
+            assert ("saw labels" in format_records([record])) is (k > 0)
+
+
+def test_table_has_a_row_for_each_learner_read_at_its_own_k(fitted):
+    learners, run = fitted
+    spies = {variant: Spy(learner) for variant, learner in learners.items()}
+    rows = final_records(evaluate_protocols(spies, ["standard"], 4, run))
+    assert [(r.variant, r.steps) for r in rows] == [(v.name, v.steps) for v in learners]
+    text = format_records(mark_selected(rows, next(iter(learners))))
+    assert len(text.splitlines()) == 6
+    assert [line[0] for line in text.splitlines()[1:]].count("*") == 2
+    assert "nearest-mean" in text.splitlines()[-1]
+
+
+def test_steps_of_zero_are_their_own_reference():
+    variants = all_variants(SibOptions(steps=0, beta=0.1))
+    assert [(v.name, v.reference) for v in variants] == [("distance-beta0.1-k0", False)]
+
+
+def test_points_have_no_beta():
+    (variant, _) = all_variants(SibOptions(posterior="delta", beta="0.1,1", predictor="cosine"))
+    assert (variant.beta, variant.posterior, variant.name) == (None, "delta", "cosine-delta-k3")

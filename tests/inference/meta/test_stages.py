@@ -1,0 +1,89 @@
+"""The stages of a run: which data each sees, and what is trained."""
+
+import pytest
+import torch
+
+from inference.meta import stages
+from inference.meta.options import SibOptions
+from inference.meta.settings import GuideSettings, settings
+from inference.meta.stages import all_variants, feature_space, fit, hold_out, prepare_features
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import load_features, load_tensors, save_features
+from tests.conftest import marked_images, marked_splits, splits_of
+
+TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "progress": False, "beta": 0.1}
+
+
+def test_guides_train_on_training_classes_and_are_validated_on_validation_classes(tmp_path, monkeypatch):
+    file = save_features(tmp_path / "marked.safetensors", marked_splits())
+    seen = {}
+
+    class Spy(stages.MetaTraining):
+        def __init__(self, objective, train, validation, schedule):
+            seen["train"] = splits_of(train.sample(50, seed=0).query_x)
+            seen["val"] = splits_of(validation.sample(50, seed=0).query_x)
+            super().__init__(objective, train, validation, schedule)
+
+    class Plain(stages.FeatureSpace):
+        def forward(self, features):
+            return features  # marks stay as they are
+
+    monkeypatch.setattr(stages, "MetaTraining", Spy)
+    monkeypatch.setattr(stages, "FeatureSpace", Plain)
+    fit(SibOptions(features=str(file), rank=0, steps=0, **TINY), None, RunFolder.create(tmp_path / "run", "sib", ""))
+    assert seen == {"train": {"train"}, "val": {"val"}}
+
+
+def test_prior_and_feature_space_come_from_training_classes():
+    parts = marked_splits()
+    chosen = settings(GuideSettings, SibOptions(rank=2, **TINY))
+    space, means = feature_space(chosen, "distance", parts["train"])
+    assert means.shape == (6, 2)
+    again, _ = feature_space(chosen, "distance", parts["test"])
+    assert not torch.allclose(space.directions, again.directions)
+
+
+def test_embedding_keeps_splits_and_held_out_images_apart(tmp_path):
+    images = marked_images(classes=6, images=10)
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    options = SibOptions(epochs=0, holdout=4, backbone="conv4-4", **TINY)
+    network, features = prepare_features(options, images, run)
+    assert network is not None
+    assert {split: len(part) for split, part in features.items()} == {"train": 36, "val": 60, "test": 60, "held_out": 24}
+    assert load_tensors(run.features)[1]["dataset"] == "marked"
+    kept, held = hold_out(images, 4)
+    assert splits_of(held.items) == splits_of(kept.train.items) == {"train"}
+    torch.testing.assert_close(features["held_out"].items, stages.embed_items(network, held).items)
+
+
+def test_a_feature_file_keeps_its_name(tmp_path):
+    file = save_features(tmp_path / "mine.safetensors", marked_splits(), {"dataset": "birds"})
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    learners = fit(SibOptions(features=str(file), rank=0, steps=0, **TINY), None, run)
+    assert {learner.dataset for learner in learners.values()} == {"birds"}
+    assert load_tensors(run.features)[1]["dataset"] == "birds"
+    assert set(load_features(run.features)) == {"train", "val", "test"}
+
+
+def test_a_method_without_parameters_is_ready_as_it_is(tmp_path, monkeypatch):
+    file = save_features(tmp_path / "marked.safetensors", marked_splits())
+    monkeypatch.setattr(stages, "train", lambda *args, **options: pytest.fail("nothing is there to train"))
+    build = stages.Learner.build.__func__
+
+    def frozen(cls, *arguments):
+        learner = build(cls, *arguments)
+        learner.objective.requires_grad_(False)
+        return learner
+
+    monkeypatch.setattr(stages.Learner, "build", classmethod(frozen))
+    options = SibOptions(features=str(file), rank=0, methods="nearest-mean", **TINY)
+    (learner,) = fit(options, None, RunFolder.create(tmp_path / "run", "sib", "")).values()
+    assert learner.variant.method == "nearest-mean"
+
+
+def test_variants_of_all_methods():
+    names = [v.name for v in all_variants(SibOptions(methods="nearest-mean,sib", predictor="distance,cosine", beta=1, steps=2))]
+    assert names == [
+        "nearest-mean-distance-k0", "nearest-mean-cosine-k0", "distance-beta1-k2", "distance-beta1-k0", "cosine-beta1-k2",
+        "cosine-beta1-k0",
+    ]  # fmt: skip

@@ -1,0 +1,64 @@
+"""Meta-training: what a step minimises and what is logged."""
+
+import pytest
+import torch
+
+from data.episodes import EpisodeSampler, TaskSpec
+from data.seeding import mix_seed, seeded
+from inference.elbo import RateDistortionELBO
+from inference.meta.settings import MetaSchedule
+from inference.meta.training import DRAWS, TASKS, MetaTraining
+from tests.conftest import gaussian_bank
+from tests.guides.tasks.test_unrolled import build
+from tests.inference.evaluation.test_predictive import hierarchical
+
+SCHEDULE = MetaSchedule(tasks=64, batch=8, validations=2, validation_tasks=10, seed=4)
+
+
+def training(model, guide, beta=0.5) -> MetaTraining:
+    sampler = EpisodeSampler(gaussian_bank(), TaskSpec(way=4, shot=1, queries=5))
+    module = MetaTraining(RateDistortionELBO(beta=beta)(model, guide), sampler, sampler, SCHEDULE)
+    module.logged = {}
+    module.log_dict = lambda values, **_: module.logged.update(values)
+    return module
+
+
+def expected_terms(module: MetaTraining):
+    """The objective's terms on the step's own tasks and draws."""
+    seeds = (SCHEDULE.seed, 0, 0, 0)
+    episode = module.training_tasks.sample(SCHEDULE.batch, seed=mix_seed(*seeds, TASKS)).to(dtype=torch.float64)
+    with seeded(*seeds, DRAWS):
+        return module.objective.terms(*episode)
+
+
+def test_a_step_is_the_objective_per_task():
+    module = training(*build())
+    loss, terms = module.training_step(0, 0), expected_terms(module)
+    torch.testing.assert_close(loss, (terms.distortion + 0.5 * terms.rate) / 8)
+    torch.testing.assert_close(module.logged["train/distortion"], terms.distortion.detach() / 8)
+    torch.testing.assert_close(module.logged["train/rate"], terms.rate.detach() / 8)
+
+
+def test_a_hierarchical_prior_is_logged_per_task_too():
+    """Its terms stand for all N tasks of training; the log is of one. (It was N / batch times too large.)"""
+    model, guide = hierarchical()
+    module = training(model, guide)
+    module.training_step(0, 0)
+    terms = expected_terms(module)
+    torch.testing.assert_close(module.logged["train/distortion"], terms.distortion.detach() / 1000)
+    assert 1 < float(module.logged["train/distortion"]) < 200, "twenty queries per task cost about a nat each"
+
+
+def test_hyperparameters_are_counted_once_for_all_tasks():
+    model, guide = hierarchical()
+    rates = expected_terms(training(model, guide)).rates
+    model.num_tasks = guide.num_tasks = 2000
+    more = expected_terms(training(model, guide)).rates
+    torch.testing.assert_close(more["weights"], 2 * rates["weights"])
+    torch.testing.assert_close(more["prior_loc"], rates["prior_loc"])
+
+
+def test_lengths_of_a_schedule():
+    assert MetaSchedule(tasks=16000, batch=16, validations=10).steps == 100
+    assert MetaSchedule(tasks=1, batch=16, validations=10).steps == 1
+    assert MetaSchedule(tasks=65, batch=8, validations=2).steps == pytest.approx(5)

@@ -1,0 +1,136 @@
+"""The command line: the lines it answers bad options with, YAML files, and exit codes."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from data.errors import UserError
+from inference.bnn.options import BnnOptions
+from inference.meta.options import SibOptions
+from inference.runs.commands import OptionParser, flags_in_errors, read_command, run_command, write_metrics
+from inference.runs.folder import RunFolder
+from inference.runs.options import RunOptions
+from inference.vid.options import VidOptions
+
+
+def read(*words, options=SibOptions):
+    """Options of the command line, with errors as a command shows them."""
+    return flags_in_errors(options)(lambda given: read_command(options, "svi_sib", "…", given)[0])(words)
+
+
+def test_dashes_or_underscores_and_several_values():
+    options = read("--image-size=16", "--inner_lr", "0.5", "--beta", "1,0.1", "--imbalance", "2", "--progress", "false")
+    assert options == SibOptions(image_size=16, inner_lr=0.5, beta=(0.1, 1), imbalance=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--image-size", "-1"], "--image-size -1: must be a whole number, above 0"),
+        (["--image_size=x"], "--image-size x: must be a whole number, above 0"),
+        (["--inner-lr", "0"], "--inner-lr 0: must be a number, above 0"),
+        (["--beta", "0.1,lots"], "--beta 0.1,lots: lots is not a finite number, 0 or more"),
+        (["--gradient", "magic"], "--gradient magic: choose equivariant, mlp, exact"),
+        (["--image-sise", "8"], "no option --image-sise: did you mean --image-size?"),
+        (["--wa", "8"], "no option --wa: did you mean --way?"),
+        (["--protocols", "lwof"], "add --holdout 50"),
+        (["--way"], "--way: expected one argument"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["--config", "/no/such.yaml"], "--config /no/such.yaml: File does not exist"),
+        (["--resume", "/no/such/run"], "/no/such/run is not a run folder"),
+    ],
+)
+def test_one_line_about_the_flag(words, message):
+    with pytest.raises(UserError) as error:
+        read(*words)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "`" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("way: 1", "--way 1: must be a whole number, 2 or more"),
+        ("wayy: 1", "no option --wayy: did you mean --way?"),
+        ("steps: null", "--steps null: must be a whole number, 0 or more"),
+        ("beta: [1, -1]", "-1 is not a finite number"),
+        ("way: [", "config"),
+    ],
+)
+def test_one_line_about_a_file_of_options(content, message, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as error:
+        read("--config", str(file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [SibOptions, BnnOptions, VidOptions])
+def test_nothing_given_is_the_defaults(options):
+    assert repr(read(options=options)) == repr(options())
+
+
+def test_flags_override_a_file_of_options(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("{way: 7, beta: [1, 0.1], protocols: standard}")
+    assert read("--config", str(file), "--way", "3") == SibOptions(way=3, beta="0.1,1", protocols="standard")
+
+
+def test_resume_reads_the_options_of_the_folder(tmp_path):
+    (tmp_path / "config.yaml").write_text("{way: 7, beta: 0.1}")
+    options, run = read_command(SibOptions, "svi_sib", "…", ["--resume", str(tmp_path)])
+    assert options == SibOptions(way=7, beta=0.1)
+    assert run.path == tmp_path
+
+
+@pytest.mark.parametrize("options", [SibOptions, BnnOptions, VidOptions])
+def test_help_lists_every_option(options, capsys):
+    with pytest.raises(SystemExit):
+        OptionParser(options, "svi_x", "What it does.").parse_args(["--help"])
+    shown = capsys.readouterr().out
+    for name in options.__dataclass_fields__:
+        assert f"--{name} " in shown, name
+
+
+def test_exit_codes(capsys):
+    def fail(error):
+        def main(arguments):
+            raise error
+
+        return main
+
+    run_command(lambda arguments: None)
+    for error, code, text in ((UserError("wrong"), 2, "error: wrong"), (KeyboardInterrupt(), 130, "--resume")):
+        with pytest.raises(SystemExit) as exit_info:
+            run_command(fail(error))
+        assert exit_info.value.code == code
+        assert text in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        run_command(fail(RuntimeError("a fault of ours keeps its traceback")))
+
+
+def test_metrics_name_the_data_set(tmp_path):
+    run = RunFolder(tmp_path)
+    write_metrics(run, "svi_sib", RunOptions(), [])
+    assert json.loads(run.metrics.read_text())["dataset"] == "glyphs"
+    write_metrics(run, "svi_sib", RunOptions(), [], dataset="birds")
+    assert json.loads(run.metrics.read_text())["dataset"] == "birds"
+
+
+def test_a_command_of_ones_own():
+    @dataclass(frozen=True, kw_only=True)
+    class Own(RunOptions):
+        """Mine.
+
+        Args:
+            temperature: of what.
+        """
+
+        temperature: float = 1.0
+
+    assert read("--temperature", "3", options=Own).temperature == 3.0
+    with pytest.raises(UserError, match="--temperature hot: must be a number"):
+        read("--temperature", "hot", options=Own)

@@ -1,0 +1,40 @@
+"""The map of features: what it keeps of the base classes, and means of classes."""
+
+import pytest
+import torch
+
+from models.networks.feature_space import FeatureSpace, class_means
+from tests.conftest import gaussian_bank
+
+
+def test_keeps_the_directions_in_which_class_means_differ_most():
+    """The mapped class means have the largest spread that any r orthogonal directions allow, by eigenvalues."""
+    bank = gaussian_bank(classes=9, dim=7)
+    space = FeatureSpace(7, 3).fit(bank.items, bank.labels)
+    means = class_means(torch.nn.functional.normalize(bank.items, dim=-1), bank.labels)
+    scatter = (means - means.mean(0)).T @ (means - means.mean(0))
+    largest = torch.linalg.eigvalsh(scatter)[-3:].sum()
+    mapped = class_means(space(bank.items), bank.labels)
+    torch.testing.assert_close(mapped.square().sum(), largest)
+    torch.testing.assert_close(space.directions.T @ space.directions, torch.eye(3))
+
+
+def test_rank_zero_normalises_alone_and_full_rank_turns():
+    bank = gaussian_bank(classes=9, dim=5)
+    torch.testing.assert_close(FeatureSpace(5)(3 * bank.items), bank.items)
+    turned = FeatureSpace(5, 5).fit(bank.items, bank.labels)
+    torch.testing.assert_close(torch.cdist(turned(bank.items[:9]), turned(bank.items[:9])), torch.cdist(*2 * [bank.items[:9]]))
+    assert not torch.allclose(turned(bank.items), bank.items)
+
+
+def test_too_few_classes_for_the_directions():
+    bank = gaussian_bank(classes=3, dim=5)
+    with pytest.raises(ValueError, match="3 base classes"):
+        FeatureSpace(5, 3).fit(bank.items, bank.labels)
+
+
+def test_class_means_of_batched_tasks():
+    features, labels = torch.randn(2, 6, 4), torch.tensor([[0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1]])
+    means = class_means(features, labels, 3)
+    torch.testing.assert_close(means[0, 1], features[0, [1, 2, 5]].mean(0))
+    torch.testing.assert_close(means[1], torch.stack([torch.zeros(4), features[1].mean(0), torch.zeros(4)]))
