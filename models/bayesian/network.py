@@ -122,9 +122,7 @@ class BayesianNetwork(PyroModule):
         """The network under one weight vector ``[P]``: ``[batch, *item] -> [batch, outputs]``."""
         network: nn.Module = self.__dict__["_modules"]["network"]
         if any(p.requires_grad for p in network.parameters()):
-            network = (
-                self.network
-            )  # read this way, its parameters are declared to Pyro, and those that are replaced are not its
+            network = self.network  # declares the parameters to Pyro, which warns of each one that is only a starting point
         return call(network, self.split(weights), x, linear=self.linear, convolution=self.convolution)
 
     def split(self, weights: Weights) -> dict[str, Weights]:
