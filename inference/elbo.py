@@ -11,6 +11,8 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
+from pyro.distributions import validation_enabled as validate_distributions
+from pyro.distributions.util import is_validation_enabled as validating_distributions
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
@@ -138,7 +140,9 @@ class RateDistortionELBO(TraceMeanField_ELBO):
             check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
             check_if_enumerated(guide_trace)
         model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-        model_trace.compute_log_prob(lambda name, site: site["is_observed"])
+        watched = pyro.settings.get("validate_poutine") and validating_distributions()
+        with pyro.settings.context(validate_poutine=watched):  # a check for NaN reads a number back
+            model_trace.compute_log_prob(lambda name, site: site["is_observed"])
         if is_validation_enabled():
             _check_mean_field_requirement(model_trace, guide_trace)
             for name in model_trace.observation_nodes:
@@ -227,7 +231,9 @@ def scaled_sum(nats: Tensor | float, site: Mapping[str, Any]) -> Tensor:
 class RateDistortionModule(ELBOModule):
     """Model, guide and objective as one module; calling it gives the loss, :meth:`terms` its parts.
 
-    Parameters are those of the modules, as in PyTorch: Pyro's parameter store is neither read nor written.
+    Parameters are those of the modules, as in PyTorch: Pyro's parameter store is neither read nor written. On the CPU Pyro's
+    checks of values (``pyro.enable_validation``) are as they are set outside. On an accelerator each check would wait for the
+    device, so distributions are not checked there: run a doubtful batch on the CPU.
     """
 
     elbo: RateDistortionELBO
@@ -235,13 +241,21 @@ class RateDistortionModule(ELBOModule):
     guide: Any
 
     def forward(self, *args, **kwargs) -> Tensor:
-        with local_parameters():
+        with local_parameters(), self.without_waiting():
             return super().forward(*args, **kwargs)
 
     def terms(self, *args, **kwargs) -> RateDistortion:
         """Distortion and rate of a batch, site by site, nats."""
-        with local_parameters():
+        with local_parameters(), self.without_waiting():
             return self.elbo.terms(self.model, self.guide, *args, **kwargs)
+
+    @contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """Inside, nothing is read back from an accelerator to check it."""
+        parameter = next(self.parameters(), None)
+        on_cpu = parameter is None or parameter.device.type == "cpu"
+        with validate_distributions(on_cpu and validating_distributions()):
+            yield
 
 
 @contextmanager

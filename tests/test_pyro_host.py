@@ -16,6 +16,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.infer.mcmc import MCMC, NUTS
 from torch import nn
 
+from data.episodes import Episode
 from guides.empty import EmptyGuide
 from guides.mean_field import MeanFieldGuide, PointGuide
 from guides.tasks.gradient_networks import EquivariantGradient
@@ -73,8 +74,8 @@ def build(name: str, way: int = 3, dim: int = 4):
     support_y, query_y = torch.arange(way).expand(2, way), torch.randint(way, (2, 6))
     prior, predictor = GaussianPrior(torch.zeros(dim), torch.ones(dim)), DistancePredictor()
     guide = SyntheticGradientGuide(prior, predictor, SupportMeans(dim), EquivariantGradient(), GradientStep(3, dim))
-    episode = (support_x, support_y, query_x, query_y)
-    return EmpiricalBayesModel(prior, predictor), guide, episode, episode[:3]
+    episode = Episode(support_x, support_y, query_x, query_y, way)
+    return EmpiricalBayesModel(prior, predictor), guide, episode, episode.unlabelled()
 
 
 def by_pyro(model, guide, arguments, elbo=Trace_ELBO, steps=2):
@@ -189,7 +190,7 @@ def test_constrained_parameters_of_two_autoguides_are_their_own():
         guide = AutoNormal(model, init_scale=scale)
         RateDistortionELBO()(model, guide)(*arguments)
         guides.append(guide)
-    torch.testing.assert_close([float(g.scales.weights.mean()) for g in guides], [0.1, 0.5])
+    torch.testing.assert_close([g.scales.weights.mean().item() for g in guides], [0.1, 0.5])
 
 
 def test_modules_that_are_no_part_of_the_objective_may_be_older_too():
@@ -212,7 +213,8 @@ def test_settings_are_put_back_after_an_error_and_inside_another_objective():
 
     class Outer(pyro.nn.PyroModule):
         def forward(self):
-            pyro.factor("inner", -objective(*arguments))
+            with pyro.poutine.block():
+                objective(*arguments)
             return self.anything
 
     with pytest.raises(AttributeError, match="anything"):
@@ -242,10 +244,10 @@ def test_fixed_numbers_stay_fixed_under_svi():
     by_pyro(model, guide, (torch.randn(6, 4), torch.randn(6)))
     assert float(model.likelihood.log_noise.exp()) == pytest.approx(0.5)
     model, guide, episode, _ = build("sib")
-    before = guide.log_inner_lr.clone()
+    before = guide.rule.log_size.clone()
     by_pyro(model, guide, episode)
-    assert torch.equal(guide.log_inner_lr, before)
-    assert not guide.log_inner_lr.requires_grad
+    assert torch.equal(guide.rule.log_size, before)
+    assert not guide.rule.log_size.requires_grad
 
 
 def test_using_a_likelihood_by_itself_touches_no_store():

@@ -33,6 +33,13 @@ class FullCovarianceGuide(PyroModule):
         """L Lᵀ."""
         return self.scale_tril() @ self.scale_tril().mT
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> None:
+    def forward(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        way: int | None = None,
+    ) -> None:
         with task_plate(query_x, None):
             pyro.sample("weights", MatrixNormal(self.loc[:, None], self.scale_tril()[:, None]))

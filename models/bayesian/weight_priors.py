@@ -123,7 +123,7 @@ class MixtureWeightPrior(WeightPrior):
     def forward(self, num_weights: int) -> dist.TorchDistribution:
         if not self.is_known():  # what distances to the components need is kept from step to step
             uniform = self.loc.new_zeros(len(self.loc))
-            mixture = GaussianMixture(uniform, self.loc.clone(), self.log_scale.exp(), kl=self.kl)
+            mixture = GaussianMixture(uniform, self.loc.clone(), self.log_scale.exp(), kl=self.kl, validate_args=False)
             self.known = (mixture, self.loc, self.loc._version, self.log_scale, self.log_scale._version)
         return self.known[0]
 

@@ -1,0 +1,56 @@
+"""Pictures: by name, drawn only when called, with each posterior's own noise."""
+
+import math
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from data.regression import load_curve
+from inference.bnn.algorithms import Algorithm
+from inference.bnn.bnn import BNN
+from inference.bnn.draw import figures
+from inference.bnn.plots import rate_distortion_curve, regression_bands
+from inference.bnn.posterior import WeightPosterior
+from inference.runs.folder import RunFolder
+from models.bayesian.network import BayesianNetwork
+from models.likelihoods import GaussianLikelihood
+
+RECORD = {"algorithm": "online", "beta": 0.1, "items": 120, "rate": 3.0, "distortion": 50.0, "nll": 0.4}
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def zeros(noises) -> WeightPosterior:
+    """Networks that are zero everywhere, with these noises."""
+    model = BayesianNetwork(nn.Linear(1, 1), None, GaussianLikelihood())
+    return WeightPosterior(model, torch.zeros(len(noises), 2), None, GaussianLikelihood(torch.tensor(noises)))
+
+
+def test_bands_have_the_variance_of_all_posteriors_noises():
+    """Two posteriors on one function with noises 1 and 3: the predictive variance is (1 + 9)/2."""
+    figure = regression_bands({"online": zeros([1.0, 3.0])}, torch.zeros(4, 1), torch.zeros(4))
+    band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert float(band.max()) == pytest.approx(2 * math.sqrt(5), rel=1e-5)
+
+
+def test_pictures_are_drawn_when_called(tmp_path, monkeypatch):
+    posterior = zeros([1.0])
+    fitted = {Algorithm.ONLINE: BNN(Algorithm.ONLINE, 0.1, posterior, posterior.rate())}
+    data = load_curve()
+    run = RunFolder(tmp_path)
+    drawn = figures(fitted, data, None, [RECORD], run, train=data.train, samples=4, seed=0)
+    assert not plt.get_fignums()
+    assert drawn.keys() == {"learning_curves", "rate_distortion", "regression"}
+    assert isinstance(drawn["regression"](), Figure)
+
+
+def test_curve_of_rate_and_distortion_is_per_item():
+    axes = rate_distortion_curve([RECORD]).axes
+    assert axes[0].lines[0].get_xydata().tolist() == [[3.0, pytest.approx(50 / 120)]]

@@ -1,0 +1,69 @@
+"""A training step and a prediction of each system on a GPU that is not there: torch's fake tensors know devices, not numbers.
+
+An operation that mixes devices fails, and so does one that has to read a number back, which on a real device would wait for it.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pyro import poutine
+from pyro.distributions import validation_enabled
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from inference.elbo import RateDistortionELBO
+from tests.test_pyro_host import SYSTEMS, build
+
+BACKWARD = "cuda" if torch.cuda.is_available() or not torch.backends.cuda.is_built() else "meta"
+"""Torch's backward pass looks for the device of a CUDA build, so without one gradients are taken on another fake device."""
+
+
+@pytest.fixture(autouse=True)
+def fake() -> Iterator[None]:
+    with FakeTensorMode(), pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*data pointer of FakeTensor.*")  # torch's own, as it copies a module
+        patch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)  # a copied module stays in it
+        yield
+
+
+def build_on(device: str, name: str):
+    """Only what is built lies on the device by itself: the programs have to see to their own tensors."""
+    with torch.device(device):
+        return build(name)
+
+
+@pytest.mark.parametrize("device", sorted({"cuda", BACKWARD}))
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_training_step(name, device):
+    model, guide, arguments, _ = build_on(device, name)
+    objective = RateDistortionELBO(beta=0.1)(model, guide)
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 0.01)
+    for route in (objective, lambda *arguments: objective.terms(*arguments).loss):
+        optimizer.zero_grad()
+        loss = route(*arguments)
+        if device == BACKWARD:
+            loss.backward()
+            optimizer.step()
+        assert {t.device.type for p in objective.parameters() for t in (loss, p, p.grad) if t is not None} == {device}
+    terms = objective.terms(*arguments)
+    assert terms.rate.device.type == terms.distortion.device.type == device
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_prediction(name):
+    """One draw of the guide, and the model's labels under it."""
+    model, guide, _, seen = build_on("cuda", name)
+    with torch.no_grad(), validation_enabled(False):  # a check reads a number back
+        guide_trace = poutine.trace(guide.eval()).get_trace(*seen)
+        labels = poutine.trace(poutine.replay(model.eval(), trace=guide_trace)).get_trace(*seen).nodes["labels"]
+    assert labels["value"].device.type == labels["fn"].logits.device.type == "cuda"
+
+
+@pytest.mark.parametrize("device", sorted({"cuda", BACKWARD}))
+def test_these_tests_notice_what_they_are_for(device):
+    there = torch.ones(3, device=device)
+    with pytest.raises(DataDependentOutputException):
+        there.sum().item()
+    with pytest.raises(RuntimeError, match="device"):
+        there + torch.ones(3)
