@@ -88,7 +88,8 @@ class UpdateTraining(lightning.LightningModule):
         x, y = source.items[chosen].to(self.device), source.labels[chosen].to(self.device)
         if self.augmentation is not None:
             x = self.augmentation(x, seed=mix_seed(self.seed, step, stream, WARPS))
-        x, y = x[self.global_rank :: self.processes], y[self.global_rank :: self.processes]
+        rows = slice(batch * self.global_rank // self.processes, batch * (self.global_rank + 1) // self.processes)
+        x, y = x[rows], y[rows]
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y
 
     def training_step(self, number: int, index: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
 
 from data.augmentation import CROPS, augmentation_for
 from data.errors import UserError
@@ -198,8 +199,6 @@ def pretrained_network(name: str, weights: str, image_shape: tuple[int, ...]) ->
             network: nn.Module = build_network(name, image_shape, outputs[-1])
             network.load_state_dict(state)
             return network
-        from torchvision.models import get_model
-
         raw = get_model(name, weights=None, num_classes=outputs[-1])
         raw.load_state_dict(state)
         return imagenet_input(raw, image_shape)
@@ -249,8 +248,6 @@ def download(name: str, weights: str) -> nn.Module:
     Raises:
         UserError: unknown names, or no network to download by.
     """
-    from torchvision.models import get_model, get_model_weights
-
     try:
         known = list(get_model_weights(name).__members__)
     except ValueError:

@@ -12,7 +12,7 @@ SMALLEST_VARIANCE = 1e-3
 
 
 class GaussianDecoder(nn.Module):
-    """q(t given s) = N(μ(s), σ²), σ² = softplus(α) + 10⁻³ with one α a unit or channel, whatever the input.
+    """q(t given s) = N(μ(s), σ²), σ² = softplus(α) + 10⁻³ with one α per unit or channel, whatever the input.
 
     With E over the data, H(t) + E log q(t given s) ≤ I(t; s). Source: Ahn et al. 2019, equations 2 to 4.
 

@@ -1,4 +1,4 @@
-"""A Gaussian over a network's layer, one variance a unit or channel."""
+"""A Gaussian over a network's layer, one variance per unit or channel."""
 
 from __future__ import annotations
 

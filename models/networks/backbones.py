@@ -8,6 +8,7 @@ from enum import StrEnum
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import get_model, list_models, vgg11_bn
 
 
 class Backbone(StrEnum):
@@ -115,8 +116,6 @@ class PreActivationBlock(nn.Module):
 
 def vgg9(channels: int) -> nn.Module:
     """torchvision's VGG-11 with batch norm up to its last max-pool, then global averaging; see :class:`Backbone`."""
-    from torchvision.models import vgg11_bn
-
     start = [RepeatChannels(3)] if channels == 1 else []
     network = nn.Sequential(*start, vgg11_bn(weights=None).features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     network.num_features = 512  # type: ignore[assignment]
@@ -125,8 +124,6 @@ def vgg9(channels: int) -> nn.Module:
 
 def torchvision_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
     """A torchvision classification model without its last linear layer."""
-    from torchvision.models import get_model, list_models
-
     if name not in list_models(module=None):
         named = ", ".join(backbone.value for backbone in Backbone)
         raise ValueError(
