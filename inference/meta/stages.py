@@ -13,7 +13,7 @@ from data.seeding import seeded
 from inference.meta.learner import RENAMED, Learner
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
-from inference.meta.pretrain import Pretraining
+from inference.meta.pretrain import WATCHED, pretraining
 from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, VariantSettings, settings
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
@@ -122,8 +122,8 @@ def pretrain(chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFo
         return network
     if chosen.epochs:
         with run.timed("pretrain"), seeded(chosen.seed):
-            module = Pretraining(network, data, epochs=chosen.epochs, seed=chosen.seed)
-            train(module, loop, run, "pretrain", epochs=chosen.epochs, monitor="val_accuracy", mode="max")
+            module = pretraining(network, data, epochs=chosen.epochs, seed=chosen.seed)
+            train(module, loop, run, "pretrain", epochs=module.epochs, monitor=WATCHED, mode="max")
     save_tensors(run.network, network.state_dict(), network.description())
     return network
 

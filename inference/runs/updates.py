@@ -15,7 +15,7 @@ from data.items import LabelledItems
 from data.seeding import mix_seed
 
 ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
-ROUNDS = 30  # the run is logged and saved this often
+ROUNDS = 30
 
 Augment = Callable[..., Tensor]
 """``augment(images, seed=...)``, such as :data:`data.augmentation.CROPS`."""
@@ -30,12 +30,14 @@ class Schedule:
         batch: items per step, over all processes.
         learning_rate: the largest, of AdamW with one cycle.
         weight_decay: of AdamW, for weights alone.
+        rounds: how often the run is logged, validated and saved.
     """
 
     updates: int
     batch: int
     learning_rate: float
     weight_decay: float
+    rounds: int = ROUNDS
 
 
 class UpdateTraining(lightning.LightningModule):
@@ -53,7 +55,7 @@ class UpdateTraining(lightning.LightningModule):
     def __init__(self, schedule: Schedule, *, augmentation: Augment | None = None, seed: int = 0) -> None:
         super().__init__()
         self.schedule, self.augmentation, self.seed = schedule, augmentation, seed
-        self.steps_per_round = max(1, schedule.updates // ROUNDS)
+        self.steps_per_round = max(1, schedule.updates // schedule.rounds)
 
     def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
         """The terms of a step's loss, each a sum over this process's items by :meth:`items_per_process`; scalars to log are put

@@ -4,25 +4,35 @@ import pytest
 import torch
 
 from data.augmentation import LETTERS, PHOTOGRAPHS
-from inference.meta.pretrain import Pretraining, nearest_mean_accuracy
+from inference.meta.pretrain import WATCHED, nearest_mean_accuracy, pretraining
 from models.networks.feature_network import FeatureNetwork
 from tests.conftest import marked_images, splits_of
 
 
-def pretraining(mirror=False) -> Pretraining:
+def module(mirror=False):
     images = marked_images(mirror=mirror)
-    return Pretraining(FeatureNetwork("conv4-4", images.image_shape), images, epochs=1)
+    return pretraining(FeatureNetwork("conv4-4", images.image_shape), images, epochs=3)
+
+
+def sampler_of(training):
+    return training.validate.args[1]
 
 
 def test_trains_on_base_classes_and_is_watched_on_validation_classes():
-    module = pretraining()
-    assert splits_of(module.source.items) == {"train"}
-    assert splits_of(module.validation.sample(20, seed=0).query_x) == {"val"}
+    assert splits_of(module().items.items) == {"train"}
+    assert splits_of(sampler_of(module()).sample(20, seed=0).query_x) == {"val"}
 
 
 def test_photographs_are_augmented_as_photographs_and_letters_as_letters():
-    assert pretraining(mirror=True).augmentation is PHOTOGRAPHS
-    assert pretraining(mirror=False).augmentation is LETTERS
+    assert module(mirror=True).augmentation is PHOTOGRAPHS
+    assert module(mirror=False).augmentation is LETTERS
+
+
+def test_an_epoch_is_a_pass_and_is_followed_by_a_look_at_validation_tasks():
+    training = module()
+    assert training.epochs == 3
+    assert training.steps_per_round == 120 // 64
+    assert set(training.validate()) == {WATCHED}
 
 
 class Marks(torch.nn.Module):
@@ -38,7 +48,7 @@ class Marks(torch.nn.Module):
 
 def test_accuracy_is_that_of_the_nearest_class_mean():
     """Features that tell the class score 1, constant ones chance."""
-    sampler = pretraining().validation
+    sampler = sampler_of(module())
     assert nearest_mean_accuracy(Marks(), sampler, tasks=20, seed=0) == 1.0
     constant = Marks()
     constant.table[:] = 1.0
