@@ -12,6 +12,7 @@ from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.episodes import EpisodeSampler, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
+from inference.runs.processes import our_part
 from models.networks.backbones import CosineClassifier
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import class_means
@@ -48,22 +49,29 @@ class Pretraining(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batch numbers alone: images are taken in :meth:`training_step`, where a resumed run knows its epoch for certain."""
-        steps = max(1, len(self.source) // self.trainer.world_size // self.batch_size)
+        steps = max(1, len(self.source) // self.batch_size)
         return DataLoader(torch.arange(steps), batch_size=None)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
         generator = torch.Generator().manual_seed(mix_seed(self.seed, self.current_epoch))
-        order = torch.randperm(len(self.source), generator=generator)
-        self.order = order[self.global_rank :: self.trainer.world_size]
+        self.order = torch.randperm(len(self.source), generator=generator)
 
     def training_step(self, number: int, index: int) -> Tensor:
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         images, labels = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
-        images = self.augmentation(images, seed=mix_seed(self.seed, self.current_epoch, index, self.global_rank))
-        logits = self.classifier(self.network(images))
-        loss = F.cross_entropy(logits, labels)
-        self.log("pretrain/loss", loss, prog_bar=True, batch_size=len(images))
-        self.log("pretrain/accuracy", (logits.argmax(-1) == labels).float().mean(), prog_bar=True, batch_size=len(images))
+        images = self.augmentation(images, seed=mix_seed(self.seed, self.current_epoch, index, 0))
+        with our_part(self, len(images)) as part:
+            images, labels = part.of(images), part.of(labels)
+            logits = self.classifier(self.network(images))
+        loss = part.weight * F.cross_entropy(logits, labels)
+        self.log("pretrain/loss", loss, prog_bar=True, batch_size=len(images), sync_dist=True)
+        self.log(
+            "pretrain/accuracy",
+            (logits.argmax(-1) == labels).float().mean(),
+            prog_bar=True,
+            batch_size=len(images),
+            sync_dist=True,
+        )
         return loss
 
     def on_train_epoch_end(self) -> None:
