@@ -2,56 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from data.catalogue import load_supervised
 from data.errors import UserError
-from data.items import SupervisedData
+from data.items import LabelledItems, SupervisedData
 from inference.bnn.bnn import BNN, check_data, choose_likelihood
-from inference.bnn.draw import draw_run
+from inference.bnn.draw import figures
 from inference.bnn.fit import fit_run, make_network
 from inference.bnn.options import Algorithm, BnnOptions
-from inference.bnn.report import final_records, format_table, outside_items
-from inference.runs.commands import (
-    flags_in_errors,
-    options_to_yaml,
-    print_places,
-    read_command,
-    run_command,
-    write_metrics,
-)
+from inference.bnn.report import Record, final_records, format_table, outside_items
+from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder, write_atomically
-from inference.runs.options import split_commas
+from inference.runs.study import Figures, Study
 from models.bayesian.network import BayesianNetwork
 
 DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN.
 Without arguments it compares them on embedded digits in about two minutes."""
+NOTES = """β: chosen on validation data, where there are several; NLL in nats an item; rate and distortion in nats, all items
+gap: training minus test accuracy; I(w; S): at most the rate for a fixed prior, estimated (≤ log K) for a mixture;
+bound: on the expected gap, sqrt(I(w; S)/2n), a guarantee for fixed priors alone"""
+
+Fits = tuple[dict[Algorithm, BNN], list[Record]]
+"""Algorithm -> fitted at its best β, and the records of validation."""
+
+
+class BnnStudy(Study[BnnOptions, SupervisedData, Fits]):
+    """A run of ``svi_bnn``."""
+
+    command = "svi_bnn"
+
+    def load(self) -> SupervisedData:
+        options = self.options
+        print(f"loading {options.data} ...")
+        return load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
+
+    def check(self, data: SupervisedData) -> None:
+        check(self.options, data)
+
+    def fit(self, data: SupervisedData, run: RunFolder) -> Fits:
+        return fit_run(self.options, data, run)
+
+    def evaluate(self, data: SupervisedData, fitted: Fits, run: RunFolder) -> list[Record]:
+        networks, sweep = fitted
+        return sweep + final_records(self.options, networks, data, outside(data))
+
+    def save(self, data: SupervisedData, fitted: Fits, records: Sequence[Mapping], run: RunFolder) -> None:
+        save_posterior(list(fitted[0].values())[-1], data, run)
+
+    def figures(self, data: SupervisedData, fitted: Fits, records: Sequence[Mapping], run: RunFolder) -> Figures:
+        return figures(self.options, fitted[0], data, outside(data), fitted[1], run)
+
+    def report(self, data: SupervisedData, records: Sequence[Mapping]) -> str:
+        tested = [dict(record) for record in records if record["split"] == "test"]
+        title = f"{self.options.data}, {self.options.network}, {tested[0]['items']} training items"
+        return f"{title}\n{format_table(tested)}\n\n{NOTES}"
 
 
 @flags_in_errors(BnnOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(BnnOptions, "svi_bnn", DESCRIPTION, arguments)
-    print(f"loading {options.data} ...")
-    data = load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
-    check(options, data)
-    run = run or RunFolder.create(options.out, "svi_bnn", options_to_yaml(options))
-    print(f"run folder: {run.path}")
-    fitted, sweep = fit_run(options, data, run)
-    outside = outside_items(data) if data.is_classification else None
-    print("evaluating ...")
-    with run.timed("evaluate"):
-        records = final_records(options, fitted, data, outside)
-    with run.timed("plots"):
-        save_posterior(list(fitted.values())[-1], data, run)
-        plots = draw_run(options, fitted, data, outside, sweep, run)
-    write_metrics(run, "svi_bnn", options, sweep + records)
-    print(f"\n{options.data}, {options.network}, {records[0]['items']} training items\n{format_table(records)}\n")
-    print("β: chosen on validation data, where there are several; NLL in nats an item; rate and distortion in nats, all items")
-    print("gap: training minus test accuracy; I(w; S): at most the rate for a fixed prior, estimated (≤ log K) for a mixture;")
-    print("bound: on the expected gap, sqrt(I(w; S)/2n), a guarantee for fixed priors alone")
-    print_places(run, plots)
-    return run
+    return BnnStudy(options).run(run)
+
+
+def outside(data: SupervisedData) -> LabelledItems | None:
+    """Items of another kind, for the predictive entropy."""
+    return outside_items(data) if data.is_classification else None
 
 
 def check(options: BnnOptions, data: SupervisedData) -> None:
@@ -68,7 +85,7 @@ def check(options: BnnOptions, data: SupervisedData) -> None:
     likelihood = choose_likelihood(options.likelihood, train.labels)
     network = make_network(options, data)
     check_data(network, train, likelihood, options.bootstrap_size or 1)
-    for algorithm in map(Algorithm, split_commas(options.algorithms)):
+    for algorithm in options.algorithms:
         try:
             BayesianNetwork(network, posteriors=options.plan(algorithm).at_once)
         except ValueError as error:

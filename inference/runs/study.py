@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from arviz import InferenceData
 from matplotlib.figure import Figure
 
 from data.errors import UserError
 from inference.evaluation.figures import save_figure
 from inference.runs.commands import print_places, write_metrics
-from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.folder import RunFolder
 from inference.runs.options import RunOptions, options_to_yaml
 from inference.runs.processes import is_main, main_prints
 
@@ -67,9 +66,8 @@ class Study(ABC, Generic[Options, Data, Fitted]):
         """Mark the records of what validation chose."""
         return records
 
-    def posterior(self, data: Data, fitted: Fitted, records: Sequence[Record], run: RunFolder) -> InferenceData | None:
-        """What ``posterior.nc`` holds; ``None`` writes none."""
-        return None
+    def save(self, data: Data, fitted: Fitted, records: Sequence[Record], run: RunFolder) -> None:
+        """Write what else belongs to the results, such as ``posterior.nc``."""
 
     @abstractmethod
     def figures(self, data: Data, fitted: Fitted, records: Sequence[Record], run: RunFolder) -> Figures:
@@ -106,9 +104,7 @@ class Study(ABC, Generic[Options, Data, Fitted]):
         print("evaluating ...")
         with run.timed("evaluate"):
             records = self.choose(self.evaluate(data, fitted, run))
-            posterior = self.posterior(data, fitted, records, run)
-            if posterior is not None:
-                write_atomically(run.posterior, lambda file: posterior.to_netcdf(str(file)))
+            self.save(data, fitted, records, run)
         self.write(data, records, run)
         with run.timed("plots"):
             plots = draw_all(lambda: self.figures(data, fitted, records, run), run.plots)

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib.figure import Figure
 
 from data.items import LabelledItems
-from inference.evaluation.figures import reliability_diagram, save_figure
+from inference.evaluation.figures import reliability_diagram
 from inference.runs.folder import RunFolder
 from inference.runs.history import read_history
+from inference.runs.study import Figures
 from inference.vid import plots
 from inference.vid.fit import Fitted, stage_name
-from inference.vid.options import VidOptions
-from inference.vid.report import Record
+from inference.vid.options import Size, VidOptions
 
 
-def draw_run(options: VidOptions, fitted: Fitted, test: LabelledItems, records: Sequence[Record], run: RunFolder) -> list[Path]:
-    """All pictures of the run; returns their paths."""
+def figures(options: VidOptions, fitted: Fitted, test: LabelledItems, records: Sequence[Mapping], run: RunFolder) -> Figures:
+    """All pictures of the run by name, each drawn when it is called."""
     smallest = options.sizes[0]
     methods = list(options.parsed_methods)
-    figures = {"accuracy": plots.accuracy_by_images(records)}
-    items = test.choose(min(5000, len(test)), options.seed)
-    predictions = {name: (fitted[name, smallest].probabilities(items.items), items.labels) for name in methods}
-    figures["reliability"] = reliability_diagram(predictions, colours=[plots.colour(name, methods) for name in methods])
-    with_decoders = [name for name in methods if fitted[name, smallest].model.decoders]
-    if with_decoders:
-        vid = fitted[with_decoders[0], smallest]
-        stage = f"{stage_name(with_decoders[0], smallest)}-run0"
-        history = read_history(run, [stage])[stage]
-        figures["information"] = plots.information_curves(history, vid.entropies(test.items[:1000]))
-        if maps := vid.surprise(test.items[:1000]):
-            figures["surprise"] = plots.surprise_maps(test.items[:1000], maps)
-    return [save_figure(figure, run.plots / f"{name}.png") for name, figure in figures.items()]
+    drawn: dict[str, Callable[[], Figure]] = {
+        "accuracy": lambda: plots.accuracy_by_images([dict(record) for record in records]),
+        "reliability": lambda: reliability(fitted, smallest, methods, test.choose(min(5000, len(test)), options.seed)),
+    }
+    if with_decoders := [name for name in methods if fitted[name, smallest].model.decoders]:
+        vid, stage = fitted[with_decoders[0], smallest], f"{stage_name(with_decoders[0], smallest)}-run0"
+        items = test.items[:1000]
+        drawn["information"] = lambda: plots.information_curves(read_history(run, [stage])[stage], vid.entropies(items))
+        if vid.surprise(test.items[:2]):
+            drawn["surprise"] = lambda: plots.surprise_maps(items, vid.surprise(items))
+    return drawn
+
+
+def reliability(fitted: Fitted, size: Size, methods: Sequence[str], items: LabelledItems) -> Figure:
+    """Every method's calibration."""
+    predictions = {name: (fitted[name, size].probabilities(items.items), items.labels) for name in methods}
+    return reliability_diagram(predictions, colours=[plots.colour(name, list(methods)) for name in methods])
