@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+from torch import Tensor
+
+_PART: ContextVar[tuple[slice, int] | None] = ContextVar("part of a batch", default=None)
 
 
 @contextmanager
@@ -32,3 +36,30 @@ def mix_seed(*parts: int) -> int:
         state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
     return state & 0x7FFFFFFFFFFFFFFF
+
+
+@contextmanager
+def part_of_batch(rows: slice, total: int) -> Iterator[None]:
+    """Inside the block this process has only ``rows`` of a batch of ``total``; see :func:`draw_part`."""
+    token = _PART.set((rows, total))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def draw_part(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int], dim: int) -> Tensor:
+    """Random numbers of a batch along ``dim``: ``draw(shape)``, or in a process that has only some rows of the batch, its rows
+    of what ``draw`` gives for the whole batch, so that several processes use the numbers that one would have used.
+
+    Args:
+        draw: such as ``torch.randn``.
+        shape: of our own rows.
+    """
+    part = _PART.get()
+    if part is None:
+        return draw(shape)
+    rows, total = part
+    whole = list(shape)
+    whole[dim] = total
+    return draw(whole).narrow(dim, rows.start, rows.stop - rows.start)

@@ -3,48 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from inference.evaluation.figures import save_figure
-from inference.runs.commands import (
-    flags_in_errors,
-    options_to_yaml,
-    print_places,
-    read_command,
-    run_command,
-    write_metrics,
-)
+from torch import nn
+
+from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder
+from inference.runs.study import Figures, Study
 from inference.vid.draw import run_figures
-from inference.vid.fit import Study, check
+from inference.vid.fit import Fitted, check
+from inference.vid.fit import Study as Students
 from inference.vid.options import VidOptions
-from inference.vid.report import NOTES, format_table, teacher_record
+from inference.vid.report import NOTES, VidRecord, format_table, teacher_record
 from inference.vid.sources import Sources
 
 DESCRIPTION = """Variational information distillation beside other ways to teach a student.
 Without arguments it trains a small teacher on embedded letters and compares student, KD and VID in under three minutes."""
 
 
+class Taught(NamedTuple):
+    """What a run has trained.
+
+    Attributes:
+        teacher: of all students.
+        students: those of the first run.
+        records: of all runs, validation and test.
+    """
+
+    teacher: nn.Module
+    students: Fitted
+    records: list[VidRecord]
+
+
+class VidStudy(Study[VidOptions, Sources, Taught]):
+    """A run of ``svi_vid``."""
+
+    command = "svi_vid"
+
+    def load(self) -> Sources:
+        print(f"loading {self.options.data} ...")
+        return Sources.load(self.options)
+
+    def check(self, data: Sources) -> None:
+        self.networks = check(self.options, data)
+
+    def fit(self, data: Sources, run: RunFolder) -> Taught:
+        students = Students.prepare(self.options, data, self.networks, run)
+        return Taught(students.networks.teacher, *students.fit_all())
+
+    def evaluate(self, data: Sources, fitted: Taught, run: RunFolder) -> list[VidRecord]:
+        taught = teacher_record(fitted.teacher, data.target.test) if data.source is data.target else None
+        return [*([taught] if taught else []), *fitted.records]
+
+    def figures(self, data: Sources, fitted: Taught, records: Sequence[VidRecord], run: RunFolder) -> Figures:
+        return run_figures(fitted.students, data.target.test, records, run, seed=self.options.seed)
+
+    def report(self, data: Sources, records: Sequence[VidRecord]) -> str:
+        options = self.options
+        title = f"{options.data}, {options.teacher} to {options.student}, {options.runs} runs"
+        return f"{title}\n{format_table(records)}\n\n{NOTES}"
+
+
 @flags_in_errors(VidOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(VidOptions, "svi_vid", DESCRIPTION, arguments)
-    print(f"loading {options.data} ...")
-    data = Sources.load(options)
-    networks = check(options, data)
-    run = run or RunFolder.create(options.out, "svi_vid", options_to_yaml(options))
-    print(f"run folder: {run.path}")
-    study = Study.prepare(options, data, networks, run)
-    fitted, records = study.fit_all()
-    if data.source is data.target and (taught := teacher_record(study.networks.teacher, data.target.test)):
-        records = [taught, *records]
-    write_metrics(run, "svi_vid", options, [dict(record) for record in records])
-    with run.timed("plots"):
-        figures = run_figures(fitted, data.target.test, records, run, seed=options.seed)
-        plots = [save_figure(draw(), run.plots / f"{name}.png") for name, draw in figures.items()]
-    print(f"\n{options.data}, {options.teacher} to {options.student}, {options.runs} runs\n{format_table(records)}\n")
-    print(NOTES)
-    print_places(run, plots)
-    return run
+    return VidStudy(options).run(run)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyro
 import torch
 from torch import Tensor
+
+from data.seeding import draw_part
 
 
 def task_plate(query_x: Tensor, num_tasks: int | None) -> pyro.plate:
@@ -26,6 +30,14 @@ def subsampled_plate(name: str, total: int | None, batch: int, dim: int, device:
     if total is None:
         return pyro.plate(name, batch, dim=dim)
     return pyro.plate(name, total, dim=dim, subsample=torch.arange(batch, device=device))
+
+
+def plate_noise(shape: Sequence[int], like: Tensor, dim: int) -> Tensor:
+    """Standard normal noise for items along ``dim``, with the dtype and device of ``like``.
+
+    A process that has a part of a batch gets its rows of the noise of the whole batch, see :func:`data.seeding.draw_part`.
+    """
+    return draw_part(lambda whole: torch.randn(whole, dtype=like.dtype, device=like.device), shape, dim)
 
 
 def num_classes(support_y: Tensor) -> int:

@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
+
+from models.plates import plate_noise
 
 
 class PosteriorParameters(NamedTuple):
@@ -55,6 +56,6 @@ class Family(StrEnum):
         loc, log_scale = parameters
         if samples == 0 or self is Family.DELTA:
             return gradient(loc), None
-        noise = torch.randn(samples, *loc.shape, dtype=loc.dtype, device=loc.device) * log_scale.exp()
+        noise = plate_noise((samples, *loc.shape), loc, -3) * log_scale.exp()
         drawn = gradient(loc + noise)
         return drawn.mean(0), (drawn * noise).mean(0)

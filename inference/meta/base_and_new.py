@@ -177,7 +177,7 @@ def train_lwof(
         schedule = replace(settings(MetaSchedule, options), validation_tasks=VALIDATION_TASKS)
         with run.timed(stage), seeded(options.seed):
             module = MetaTraining(objective, samplers["train"], samplers["val"], schedule)
-            loop = replace(options.loop, precision="32-true")
+            loop = options.loop.unmixed
             train(module, loop, run, stage, epochs=schedule.validations, monitor="val/loss", patience=schedule.patience)
         save_tensors(finished, objective.state_dict(), {})
     load_state(objective, finished)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
@@ -44,7 +43,7 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
         UserError: bad input, a damaged run folder, or a loss that is not finite.
     """
     network, features = prepare_features(options, data, run)
-    schedule, loop = settings(MetaSchedule, options), replace(options.loop, precision="32-true")
+    schedule, loop = settings(MetaSchedule, options), options.loop.unmixed
     dataset = dataset_name(options.features) if options.features else options.data
     fitted = {}
     for variant in all_variants(options):

@@ -14,6 +14,7 @@ from inference.elbo import RateDistortionModule
 from inference.evaluation.evaluate import evaluate
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
+from inference.runs.processes import our_part
 
 TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
 
@@ -45,15 +46,17 @@ class MetaTraining(lightning.LightningModule):
         return DataLoader(torch.arange(self.schedule.steps), batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, number: int, index: int) -> Tensor:
-        seeds = (self.schedule.seed, self.current_epoch, index, self.global_rank)
+        batch, seeds = self.schedule.batch, (self.schedule.seed, self.current_epoch, index, 0)
         device, dtype = place_of(self.objective)
-        episode = self.training_tasks.sample(self.schedule.batch, seed=mix_seed(*seeds, TASKS)).to(device, dtype=dtype)
-        with seeded(*seeds, DRAWS, device=self.device):
-            terms = self.objective.terms(*episode)
-            tasks = getattr(self.objective.model, "num_tasks", None) or self.schedule.batch  # what the terms are sums over
+        episode = self.training_tasks.sample(batch, seed=mix_seed(*seeds, TASKS))
+        with seeded(*seeds, DRAWS, device=self.device), our_part(self, batch) as part:
+            terms = self.objective.terms(*episode.tasks(part.rows).to(device, dtype=dtype))
+            share = batch / self.trainer.world_size  # of each process; their mean is the batch's loss
+            tasks = getattr(self.objective.model, "num_tasks", None) or share  # what the terms are sums over
             loss = terms.loss / tasks
         values = {"train/loss": loss, "train/distortion": terms.distortion / tasks, "train/rate": terms.rate / tasks}
-        self.log_dict({name: value.detach() for name, value in values.items()}, on_step=False, on_epoch=True, batch_size=1)
+        logged = {name: value.detach() for name, value in values.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -17,6 +17,7 @@ import yaml
 from data.errors import UserError
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Kind, Options, as_flags, check_names, options_from_yaml, options_to_yaml, refuse_value
+from inference.runs.processes import is_main
 from inference.runs.program import program
 
 __all__ = ["flags_in_errors", "options_to_yaml", "print_places", "read_command", "read_options", "run_command", "write_metrics"]
@@ -30,7 +31,8 @@ def run_command(main: Main[Any]) -> None:
     try:
         main(None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if is_main():  # all processes of a run meet the same error
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: continue with --resume and the run folder", file=sys.stderr)

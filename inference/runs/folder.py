@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from inference.runs.processes import agree, is_main, rank
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     """Call ``write(temporary path)`` and rename: a kill leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{rank()}.{os.getpid()}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(temporary)
@@ -45,11 +46,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: str | Path | None, command: str, config: str) -> RunFolder:
-        """Make a new run folder and write its configuration.
+        """Make a new run folder and write its configuration; where several processes run, the main one makes it for all.
 
         Raises:
             UserError: the folder already holds a run, or cannot be made.
         """
+        return cls(agree(lambda: cls.make(out, command, config)))
+
+    @classmethod
+    def make(cls, out: str | Path | None, command: str, config: str) -> Path:
+        """Make a run folder; returns its path."""
         path = Path(out) if out else Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(path)
         if run.config.exists():
@@ -58,7 +64,7 @@ class RunFolder:
             write_atomically(run.config, lambda file: file.write_text(config))
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror}") from error
-        return run
+        return path
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -74,14 +80,15 @@ class RunFolder:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's wall-clock seconds to the stage's total, which survives a resume."""
+        """Add the block's wall-clock seconds to the stage's total, which survives a resume; the main process keeps time."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            totals = self.seconds()
-            totals[stage] = round(totals.get(stage, 0.0) + time.perf_counter() - start, 2)
-            write_json(self.seconds_file, totals)
+            if is_main():
+                totals = self.seconds()
+                totals[stage] = round(totals.get(stage, 0.0) + time.perf_counter() - start, 2)
+                write_json(self.seconds_file, totals)
 
     def seconds(self) -> dict[str, float]:
         """Stage -> seconds so far."""

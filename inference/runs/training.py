@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
 import torch
+import torch.distributed as group
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from data.errors import UserError
+from inference.runs.batch_norm import SharedBatchNorm
 from inference.runs.folder import RunFolder
+from inference.runs.processes import TIMEOUT, launched
 
 NEVER = 2**62  # larger than any step
 
@@ -38,6 +44,11 @@ class Loop:
     devices: int = 1
     precision: str = "32-true"
     progress: bool = False
+
+    @property
+    def unmixed(self) -> Loop:
+        """The same in single precision, or double where that is asked for: for small models that lose by less."""
+        return replace(self, precision="64-true" if self.precision == "64-true" else "32-true")
 
 
 def train(
@@ -79,18 +90,18 @@ def train(
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
-    callbacks: list[Callback] = [checkpoint, FiniteLoss()]
+    callbacks: list[Callback] = [checkpoint, FiniteLoss(), SharedBatchNorm()]
     if patience and monitor:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
     if loop.progress:
         callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
     quiet_lightning()
     keep_freed_memory()
+    dtype = next((p.dtype for p in module.parameters()), torch.get_default_dtype())
     trainer = lightning.Trainer(
         max_epochs=epochs,
         accelerator={"cuda": "gpu"}.get(loop.device, loop.device),
-        devices=loop.devices,
-        strategy="ddp_spawn_find_unused_parameters_true" if loop.devices > 1 else "auto",
+        **processes_for(loop),
         precision=loop.precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(run.path, name="logs", version=stage),
         callbacks=callbacks,
@@ -101,7 +112,7 @@ def train(
         log_every_n_steps=10,
     )
     try:
-        with stop_if_not_finite(lambda: trainer.global_step):
+        with stop_if_not_finite(lambda: trainer.global_step), name_lost_processes(run):
             trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         if monitor:
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
@@ -111,6 +122,51 @@ def train(
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{last} cannot be resumed from ({reason}): delete {folder} to train this stage anew") from error
+    module.to(dtype)  # a precision such as 64-true is that of training
+
+
+def processes_for(loop: Loop) -> dict[str, Any]:
+    """Lightning's ``devices``, ``num_nodes`` and ``strategy``: one process, ours to start, or those of ``torchrun``.
+
+    Raises:
+        UserError: ``torchrun`` has started another number of processes than the loop asks for.
+    """
+    settings: dict[str, Any] = {"find_unused_parameters": True, "timeout": TIMEOUT}
+    if launched():
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if loop.devices not in (1, here):
+            raise UserError(f"torchrun has started {here} processes here, but `devices={loop.devices}`: leave `devices` out")
+        if everywhere > 1:
+            return {"devices": here, "num_nodes": everywhere // here, "strategy": SharedTraining(**settings)}
+    elif loop.devices > 1:
+        return {"devices": loop.devices, "strategy": SharedTraining(start_method="spawn", **settings)}
+    return {"devices": 1, "strategy": "auto"}
+
+
+@contextmanager
+def name_lost_processes(run: RunFolder) -> Iterator[None]:
+    """Say in one line that a process we started has ended before its time; errors for the user come through as they are.
+
+    Raises:
+        UserError, FloatingPointError: in place of the block's error.
+    """
+    try:
+        yield
+    except ProcessExitedException as error:
+        how = error.signal_name or f"exit code {error.exit_code}"
+        raise UserError(
+            f"process {error.error_index} of the training has ended ({how}), so the others were stopped: "
+            f"continue with `resume={run.path}`"
+        ) from error
+    except ProcessRaisedException as error:
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        if kind == FloatingPointError.__name__ and message.isdecimal():
+            raise FloatingPointError(int(message)) from error
+        if kind.endswith(UserError.__name__):
+            raise UserError(message) from error
+        if "invalid values" in str(error):  # of a distribution
+            raise FloatingPointError from error
+        raise
 
 
 def keep_freed_memory() -> None:
@@ -127,14 +183,26 @@ def keep_freed_memory() -> None:
 
 def quiet_lightning() -> None:
     """Drop Lightning's hints about hardware, loggers and data workers; our batches are tensors and need no workers."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*LeafSpec.* is deprecated.*",
         ".*number of training batches.*smaller than the logging interval.*",
+        ".*recommended to use .*sync_dist=True.*",
+        ".*find_unused_parameters=True was specified.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+class SharedTraining(DDPStrategy):
+    """Lightning's strategy of several processes, whose own processes are as quiet as ours and keep memory as ours does."""
+
+    def setup_environment(self) -> None:
+        quiet_lightning()
+        keep_freed_memory()
+        super().setup_environment()
 
 
 class FiniteLoss(Callback):
@@ -172,6 +240,8 @@ class FiniteLoss(Callback):
 
     def look(self) -> None:
         """Raise where a step was bad; this waits for the device."""
+        if self.bad is not None and group.is_initialized():  # all processes stop together
+            group.all_reduce(self.bad, group.ReduceOp.MIN)
         if self.bad is not None and (step := int(self.bad)) != NEVER:
             raise FloatingPointError(step)
         self.bad = None

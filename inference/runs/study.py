@@ -1,0 +1,143 @@
+"""One run from its options to its last printed line, the same for every command."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from matplotlib.figure import Figure
+
+from data.errors import UserError
+from inference.evaluation.figures import save_figure
+from inference.runs.commands import print_places, write_metrics
+from inference.runs.folder import RunFolder
+from inference.runs.options import RunOptions, options_to_yaml
+from inference.runs.processes import is_main, main_prints
+
+Figures = Mapping[str, Callable[[], Figure]]
+"""Name -> what draws it. Nothing is computed before the call, so a picture that fails costs itself alone."""
+
+Options = TypeVar("Options", bound=RunOptions)
+Data = TypeVar("Data")
+Fitted = TypeVar("Fitted")
+
+
+class Study(ABC, Generic[Options, Data, Fitted]):
+    """Load, check, fit, evaluate, choose, write, draw, print: in that order, so that results are on disk before anything is
+    drawn, and bad input leaves nothing behind.
+
+    A command is a subclass that says what each step does. Only the main process evaluates and what follows it.
+
+    Args:
+        options: everything that defines the run.
+    """
+
+    command: ClassVar[str]
+    """The module below ``inference``, which names run folders."""
+    resumes: ClassVar[bool] = True
+    """Whether a run can be continued with ``--resume``."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @abstractmethod
+    def load(self) -> Data:
+        """The data, said in a line."""
+
+    def check(self, data: Data) -> None:
+        """Fail where data and options do not fit together.
+
+        Raises:
+            UserError: in one line.
+        """
+
+    @abstractmethod
+    def fit(self, data: Data, run: RunFolder) -> Fitted:
+        """Train everything in ``run``, or read back what is finished."""
+
+    @abstractmethod
+    def evaluate(self, data: Data, fitted: Fitted, run: RunFolder) -> Sequence[Any]:
+        """All records, those of validation included."""
+
+    def choose(self, records: Sequence[Any]) -> Sequence[Any]:
+        """Mark the records of what validation chose."""
+        return records
+
+    def save(self, data: Data, fitted: Fitted, records: Sequence[Any], run: RunFolder) -> None:
+        """Write what else belongs to the results, such as ``posterior.nc``."""
+
+    @abstractmethod
+    def figures(self, data: Data, fitted: Fitted, records: Sequence[Any], run: RunFolder) -> Figures:
+        """The run's pictures by name."""
+
+    @abstractmethod
+    def report(self, data: Data, records: Sequence[Any]) -> str:
+        """The closing text: table and notes."""
+
+    def dataset(self, data: Data) -> str:
+        """The data set's name in ``metrics.json``."""
+        return self.options.data
+
+    def run(self, run: RunFolder | None = None) -> RunFolder:
+        """All steps, in a new run folder or the one to be resumed.
+
+        Raises:
+            UserError: bad options or data, or training that cannot go on.
+        """
+        if run is not None and not self.resumes:
+            raise UserError("these runs take seconds and are not resumed: start a new one")
+        with main_prints():
+            data = self.load()
+            self.check(data)
+            run = run or RunFolder.create(self.options.out, self.command, options_to_yaml(self.options))
+            print(f"run folder: {run.path}")
+            fitted = self.fit(data, run)
+            if is_main():
+                self.finish(data, fitted, run)
+        return run
+
+    def finish(self, data: Data, fitted: Fitted, run: RunFolder) -> None:
+        """From fitted models to results on disk, pictures and the printed table."""
+        print("evaluating ...")
+        with run.timed("evaluate"):
+            records = self.choose(self.evaluate(data, fitted, run))
+            self.save(data, fitted, records, run)
+        self.write(data, records, run)
+        with run.timed("plots"):
+            plots = draw_all(lambda: self.figures(data, fitted, records, run), run.plots)
+        self.write(data, records, run)  # again: the seconds of drawing are part of it
+        print(f"\n{self.report(data, records)}")
+        print_places(run, plots)
+
+    def write(self, data: Data, records: Sequence[Any], run: RunFolder) -> None:
+        """``metrics.json``."""
+        write_metrics(run, self.command, self.options, [as_row(record) for record in records], dataset=self.dataset(data))
+
+
+def draw_all(figures: Callable[[], Figures], folder: Path) -> list[Path]:
+    """Draw and save pictures; one that fails costs itself and a printed line, never the run."""
+    paths = []
+    try:
+        named = figures()
+    except Exception as error:  # whatever it is, results are on disk
+        print(cannot_draw("anything", error))
+        return []
+    for name, draw in named.items():
+        try:
+            paths.append(save_figure(draw(), folder / f"{name}.png"))
+        except Exception as error:
+            print(cannot_draw(name, error))
+    return paths
+
+
+def cannot_draw(name: str, error: Exception) -> str:
+    """One line about a picture that there is not."""
+    return f"plot:    could not draw {name}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def as_row(record: Any) -> dict[str, Any]:
+    """A record, be it a mapping or a dataclass, as a row of ``metrics.json``."""
+    return asdict(record) if is_dataclass(record) and not isinstance(record, type) else dict(record)
