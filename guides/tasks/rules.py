@@ -35,6 +35,10 @@ class Rule(nn.Module):
         """θ after step ``index`` (from 0); steps beyond the trained number repeat the last one's numbers."""
         raise NotImplementedError
 
+    def stand_still(self) -> None:
+        """Make every step the identity: K steps are then none."""
+        raise NotImplementedError
+
 
 class GradientStep(Rule):
     """θ ← θ − η ∇θ, with one step size per step.
@@ -68,6 +72,11 @@ class GradientStep(Rule):
         self.whiten = whiten
         declare(self, "log_size", torch.full((max(steps, 1),), float(size)).log(), learned=learned)
         self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
+
+    @torch.no_grad()
+    def stand_still(self) -> None:
+        self.log_size.fill_(-torch.inf)
+        self.scale_shift.zero_()
 
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
         index = min(index, len(self.log_size) - 1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from data.episodes import EpisodeSampler
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.seeding import seeded
+from inference.evaluation.evaluate import evaluate
 from inference.meta.learner import RENAMED, Learner
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
@@ -55,7 +58,42 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
         }
         meta_train(learner, samplers, schedule, loop, run)
         fitted[variant] = learner
+        keep_steps_that_pay(fitted, variant, samplers["val"], schedule, run)
     return fitted
+
+
+def keep_steps_that_pay(
+    fitted: dict[Variant, Learner], variant: Variant, validation: EpisodeSampler, schedule: MetaSchedule, run: RunFolder
+) -> None:
+    """K steps contain none, their sizes zero: where validation tasks find the objective after them worse than that of the
+    reference without steps, they become that reference.
+
+    Args:
+        variant: just trained; nothing happens until its partner is, too.
+        validation: of the variants' feature space.
+    """
+    partners = [v for v in fitted if replace(v, steps=0, reference=False) == replace(variant, steps=0, reference=False)]
+    if len(partners) < 2:
+        return
+    none, some = sorted(partners, key=lambda v: v.steps)
+    losses = {}
+    for v in partners:
+        objective = fitted[v].objective
+        tasks, seed = schedule.validation_tasks, schedule.seed
+        scores = evaluate(objective.model, objective.guide, validation, tasks=tasks, seed=seed)
+        losses[v] = scores.distortion + (v.beta or 0.0) * (scores.rate or 0.0)
+    if losses[some] <= losses[none]:
+        return
+    print(
+        f"{some.name}: {losses[some]:.2f} nats per validation task with its steps and {losses[none]:.2f} without: "
+        "they are left out"
+    )
+    learner = fitted[some]
+    kept = {name: value for name, value in fitted[none].state().state_dict().items() if ".rule." not in name}
+    learner.state().load_state_dict(kept, strict=False)
+    rule: Any = learner.guide.rule
+    rule.stand_still()
+    learner.save(run.checkpoints / f"{some.name}.safetensors")
 
 
 def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) -> tuple[FeatureSpace, torch.Tensor]:

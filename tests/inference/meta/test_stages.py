@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from data.episodes import EpisodeSampler
+from inference.evaluation.evaluate import evaluate
 from inference.meta import stages
+from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings, settings
-from inference.meta.stages import all_variants, feature_space, fit, hold_out, prepare_features
+from inference.meta.settings import GuideSettings, MetaSchedule, settings
+from inference.meta.stages import all_variants, feature_space, fit, hold_out, keep_steps_that_pay, prepare_features
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features, load_tensors, save_features
 from tests.conftest import marked_images, marked_splits, splits_of
@@ -87,3 +90,28 @@ def test_variants_of_all_methods():
         "nearest-mean-distance-k0", "nearest-mean-cosine-k0", "distance-beta1-k2", "distance-beta1-k0", "cosine-beta1-k2",
         "cosine-beta1-k0",
     ]  # fmt: skip
+
+
+def objective_of(learner, sampler):
+    scores = evaluate(learner.model, learner.guide, sampler, tasks=50, seed=0)
+    return scores.distortion + learner.variant.beta * scores.rate
+
+
+def test_k_steps_never_end_with_a_worse_objective_than_none(tmp_path, capsys):
+    """Steps that went astray in training are found out on validation tasks, and left out; steps that pay are kept."""
+    file = save_features(tmp_path / "marked.safetensors", marked_splits(noise=3.0))
+    options = SibOptions(features=str(file), rank=0, **{**TINY, "tasks": 320})
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    fitted = fit(options, None, run)
+    some, none = fitted
+    sampler = EpisodeSampler(marked_splits(noise=3.0)["val"], options.spec())
+    sampler = EpisodeSampler(stages.map_items(fitted[some].space, sampler.source), options.spec())
+    fitted[some].guide.rule.scale_shift.data.fill_(30.0)  # every step makes the posterior far too narrow
+    fitted[some].guide.start.coefficient.data.mul_(-30)
+    assert objective_of(fitted[some], sampler) > objective_of(fitted[none], sampler)
+    schedule = settings(MetaSchedule, options)
+    keep_steps_that_pay(fitted, some, sampler, schedule, run)
+    assert "left out" in capsys.readouterr().out
+    assert objective_of(fitted[some], sampler) == pytest.approx(objective_of(fitted[none], sampler), rel=1e-5)
+    again = Learner.load(run, some.name)
+    assert objective_of(again, sampler) == pytest.approx(objective_of(fitted[none], sampler), rel=1e-5)

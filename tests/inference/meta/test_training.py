@@ -1,5 +1,7 @@
 """Meta-training: what a step minimises and what is logged."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ def training(model, guide, beta=0.5) -> MetaTraining:
     sampler = EpisodeSampler(gaussian_bank(), TaskSpec(way=4, shot=1, queries=5))
     module = MetaTraining(RateDistortionELBO(beta=beta)(model, guide), sampler, sampler, SCHEDULE)
     module.logged = {}
+    module._trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
     module.log_dict = lambda values, **_: module.logged.update(values)
     return module
 
