@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -143,8 +143,15 @@ def lwof_columns(objective: RateDistortionModule, sampler: BaseAndNewSampler, *,
     return Columns(**{name: (float(values.mean()), confidence_interval(values)) for name, values in means.items()})
 
 
-def lwof_records(options: SibOptions, run: RunFolder) -> list[LwofRecord]:
-    """Train every variant of SIB on tasks of base and new classes, and test it.
+class Fitted(NamedTuple):
+    """A trained guide, and the tasks that test it."""
+
+    objective: RateDistortionModule
+    testing: BaseAndNewSampler
+
+
+def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
+    """Train every variant of SIB on tasks of base and new classes.
 
     The new classes of training tasks are played by base classes. Base queries are images held out of pre-training: half of
     them choose the checkpoint, the other half test.
@@ -152,7 +159,7 @@ def lwof_records(options: SibOptions, run: RunFolder) -> list[LwofRecord]:
     features = load_features(run.features)
     check_lwof(options, features)
     validation, test = halves(features["held_out"])
-    spec, records = options.spec(imbalance=None), []
+    spec, fitted = options.spec(imbalance=None), {}
     for variant in sib.variants(settings(VariantSettings, options)):
         space, means = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
         mapped = {split: map_items(space, part) for split, part in features.items()}
@@ -163,9 +170,17 @@ def lwof_records(options: SibOptions, run: RunFolder) -> list[LwofRecord]:
         testing = BaseAndNewSampler(EpisodeSampler(mapped["test"], spec), map_items(space, test), playing=False)
         objective = build_lwof(options, variant, means)
         train_lwof(objective, samplers, options, run, f"lwof-{variant.name}")
-        columns = lwof_columns(objective, testing, tasks=options.test_tasks, seed=mix_seed(TEST_SEED))
-        records.append(make_record(options, variant, objective, columns))
-    return records
+        fitted[variant] = Fitted(objective, testing)
+    return fitted
+
+
+def lwof_records(options: SibOptions, fitted: Mapping[Variant, Fitted]) -> list[LwofRecord]:
+    """Test every guide."""
+    seed = mix_seed(TEST_SEED)
+    return [
+        make_record(options, variant, objective, lwof_columns(objective, testing, tasks=options.test_tasks, seed=seed))
+        for variant, (objective, testing) in fitted.items()
+    ]
 
 
 def train_lwof(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,8 +19,8 @@ from inference.evaluation.tables import Column, format_table, number
 from inference.meta.options import SibOptions
 from inference.meta.settings import MetaSchedule, settings
 from inference.meta.training import DRAWS, TASKS
-from inference.runs.commands import options_to_yaml, print_places, write_metrics
 from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.study import Figures, Study
 from inference.runs.tensors import save_tensors
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
@@ -175,43 +175,60 @@ COLUMNS = (
 )
 
 
-def regression_run(options: SibOptions) -> RunFolder:
-    """The command on regression data: learn prior and noise, choose β on validation tasks, write, print.
+class RegressionStudy(Study[SibOptions, int, dict[float, RateDistortionModule]]):
+    """A run of ``svi_sib`` on regression data: learn prior and noise, choose β on validation tasks."""
 
-    Raises:
-        UserError: β = 0, which has no posterior, or a loss that is not finite.
-    """
-    if not all(options.betas):
-        raise UserError("--beta 0 has no posterior: regression needs a positive one")
-    num_features = regression_tasks(options.data, 1, queries=1, seed=0).query_x.shape[-1]
-    run = RunFolder.create(options.out, "svi_sib", options_to_yaml(options))
-    print(f"run folder: {run.path}")
-    evidence = build_regression(num_features, 1.0)
-    with run.timed("fit"):
-        fit_regression(evidence, options.data, options.queries, settings(MetaSchedule, options))
-    save_tensors(run.checkpoints / "regression.safetensors", evidence.state_dict(), {})
-    fitted = {beta: tempered(evidence, beta) for beta in options.betas}
-    validated = {beta: score_regression(objective, options, VALIDATION) for beta, objective in fitted.items()}
-    best = min(validated, key=lambda beta: validated[beta].nll)
-    tested = [score_regression(objective, options, TEST) for objective in fitted.values()]
-    records = [replace(r, selected=r.beta == best) for r in (*validated.values(), *tested)]
-    write_posterior(fitted[best], options, run)
-    write_metrics(run, "svi_sib", options, [asdict(record) for record in records])
-    print_regression(options, [record for record in records if record.split == "test"])
-    print_places(run, [])
-    return run
+    command = "svi_sib"
+    resumes = False
 
+    def load(self) -> int:
+        """The number of features."""
+        return regression_tasks(self.options.data, 1, queries=1, seed=0).query_x.shape[-1]
 
-def write_posterior(objective: RateDistortionModule, options: SibOptions, run: RunFolder) -> None:
-    """``posterior.nc``: ArviZ data of eight test tasks."""
-    episode = scored_tasks(options, TEST).tasks(slice(8))
-    known = {"command": "svi_sib", "dataset": options.data, "beta": objective.elbo.beta, "seed": options.seed}
-    posterior = infer(objective.model, objective.guide, episode, **known)
-    write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))
+    def check(self, data: int) -> None:
+        if not all(self.options.betas):
+            raise UserError("`beta=0` has no posterior: regression needs a positive one")
 
+    def fit(self, data: int, run: RunFolder) -> dict[float, RateDistortionModule]:
+        options = self.options
+        evidence = build_regression(data, 1.0)
+        with run.timed("fit"):
+            fit_regression(evidence, options.data, options.queries, settings(MetaSchedule, options))
+        save_tensors(run.checkpoints / "regression.safetensors", evidence.state_dict(), {})
+        return {beta: tempered(evidence, beta) for beta in options.betas}
 
-def print_regression(options: SibOptions, records: Sequence[RegressionRecord]) -> None:
-    """The closing table."""
-    print(f"\n{options.data}, {SUPPORT} support points, {options.test_tasks} test tasks\n{format_table(records, COLUMNS)}\n")
-    print("* chosen on validation tasks; NLL in nats per query, rate and distortion in nats per task;")
-    print(f"the true noise is {NOISE[options.data]:g}")
+    def evaluate(self, data: int, fitted: dict[float, RateDistortionModule], run: RunFolder) -> Sequence[RegressionRecord]:
+        return [score_regression(f, self.options, stream) for stream in (VALIDATION, TEST) for f in fitted.values()]
+
+    def choose(self, records: Sequence[RegressionRecord]) -> Sequence[RegressionRecord]:
+        best = min((record for record in records if record.split == "val"), key=lambda record: record.nll)
+        return [replace(record, selected=record.beta == best.beta) for record in records]
+
+    def save(
+        self,
+        data: int,
+        fitted: dict[float, RateDistortionModule],
+        records: Sequence[RegressionRecord],
+        run: RunFolder,
+    ) -> None:
+        """``posterior.nc``: ArviZ data of eight test tasks."""
+        objective = fitted[next(record.beta for record in records if record.selected)]
+        episode = scored_tasks(self.options, TEST).tasks(slice(8))
+        known = {"command": self.command, "dataset": self.options.data, "beta": objective.elbo.beta, "seed": self.options.seed}
+        posterior = infer(objective.model, objective.guide, episode, **known)
+        write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))
+
+    def figures(
+        self,
+        data: int,
+        fitted: dict[float, RateDistortionModule],
+        records: Sequence[RegressionRecord],
+        run: RunFolder,
+    ) -> Figures:
+        return {}
+
+    def report(self, data: int, records: Sequence[RegressionRecord]) -> str:
+        options, tested = self.options, [record for record in records if record.split == "test"]
+        title = f"{options.data}, {SUPPORT} support points, {options.test_tasks} test tasks"
+        notes = "* chosen on validation tasks; NLL in nats per query, rate and distortion in nats per task;"
+        return f"{title}\n{format_table(tested, COLUMNS)}\n\n{notes}\nthe true noise is {NOISE[options.data]:g}"

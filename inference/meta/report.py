@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from data.episodes import TaskSpec
@@ -31,6 +31,7 @@ class TaskRecord:
         neg_elbo: distortion + rate, nats per task: the negative evidence lower bound, whatever β; ``None`` without a rate.
         method, predictor, posterior, variant: which learner.
         saw_labels: whether the posterior saw the query labels: a reference, not a prediction.
+        reference: whether it stands beside another for comparison and is never chosen, as K = 0 beside K = 3.
         selected: whether validation tasks chose it, or it is the chosen one's reference.
     """
 
@@ -56,6 +57,7 @@ class TaskRecord:
     posterior: str | None
     variant: str
     saw_labels: bool
+    reference: bool
     selected: bool = False
 
 
@@ -78,6 +80,7 @@ def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores
         posterior=variant.posterior,
         variant=variant.name,
         saw_labels=steps > 0 and bool(getattr(learner.guide, "saw_labels", False)),
+        reference=variant.reference,
     )
 
 
@@ -90,20 +93,20 @@ def evaluate_learner(
     return [make_record(learner, spec, split, k, score) for k, score in scores.items()]
 
 
-def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[Variant, TaskRecord]:
+def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> list[TaskRecord]:
     """Each learner's record on validation tasks after its own K."""
     part = load_features(run.features)["val"]
-    return {
-        variant: evaluate_learner(learner, part, learner.options.spec(), split="val", tasks=VALIDATION_TASKS)[-1]
-        for variant, learner in fitted.items()
-    }
+    return [
+        evaluate_learner(learner, part, learner.options.spec(), split="val", tasks=VALIDATION_TASKS)[-1]
+        for learner in fitted.values()
+    ]
 
 
-def choose_variant(validated: Mapping[Variant, TaskRecord]) -> Variant:
-    """The variant with the lowest NLL on validation tasks; references, and what has seen labels, do not take part."""
-    trained = [variant for variant in validated if not variant.reference]
-    honest = [variant for variant in trained if not validated[variant].saw_labels]
-    return min(honest or trained, key=lambda variant: validated[variant].nll)
+def choose(records: Iterable[TaskRecord]) -> TaskRecord:
+    """The validation record with the lowest NLL; references, and what has seen labels, do not take part."""
+    trained = [record for record in records if record.split == "val" and not record.reference]
+    honest = [record for record in trained if not record.saw_labels]
+    return min(honest or trained, key=lambda record: record.nll)
 
 
 def evaluate_protocols(
@@ -120,10 +123,22 @@ def evaluate_protocols(
     ]
 
 
-def mark_selected(records: Iterable[TaskRecord], chosen: Variant) -> list[TaskRecord]:
-    """``selected`` on the records of the chosen variant and of its reference with no steps."""
-    names = {chosen.name, replace(chosen, steps=0, reference=chosen.steps > 0).name}
-    return [replace(record, selected=record.variant in names) for record in records]
+def mark_selected(records: Sequence[TaskRecord]) -> list[TaskRecord]:
+    """``selected`` on all records of what validation chose, and of its reference."""
+    chosen = choose(records)
+
+    def belongs(record: TaskRecord) -> bool:
+        kin = ("method", "predictor", "posterior", "beta")
+        alike = all(getattr(record, name) == getattr(chosen, name) for name in kin)
+        return record.variant == chosen.variant or (record.reference and alike)
+
+    return [replace(record, selected=belongs(record)) for record in records]
+
+
+def selected_variant(fitted: Iterable[Variant], records: Iterable[TaskRecord]) -> Variant:
+    """The variant that validation chose, from marked records."""
+    name = next(record.variant for record in records if record.selected and not record.reference)
+    return next(variant for variant in fitted if variant.name == name)
 
 
 def final_records(records: Iterable[TaskRecord]) -> list[TaskRecord]:

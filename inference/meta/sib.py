@@ -10,7 +10,7 @@ from typing import Any
 from data.items import ImageSplits
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
-from inference.meta.report import choose_variant, mark_selected, validate
+from inference.meta.report import mark_selected, selected_variant, validate
 from inference.meta.stages import fit
 from inference.runs.commands import options_to_yaml, write_metrics
 from inference.runs.folder import RunFolder
@@ -40,10 +40,8 @@ class SIB(Learner):
             if network is not None:
                 save_tensors(run.network, network.state_dict(), network.description())
             fitted = fit(chosen, data, run)
-            validated = validate(fitted, run)
-            selected = choose_variant(validated)
-            records = mark_selected(validated.values(), selected)
+            records = mark_selected(validate(fitted, run))
             write_metrics(run, "sib", chosen, [asdict(record) for record in records], dataset=data.name)
-            best = fitted[selected]
+            best = fitted[selected_variant(fitted, records)]
             parts = {"space": best.space, "objective": best.objective, "network": best.network, "dataset": best.dataset}
             return cls(best.options, best.variant, **parts)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from data.errors import UserError
 from guides.tasks.families import PosteriorParameters
 from inference.evaluation.predictive import predictive
 from inference.meta import base_and_new
-from inference.meta.base_and_new import build_lwof, check_lwof, halves, lwof_columns, lwof_records
+from inference.meta.base_and_new import build_lwof, check_lwof, fit_lwof, halves, lwof_columns, lwof_records
 from inference.meta.methods import sib
 from inference.meta.options import SibOptions
 from inference.meta.settings import VariantSettings, settings
@@ -107,7 +107,7 @@ def test_images_that_choose_a_checkpoint_do_not_test_it(tmp_path, monkeypatch):
         return base_and_new.Columns((0.5, 0.1), (0.5, 0.1), (0.5, 0.1))
 
     monkeypatch.setattr(base_and_new, "lwof_columns", columns)
-    lwof_records(options(), run)
+    lwof_records(options(), fit_lwof(options(), run))
     assert not seen["val"][0] & seen["test"][0]
     assert seen["val"][1] == {"val"}
     assert seen["test"][1] == {"test"}
@@ -130,7 +130,7 @@ def test_halves_are_of_every_class():
     ],
 )
 def test_every_choice_of_the_options_counts(given, variants, tmp_path):
-    records = lwof_records(options(**given), marked_run(tmp_path))
+    records = lwof_records(options(**given), fit_lwof(options(**given), marked_run(tmp_path)))
     assert [r.variant for r in records] == variants
     assert [r.saw_labels for r in records] == [given.get("gradient") == "exact" and r.steps > 0 for r in records]
     assert all(0 <= r.both_accuracy <= 1 for r in records)

@@ -7,12 +7,13 @@ import pytest
 from inference.evaluation.metrics import Scores
 from inference.meta.options import SibOptions
 from inference.meta.report import (
-    choose_variant,
+    choose,
     evaluate_protocols,
     final_records,
     format_records,
     make_record,
     mark_selected,
+    selected_variant,
     validate,
 )
 from inference.meta.stages import all_variants, fit
@@ -56,7 +57,7 @@ def test_variants_are_chosen_on_validation_classes_and_tested_on_test_classes(fi
     tested = evaluate_protocols(spies, ["standard", "imbalanced"], 4, run)
     assert all(seen == ("test", {"test"}) for spy in spies.values() for seen in spy.seen)
     assert {r.balanced for r in tested} == {True, False}
-    assert set(validated) == set(learners)
+    assert [r.variant for r in validated] == [v.name for v in learners]
 
 
 def scores(nll: float, accuracy: float = 0.5, rate: float | None = 2.0) -> Scores:
@@ -66,10 +67,10 @@ def scores(nll: float, accuracy: float = 0.5, rate: float | None = 2.0) -> Score
 def records(fitted, nlls):
     """A validation record for each variant, with the given NLLs and accuracies the other way round."""
     learners, _ = fitted
-    return {
-        variant: make_record(learner, learner.options.spec(), "val", variant.steps, scores(nll, nll / 10))
+    return [
+        make_record(learner, learner.options.spec(), "val", variant.steps, scores(nll, nll / 10))
         for (variant, learner), nll in zip(learners.items(), nlls, strict=True)
-    }
+    ]
 
 
 def test_lowest_nll_is_chosen_among_what_is_no_reference(fitted):
@@ -78,23 +79,28 @@ def test_lowest_nll_is_chosen_among_what_is_no_reference(fitted):
     assert [v.name for v in variants] == [
         "distance-beta0.1-k3", "distance-beta0.1-k0", "distance-beta1-k3", "distance-beta1-k0", "nearest-mean-distance-k0"
     ]  # fmt: skip
-    assert choose_variant(records(fitted, (0.9, 0.1, 0.8, 0.1, 0.85))).name == "distance-beta1-k3"
-    assert choose_variant(records(fitted, (0.9, 0.1, 0.8, 0.1, 0.7))).name == "nearest-mean-distance-k0"
+    assert choose(records(fitted, (0.9, 0.1, 0.8, 0.1, 0.85))).variant == "distance-beta1-k3"
+    assert choose(records(fitted, (0.9, 0.1, 0.8, 0.1, 0.7))).variant == "nearest-mean-distance-k0"
 
 
 def test_what_has_seen_labels_is_chosen_only_where_there_is_nothing_else(fitted):
     validated = records(fitted, (0.2, 0.9, 0.3, 0.9, 0.5))
-    first = next(iter(validated))
-    seen = {**validated, first: replace(validated[first], saw_labels=True)}
-    assert choose_variant(seen).name == "distance-beta1-k3"
-    all_seen = {variant: replace(record, saw_labels=True) for variant, record in validated.items()}
-    assert choose_variant(all_seen) is first
+    first, *others = validated
+    assert choose([replace(first, saw_labels=True), *others]).variant == "distance-beta1-k3"
+    assert choose([replace(record, saw_labels=True) for record in validated]).variant == first.variant
+
+
+def test_test_records_choose_nothing(fitted):
+    validated = records(fitted, (0.2, 0.9, 0.3, 0.9, 0.5))
+    tested = replace(validated[2], split="test", nll=0.001)
+    assert choose([*validated, tested]).variant == "distance-beta0.1-k3"
 
 
 def test_selected_marks_the_chosen_variant_and_its_reference(fitted):
-    validated = records(fitted, (0.2, 0.9, 0.3, 0.9, 0.5))
-    marked = mark_selected(validated.values(), choose_variant(validated))
+    learners, _ = fitted
+    marked = mark_selected(records(fitted, (0.2, 0.9, 0.3, 0.9, 0.5)))
     assert [r.variant for r in marked if r.selected] == ["distance-beta0.1-k3", "distance-beta0.1-k0"]
+    assert selected_variant(learners, marked) is next(iter(learners))
 
 
 def test_a_record_says_what_it_is_of(fitted):
@@ -125,7 +131,7 @@ def test_table_has_a_row_for_each_learner_read_at_its_own_k(fitted):
     spies = {variant: Spy(learner) for variant, learner in learners.items()}
     rows = final_records(evaluate_protocols(spies, ["standard"], 4, run))
     assert [(r.variant, r.steps) for r in rows] == [(v.name, v.steps) for v in learners]
-    text = format_records(mark_selected(rows, next(iter(learners))))
+    text = format_records(final_records(mark_selected([*validate(spies, run), *rows])))
     assert len(text.splitlines()) == 6
     assert [line[0] for line in text.splitlines()[1:]].count("*") == 2
     assert "nearest-mean" in text.splitlines()[-1]
