@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.errors import UserError
+from data.errors import DataWarning, UserError
 from data.items import LabelledItems
 
 
@@ -131,7 +131,9 @@ class EpisodeSampler:
             )
             if self.acceptance < self.REFUSE_BELOW:
                 raise UserError(f"{finding}: lower queries")
-            warnings.warn(f"{finding}: these are drawn again, so classes are less unequal; lower queries", stacklevel=2)
+            warnings.warn(
+                f"{finding}: these are drawn again, so classes are less unequal; lower queries", DataWarning, stacklevel=2
+            )
 
     def with_spec(self, **changes) -> EpisodeSampler:
         """The same items under another :class:`TaskSpec`."""

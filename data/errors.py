@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this"."""
+"""What is said to the user: errors they can fix, and warnings about what their data allow."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Commands print it without a traceback and exit with code 2.
     """
+
+
+class DataWarning(UserWarning):
+    """The data allow what is asked for, but not quite as asked; commands print it as one line."""

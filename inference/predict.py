@@ -15,7 +15,7 @@ from data.items import LabelledItems
 from data.sources.folder import load_tree
 from inference.meta.learner import Learner
 from inference.meta.report import TaskRecord, evaluate_learner, format_records
-from inference.runs.commands import flags_in_errors, read_options, run_command
+from inference.runs.commands import flags_in_errors, notes, read_options, run_command
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
     part = excluding(features_for(options, learner, run), options.exclude)
     spec = learner.options.spec(way=options.way, shot=options.shot, queries=options.queries, imbalance=options.imbalance)
     learner.check_way(spec.way, spec.way * spec.queries)
-    records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
+    with notes():
+        records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
     out = Path(options.out) if options.out else run.path / "predict.json"
     content = {
         "command": "predict",

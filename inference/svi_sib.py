@@ -76,9 +76,8 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         cannot come out well."""
         options = self.options
         if options.initialisation != "support":
-            print(
-                f"note: labels are arbitrary in each task, so a start that ignores them ({options.initialisation}) scores chance"
-            )
+            start = f"a start that ignores them ({options.initialisation})"
+            print(f"note: labels are arbitrary in each task: {start} scores chance")
         if Protocol.LWOF in options.protocols:
             check_lwof(options, data.features)
         parts = data.features or {split: data.images[split] for split in data.images.splits}  # type: ignore[union-attr,index]

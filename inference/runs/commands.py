@@ -6,21 +6,31 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
 import yaml
 
-from data.errors import UserError
+from data.errors import DataWarning, UserError
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Kind, Options, as_flags, check_names, options_from_yaml, options_to_yaml, refuse_value
 from inference.runs.processes import is_main
 from inference.runs.program import program
 
-__all__ = ["flags_in_errors", "options_to_yaml", "print_places", "read_command", "read_options", "run_command", "write_metrics"]
+__all__ = [
+    "flags_in_errors",
+    "notes",
+    "options_to_yaml",
+    "print_places",
+    "read_command",
+    "read_options",
+    "run_command",
+    "write_metrics",
+]
 
 Result = TypeVar("Result")
 Main = Callable[[Sequence[str] | None], Result]
@@ -39,6 +49,23 @@ def run_command(main: Main[Any]) -> None:
         sys.exit(130)
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has gone
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Print each :class:`~data.errors.DataWarning` as one line, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", DataWarning)
+        show = warnings.showwarning
+
+        def plain(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, DataWarning):
+                print(f"note: {message}")
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = plain  # type: ignore[assignment]
+        yield
 
 
 def flags_in_errors(options: type[Options]) -> Callable[[Main[Result]], Main[Result]]:

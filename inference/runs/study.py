@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from data.errors import UserError
 from inference.evaluation.figures import save_figure
-from inference.runs.commands import print_places, write_metrics
+from inference.runs.commands import notes, print_places, write_metrics
 from inference.runs.folder import RunFolder
 from inference.runs.options import RunOptions, options_to_yaml
 from inference.runs.processes import is_main, main_prints
@@ -89,7 +89,7 @@ class Study(ABC, Generic[Options, Data, Fitted]):
         """
         if run is not None and not self.resumes:
             raise UserError("these runs take seconds and are not resumed: start a new one")
-        with main_prints():
+        with main_prints(), notes():
             data = self.load()
             self.check(data)
             run = run or RunFolder.create(self.options.out, self.command, options_to_yaml(self.options))

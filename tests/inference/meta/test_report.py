@@ -131,9 +131,10 @@ def test_table_has_a_row_for_each_learner_read_at_its_own_k(fitted):
     spies = {variant: Spy(learner) for variant, learner in learners.items()}
     rows = final_records(evaluate_protocols(spies, ["standard"], 4, run))
     assert [(r.variant, r.steps) for r in rows] == [(v.name, v.steps) for v in learners]
-    text = format_records(final_records(mark_selected([*validate(spies, run), *rows])))
+    marked = final_records(mark_selected([*validate(spies, run), *rows]))
+    text = format_records(marked)
     assert len(text.splitlines()) == 6
-    assert [line[0] for line in text.splitlines()[1:]].count("*") == 2
+    assert [line[0] for line in text.splitlines()[1:]].count("*") == sum(r.selected for r in marked) > 0
     assert "nearest-mean" in text.splitlines()[-1]
 
 

@@ -134,3 +134,10 @@ def test_a_command_of_ones_own():
     assert read("--temperature", "3", options=Own).temperature == 3.0
     with pytest.raises(UserError, match="--temperature hot: must be a number"):
         read("--temperature", "hot", options=Own)
+
+
+def test_warnings_about_data_are_one_plain_line_each_once(capsys):
+    with notes():
+        for _ in range(3):
+            warnings.warn("few images", DataWarning, stacklevel=1)
+    assert capsys.readouterr().out == "note: few images\n"
