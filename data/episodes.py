@@ -131,9 +131,8 @@ class EpisodeSampler:
             )
             if self.acceptance < self.REFUSE_BELOW:
                 raise UserError(f"{finding}: lower queries")
-            warnings.warn(
-                f"{finding}: these are drawn again, so classes are less unequal; lower queries", DataWarning, stacklevel=2
-            )
+            finding += ": these are drawn again, so classes are less unequal; lower queries"
+            warnings.warn(finding, DataWarning, stacklevel=2)
 
     def with_spec(self, **changes) -> EpisodeSampler:
         """The same items under another :class:`TaskSpec`."""

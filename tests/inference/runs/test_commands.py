@@ -1,14 +1,15 @@
 """The command line: the lines it answers bad options with, YAML files, and exit codes."""
 
 import json
+import warnings
 from dataclasses import dataclass
 
 import pytest
 
-from data.errors import UserError
+from data.errors import DataWarning, UserError
 from inference.bnn.options import BnnOptions
 from inference.meta.options import SibOptions
-from inference.runs.commands import OptionParser, flags_in_errors, read_command, run_command, write_metrics
+from inference.runs.commands import OptionParser, flags_in_errors, notes, read_command, run_command, write_metrics
 from inference.runs.folder import RunFolder
 from inference.runs.options import RunOptions
 from inference.vid.options import VidOptions
