@@ -37,7 +37,18 @@ def plate_noise(shape: Sequence[int], like: Tensor, dim: int) -> Tensor:
 
     A process that has a part of a batch gets its rows of the noise of the whole batch, see :func:`data.seeding.draw_part`.
     """
-    return draw_part(lambda whole: torch.randn(whole, dtype=like.dtype, device=like.device), shape, dim)
+
+    def draw(whole: Sequence[int]) -> Tensor:
+        if list(whole) == list(like.shape):
+            return torch.randn_like(like)  # in its memory format
+        return torch.randn(whole, dtype=like.dtype, device=like.device)
+
+    return draw_part(draw, shape, dim)
+
+
+def plate_signs(like: Tensor, dim: int) -> Tensor:
+    """±1 with probability ½, of the shape of ``like``, for items along ``dim``; shared as :func:`plate_noise` is."""
+    return 2 * draw_part(lambda whole: torch.randint(2, whole, dtype=like.dtype, device=like.device), like.shape, dim) - 1
 
 
 def num_classes(support_y: Tensor) -> int:

@@ -53,6 +53,7 @@ class WeightPosterior:
         self.model.eval()
         parts = []
         for weights in self.sample(draws, seed=seed).split(DRAWS_AT_ONCE):
+            x = x.to(weights.dtype) if x.is_floating_point() else x
             batches = [self.model.map_weights(part.to(weights.device), weights) for part in x.split(ITEMS_AT_ONCE)]
             parts.append(torch.cat(batches, dim=1))
         self.model.train(was_training)
