@@ -100,13 +100,11 @@ def test_draws_within_the_inner_steps_are_shared():
         torch.testing.assert_close(two, one[2:])
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize(("copies", "maps"), [(1, True), (1, False), (3, False)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_layers_that_draw_their_outputs_share_their_noise(copies, bias):
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 2, 3, bias=bias), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8, 3, bias=bias)
-    )
-    model = BayesianNetwork(network, posteriors=copies)
+def test_layers_that_draw_their_outputs_share_their_noise(copies, maps, bias):
+    first = [torch.nn.Conv2d(1, 2, 3, bias=bias), torch.nn.ReLU(), torch.nn.Flatten()] if maps else [torch.nn.Flatten()]
+    model = BayesianNetwork(torch.nn.Sequential(*first, torch.nn.Linear(8 if maps else 16, 3, bias=bias)), posteriors=copies)
     loc, variance = torch.randn(copies, model.num_weights), torch.rand(copies, model.num_weights)
     x = torch.randn(*([copies] if copies > 1 else []), 5, 1, 4, 4)
     with seeded(1):
