@@ -184,7 +184,7 @@ def keep_freed_memory() -> None:
 
 def quiet_lightning() -> None:
     """Drop Lightning's hints about hardware, loggers and data workers; our batches are tensors and need no workers."""
-    for library in ("lightning.pytorch", "lightning.fabric"):
+    for library in ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn"):
         logging.getLogger(library).setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",
