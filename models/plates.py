@@ -35,9 +35,27 @@ def subsampled_plate(name: str, total: int | None, batch: int, dim: int, device:
 def plate_noise(shape: Sequence[int], like: Tensor, dim: int) -> Tensor:
     """Standard normal noise for items along ``dim``, with the dtype and device of ``like``.
 
-    A process that has a part of a batch gets its rows of the noise of the whole batch, see :func:`data.seeding.draw_part`.
+    A process that has a part of a batch gets its rows of the noise of the whole batch, see :func:`data.seeding.draw_part`:
+    the very numbers of one process, but for maps inside ``vmap``, whose order in memory is not that of their shape.
     """
-    return draw_part(lambda whole: torch.randn(whole, dtype=like.dtype, device=like.device), shape, dim)
+
+    def draw(whole: Sequence[int]) -> Tensor:
+        if list(whole) == list(like.shape):
+            return torch.randn_like(like)  # in its memory format
+        return torch.randn(whole, dtype=like.dtype, device=like.device)
+
+    return draw_part(draw, shape, dim)
+
+
+def plate_signs(like: Tensor, dim: int) -> Tensor:
+    """±1 with probability ½, of the shape of ``like``, for items along ``dim``; shared as :func:`plate_noise` is."""
+
+    def draw(whole: Sequence[int]) -> Tensor:
+        if list(whole) == list(like.shape):
+            return torch.randint_like(like, 2)
+        return torch.randint(2, whole, dtype=like.dtype, device=like.device)
+
+    return draw_part(draw, like.shape, dim) * 2 - 1
 
 
 def num_classes(support_y: Tensor) -> int:

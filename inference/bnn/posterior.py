@@ -75,6 +75,7 @@ class WeightPosterior:
         self.model.eval()
         parts = []
         for weights in self.sample(self.draws(num_samples), seed=seed).split(DRAWS_AT_ONCE):
+            x = x.to(weights.dtype) if x.is_floating_point() else x
             batches = [self.model.map_weights(part.to(weights.device), weights) for part in x.split(ITEMS_AT_ONCE)]
             parts.append(torch.cat(batches, dim=1))
         self.model.train(was_training)

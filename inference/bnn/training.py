@@ -16,6 +16,7 @@ from guides.mean_field import MeanFieldGuide
 from inference.bnn.algorithms import FitSettings, Plan
 from inference.bnn.posterior import WeightPosterior
 from inference.elbo import RateDistortionModule
+from inference.runs.processes import our_part
 from models.bayesian.weight_priors import MixtureWeightPrior
 
 WATCH_DRAWS = 16
@@ -76,7 +77,7 @@ class BnnTraining(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batch numbers alone: items are taken in :meth:`training_step`, where a resumed run knows its epoch for certain."""
-        steps = max(1, self.bootstrap_size // self.batch // self.trainer.world_size)
+        steps = max(1, self.bootstrap_size // self.batch)
         return DataLoader(torch.arange(steps), batch_size=None)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
@@ -118,17 +119,21 @@ class BnnTraining(lightning.LightningModule):
         return sample[torch.randperm(len(sample), generator=generator)]
 
     def training_step(self, number: int, index: int) -> Tensor:
-        world, rank = self.trainer.world_size, self.global_rank
-        first = (index * world + rank) * self.batch
-        chosen = self.order[:, first : first + self.batch]
-        chosen = chosen.squeeze(0) if self.plan.at_once == 1 else chosen
-        x, y = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
-        with seeded(self.seed, self.current_epoch, index, rank, DRAWS, device=self.device):
-            terms = self.objective.terms(x, y)
-        per_item = 1 / (self.bootstrap_size * self.plan.at_once)
+        with (
+            our_part(self, self.batch) as part,
+            seeded(self.seed, self.current_epoch, index, 0, DRAWS, device=self.device),
+        ):
+            chosen = part.of(self.order[:, index * self.batch : (index + 1) * self.batch], 1)
+            chosen = chosen.squeeze(0) if self.plan.at_once == 1 else chosen
+            x, y = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
+            terms = self.objective.terms(*(t.to(self.dtype) if t.is_floating_point() else t for t in (x, y)))
+            per_item = 1 / (self.bootstrap_size * self.plan.at_once)
+            loss = (terms.loss + (part.weight - 1) * terms.distortion) * per_item
         values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
-        self.log_dict({name: v.detach() for name, v in values.items()}, on_step=False, on_epoch=True, batch_size=1)
-        return terms.loss * per_item
+        self.log_dict(
+            {name: v.detach() for name, v in values.items()}, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
+        )
+        return loss
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
@@ -166,7 +171,7 @@ class BnnTraining(lightning.LightningModule):
             if name == scale
         ]
         optimizer = torch.optim.Adam(groups, self.settings.learning_rate, fused=fused)
-        steps = max(1, self.bootstrap_size // self.batch // self.trainer.world_size)
+        steps = max(1, self.bootstrap_size // self.batch)
 
         def cosine(step: int) -> float:
             epoch = min(step / steps, self.plan.total_epochs - 1e-6)

@@ -139,6 +139,7 @@ def processes_for(loop: Loop) -> dict[str, Any]:
         if everywhere > 1:
             return {"devices": here, "num_nodes": everywhere // here, "strategy": SharedTraining(**settings)}
     elif loop.devices > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the processes we start: a hint for each stage otherwise
         return {"devices": loop.devices, "strategy": SharedTraining(start_method="spawn", **settings)}
     return {"devices": 1, "strategy": "auto"}
 
@@ -183,7 +184,7 @@ def keep_freed_memory() -> None:
 
 def quiet_lightning() -> None:
     """Drop Lightning's hints about hardware, loggers and data workers; our batches are tensors and need no workers."""
-    for library in ("lightning.pytorch", "lightning.fabric"):
+    for library in ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn"):
         logging.getLogger(library).setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models.distributions.diagonal import GaussianWeights
+from models.plates import plate_noise, plate_signs
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 SHAPE_QUERIES = (Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point)
@@ -113,7 +114,7 @@ def local(
     variance = func(inputs.square(), weight.variance, None if bias is None else bias.variance, **options)
     if bias is None:  # a variance may be 0, where the root has no gradient
         variance = variance.clamp_min(torch.finfo(variance.dtype).tiny)
-    return mean + variance.sqrt() * torch.randn_like(mean)
+    return mean + variance.sqrt() * plate_noise(mean.shape, mean, 0)
 
 
 class LocalLinear(torch.autograd.Function):
@@ -129,7 +130,7 @@ class LocalLinear(torch.autograd.Function):
         """The outputs, ε/(2 s), and x²."""
         squares = inputs * inputs
         scale = F.linear(squares, weight_variance, bias_variance).sqrt_()
-        noise = torch.randn_like(scale)
+        noise = plate_noise(scale.shape, scale, 0)
         outputs = F.linear(inputs, weight, bias).add_(scale * noise)
         return outputs, noise.div_(scale).mul_(0.5), squares
 
@@ -163,12 +164,12 @@ def flipout(
         return mean
     like = first_position(func, mean)
     spread = bias.variance.clamp_min(torch.finfo(mean.dtype).tiny).sqrt()
-    return mean + spread.reshape(like.shape[-1:] if func is F.linear else like.shape[1:]) * torch.randn_like(like)
+    return mean + spread.reshape(like.shape[-1:] if func is F.linear else like.shape[1:]) * plate_noise(like.shape, like, 0)
 
 
 def signs(func: Callable, like: Tensor) -> Tensor:
     """±1 with probability ½ for each example and channel, to be broadcast over positions."""
-    return torch.randint_like(first_position(func, like), 2) * 2 - 1
+    return plate_signs(first_position(func, like), 0)
 
 
 def first_position(func: Callable, like: Tensor) -> Tensor:
