@@ -297,6 +297,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["early", "late"])
 def test_both_orders(order):
     python(f"from tests.test_pyro_host import in_order; in_order({order!r})")

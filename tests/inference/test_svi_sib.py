@@ -138,6 +138,7 @@ def test_loaded_sib_gives_the_same_posterior(run):
     assert one.rate().shape == (1,)
 
 
+@pytest.mark.slow
 def test_images_to_posterior(images, tmp_path):
     out = tmp_path / "run"
     arguments = [

@@ -1,6 +1,7 @@
 """VID's command: what a run leaves, every method, protocols, resuming, and errors."""
 
 import copy
+import functools
 import json
 import time
 
@@ -12,6 +13,7 @@ from data.errors import UserError
 from data.items import LabelledItems
 from data.sources.glyphs import load_capitals, load_digits
 from inference.svi_vid import main as svi_vid
+from inference.vid import sources
 from inference.vid.vid import VID
 from models.networks.classifiers import build_network
 from tests.conftest import kill_midway
@@ -133,7 +135,14 @@ def test_a_student_of_its_own_kind_learns_what_its_teacher_knows():
     assert [m.shape for m in maps.values()] == [(5, 8, 8), (5, 4, 4), (5, 2, 2), (5, 1, 1)]
 
 
+drawn_once = functools.cache(sources.load_supervised)
+
+
 class TestErrors:
+    @pytest.fixture(autouse=True)
+    def letters_are_drawn_once(self, monkeypatch):
+        monkeypatch.setattr(sources, "load_supervised", drawn_once)
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

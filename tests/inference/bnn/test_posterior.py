@@ -74,6 +74,7 @@ class TestScores:
         expected = torch.distributions.Normal(outputs[..., 0], noises[:, None]).log_prob(y).logsumexp(0) - math.log(2)
         torch.testing.assert_close(fitted.log_predictive(outputs, y), expected)
 
+    @pytest.mark.slow
     def test_uncertainty_grows_away_from_the_data(self):
         x, y = blobs(300)
         network = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))

@@ -19,6 +19,7 @@ def double(float64):
 
 
 class TestWeightInformation:
+    @pytest.mark.slow
     def test_gaussian_mean_has_its_closed_form(self):
         """S: n draws of N(0, 1); q(w given S) = N(a·mean, v). I(w; S) = ½ log(1 + a²/(n v))."""
         n, a, v, sets = 20, 0.9, 0.02, 4000

@@ -69,6 +69,7 @@ def test_nothing_to_learn_from():
         VID.fit(student, teacher, x, None, method="student")
 
 
+@pytest.mark.slow
 def test_probe_trains_decoders_alone():
     x, y = digits()
     teacher, student = networks()

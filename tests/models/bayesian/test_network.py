@@ -64,6 +64,7 @@ class TestEstimators:
         outputs = draws(layer, gaussian(layer), x, "flipout")[..., 0, 0]
         assert abs(float(torch.corrcoef(outputs[:, :, 1].T)[0, 1])) < 0.1
 
+    @pytest.mark.slow
     def test_local_has_the_expected_gradient_of_plain_and_less_variance(self):
         """Gradients of a two-layer network's loss, averaged over many draws, and their variances."""
         network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
