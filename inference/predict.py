@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from data.catalogue import load_data
+from data.episodes import TaskSpec
 from data.errors import UserError
 from data.items import LabelledItems
 from data.sources.folder import load_tree
@@ -79,15 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
     run = RunFolder.existing(options.run)
     learner = Learner.load(run, options.variant)
     part = excluding(features_for(options, learner, run), options.exclude)
-    spec = learner.options.spec(way=options.way, shot=options.shot, queries=options.queries, imbalance=options.imbalance)
+    spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance)
     learner.check_way(spec.way, spec.way * spec.queries)
     with notes():
         records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
     out = Path(options.out) if options.out else run.path / "predict.json"
     content = {
         "command": "predict",
-        "dataset": options.data or learner.options.data,
-        "seed": learner.options.seed,
+        "dataset": options.data or learner.dataset,
+        "seed": learner.settings.seed,
         "seconds": {},
         "results": [asdict(record) for record in records],
     }
@@ -112,7 +113,7 @@ def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> L
             raise UserError("`split=all` needs `root`")
         part = load_tree(options.root, size)
     else:
-        part = load_data(options.data or "folder", options.root, image_size=size, seed=learner.options.seed)[options.split]
+        part = load_data(options.data or "folder", options.root, image_size=size, seed=learner.settings.seed)[options.split]
     channels, *_ = learner.network.image_shape
     if size != learner.network.image_shape[-1]:
         raise UserError(f"the run's images are {learner.network.image_shape[-1]} pixels wide: leave out `image_size`")

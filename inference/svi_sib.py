@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from data.catalogue import load_data
@@ -107,8 +108,8 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         """``posterior.nc``: ArviZ data of eight test tasks, of the chosen learner."""
         learner = fitted.learners[selected_variant(fitted.learners, of_tasks(records))]
         part = load_features(run.features)["test"]
-        spec = learner.options.spec(imbalance=None)
-        episode = EpisodeSampler(part, spec, split="test split").sample(8, seed=learner.options.seed)
+        spec = replace(learner.spec, imbalance=None)
+        episode = EpisodeSampler(part, spec, split="test split").sample(8, seed=learner.settings.seed)
         mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
         posterior = infer(learner.model, learner.guide, mapped, command="svi_sib", **learner.attributes())
         write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))

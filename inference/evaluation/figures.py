@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
-
-from inference.runs.folder import write_atomically
 
 COLOURS = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 
@@ -55,12 +52,3 @@ def show_image(axis, image: Tensor) -> None:
     """One uint8 image ``[1 or 3, height, width]``."""
     picture = image.permute(1, 2, 0).cpu().numpy()
     axis.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG atomically and close the figure."""
-
-    try:
-        return write_atomically(path, lambda file: figure.savefig(file, dpi=150))
-    finally:
-        plt.close(figure)

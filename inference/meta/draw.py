@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from matplotlib.figure import Figure
@@ -66,8 +67,8 @@ def usual_task(learner: Learner, data: ImageSplits | None, run: RunFolder) -> tu
     Of several tasks it is the one with the median gain of accuracy, so the pictures show what is usual.
     """
     part = data.test if data is not None and learner.network is not None else load_features(run.features)["test"]
-    spec = learner.options.spec(imbalance=None)
-    tasks = EpisodeSampler(part, spec, split="test split").sample(SHOWN_TASKS, seed=learner.options.seed)
+    spec = replace(learner.spec, imbalance=None)
+    tasks = EpisodeSampler(part, spec, split="test split").sample(SHOWN_TASKS, seed=learner.settings.seed)
     first, *_, last = doubled(learner.trajectory(tasks.support_x, tasks.support_y, tasks.query_x, query_y=tasks.query_y))
     assert tasks.query_y is not None
     right = [(p.probabilities().argmax(-1).cpu() == tasks.query_y).sum(-1) for p in (first, last)]
@@ -92,8 +93,8 @@ def predictions(
     for variant, learner in fitted.items():
         comparable = variant.beta == selected.beta or None in (variant.beta, selected.beta)
         if comparable and variant.predictor == selected.predictor:
-            sampler = EpisodeSampler(part, learner.options.spec(imbalance=None), split="test split")
-            episode = sampler.sample(200, seed=learner.options.seed)
+            sampler = EpisodeSampler(part, replace(learner.spec, imbalance=None), split="test split")
+            episode = sampler.sample(200, seed=learner.settings.seed)
             assert episode.query_y is not None
             mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
             probabilities = infer(learner.model, learner.guide, mapped).probabilities()

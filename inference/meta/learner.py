@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from inference.evaluation.posterior import TaskPosterior, infer
 from inference.evaluation.predictive import place_of
 from inference.meta.methods import METHODS
 from inference.meta.methods.sib import blank_means
-from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings, settings
+from inference.meta.settings import GuideSettings
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder, read_json
 from inference.runs.tensors import load_state, load_tensors, save_tensors
@@ -43,8 +42,9 @@ class Learner:
     """A method fitted in one variant: feature network, feature space, model and guide.
 
     Args:
-        options: of the run.
         variant: method, predictor, posterior, β and K.
+        settings: what model and guide are built from.
+        spec: the tasks it was trained on.
         space: the map of features.
         objective: model, guide and objective.
         network: image features; ``None`` when fitted from a feature file, then tasks are given as features.
@@ -53,15 +53,16 @@ class Learner:
 
     def __init__(
         self,
-        options: SibOptions,
         variant: Variant,
+        settings: GuideSettings,
+        spec: TaskSpec,
         *,
         space: FeatureSpace,
         objective: RateDistortionModule,
         network: FeatureNetwork | None,
         dataset: str,
     ) -> None:
-        self.options, self.variant, self.dataset = options, variant, dataset
+        self.variant, self.settings, self.spec, self.dataset = variant, settings, spec, dataset
         self.space, self.objective, self.network = space, objective, network
 
     @property
@@ -77,8 +78,9 @@ class Learner:
     @classmethod
     def build(
         cls,
-        options: SibOptions,
         variant: Variant,
+        settings: GuideSettings,
+        spec: TaskSpec,
         space: FeatureSpace,
         means: Tensor,
         network: FeatureNetwork | None,
@@ -89,8 +91,8 @@ class Learner:
         Args:
             means: ``[base classes, num_outputs]``, mean features of the base classes in ``space``.
         """
-        objective = build_objective(settings(GuideSettings, options), variant, means)
-        return cls(options, variant, space=space, objective=objective, network=network, dataset=dataset)
+        objective = build_objective(settings, variant, means)
+        return cls(variant, settings, spec, space=space, objective=objective, network=network, dataset=dataset)
 
     @classmethod
     def load(cls, run: str | Path | RunFolder, variant: str | None = None) -> Learner:
@@ -110,7 +112,8 @@ class Learner:
             known = ", ".join(sorted(p.stem for p in folder.checkpoints.glob("*-k*.safetensors") if "lwof" not in p.stem))
             raise UserError(f"{folder.path} has no variant {name!r}: it has {known or 'none'}")
         tensors, metadata = load_tensors(path)
-        options = SibOptions(**{**metadata["options"], "device": "auto"})
+        written = metadata.get("options", metadata)  # before 0.2 all options of the run were kept
+        settings, spec = read_settings(metadata.get("settings", written)), read_spec(metadata.get("spec", written))
         network = None
         if folder.network.exists():
             network = FeatureNetwork.from_description(load_tensors(folder.network)[1])
@@ -118,8 +121,8 @@ class Learner:
         directions = tensors["space.directions"]
         space = FeatureSpace(directions.shape[0], metadata.get("rank", rank_of(directions)))
         means = blank_means(metadata["base_classes"], directions.shape[1])
-        dataset = metadata.get("dataset", options.data)
-        learner = cls.build(options, read_variant(metadata), space, means, network, dataset)
+        dataset = metadata["dataset"] if "dataset" in metadata else written["data"]
+        learner = cls.build(read_variant(metadata), settings, spec, space, means, network, dataset)
         load_state(learner.state(), path, renamed=RENAMED)
         return learner
 
@@ -129,7 +132,8 @@ class Learner:
         components = len(prior.loc) if prior is not None and prior.loc.dim() > 1 else 2
         metadata = {
             "variant": asdict(self.variant),
-            "options": asdict(replace(self.options, out=None)),
+            "settings": asdict(self.settings),
+            "spec": asdict(self.spec),
             "base_classes": components,
             "rank": self.space.rank,
             "dataset": self.dataset,
@@ -222,7 +226,7 @@ class Learner:
         """
         if self.fixed_way not in (None, way):
             raise UserError(f"this guide was built for {self.fixed_way} classes per task, not {way}: train one for {way}")
-        if queries < 2 and self.options.gradient == "mlp" and self.variant.steps:
+        if queries < 2 and self.settings.gradient == "mlp" and self.variant.steps:
             raise UserError("the mlp gradient network normalises over a task's queries: give at least two of them")
 
     def evaluate(
@@ -244,7 +248,7 @@ class Learner:
     def attributes(self) -> Mapping[str, Any]:
         """What made this posterior, for ArviZ."""
         known = {"method": self.variant.method, "variant": self.variant.name, "beta": self.variant.beta}
-        known |= {"dataset": self.dataset, "seed": self.options.seed}
+        known |= {"dataset": self.dataset, "seed": self.settings.seed}
         return {name: value for name, value in known.items() if value is not None}
 
 
@@ -276,6 +280,16 @@ def rank_of(directions: Tensor) -> int:
     """The rank of a feature space, where a file does not say: an identity only normalises."""
     square = directions.shape[0] == directions.shape[1]
     return 0 if square and torch.equal(directions, torch.eye(len(directions))) else directions.shape[1]
+
+
+def read_settings(written: Mapping[str, Any]) -> GuideSettings:
+    """The settings of a checkpoint."""
+    return GuideSettings(**{field.name: written[field.name] for field in fields(GuideSettings)})
+
+
+def read_spec(written: Mapping[str, Any]) -> TaskSpec:
+    """The tasks of a checkpoint."""
+    return TaskSpec(**{field.name: written[field.name] for field in fields(TaskSpec)})
 
 
 def read_variant(metadata: Mapping[str, Any]) -> Variant:

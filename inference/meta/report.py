@@ -97,8 +97,7 @@ def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> list[TaskReco
     """Each learner's record on validation tasks after its own K."""
     part = load_features(run.features)["val"]
     return [
-        evaluate_learner(learner, part, learner.options.spec(), split="val", tasks=VALIDATION_TASKS)[-1]
-        for learner in fitted.values()
+        evaluate_learner(learner, part, learner.spec, split="val", tasks=VALIDATION_TASKS)[-1] for learner in fitted.values()
     ]
 
 
@@ -114,7 +113,8 @@ def evaluate_protocols(
 ) -> list[TaskRecord]:
     """Test records of every learner under every protocol."""
     part = load_features(run.features)["test"]
-    specs = [next(iter(fitted.values())).options.spec(imbalance=PROTOCOLS[name]) for name in protocols if name in PROTOCOLS]
+    spec = next(iter(fitted.values())).spec
+    specs = [replace(spec, imbalance=PROTOCOLS[name]) for name in protocols if name in PROTOCOLS]
     return [
         record
         for learner in fitted.values()

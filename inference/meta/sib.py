@@ -44,4 +44,4 @@ class SIB(Learner):
             write_metrics(run, "sib", chosen, [asdict(record) for record in records], dataset=data.name)
             best = fitted[selected_variant(fitted, records)]
             parts = {"space": best.space, "objective": best.objective, "network": best.network, "dataset": best.dataset}
-            return cls(best.options, best.variant, **parts)  # type: ignore[arg-type]
+            return cls(best.variant, best.settings, best.spec, **parts)  # type: ignore[arg-type]

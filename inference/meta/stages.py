@@ -45,18 +45,22 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
     Raises:
         UserError: bad input, a damaged run folder, or a loss that is not finite.
     """
-    network, features = prepare_features(options, data, run)
-    schedule, loop = settings(MetaSchedule, options), options.loop.unmixed
-    dataset = dataset_name(options.features) if options.features else options.data
-    fitted = {}
-    for variant in all_variants(options):
-        space, means = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
-        learner = Learner.build(options, variant, space, means, network, dataset)
+    chosen, schedule = settings(GuideSettings, options), settings(MetaSchedule, options)
+    spec, loop, variants = options.spec(), options.loop, all_variants(options)
+    if options.features:
+        network, features, dataset = None, *given_features(options.features, run)
+    elif data is not None:
+        network, features, dataset = *learned_features(settings(PretrainSettings, options), loop, data, run), options.data
+    else:
+        raise ValueError("images are needed unless options.features names a feature file")
+    fitted: dict[Variant, Learner] = {}
+    for variant in variants:
+        space, means = feature_space(chosen, variant.predictor, features["train"])
+        learner = Learner.build(variant, chosen, spec, space, means, network, dataset)
         samplers = {
-            split: EpisodeSampler(map_items(space, features[split]), options.spec(), split=f"{split} split")
-            for split in ("train", "val")
+            split: EpisodeSampler(map_items(space, features[split]), spec, split=f"{split} split") for split in ("train", "val")
         }
-        meta_train(learner, samplers, schedule, loop, run)
+        meta_train(learner, samplers, schedule, loop.unmixed, run)
         fitted[variant] = learner
         keep_steps_that_pay(fitted, variant, samplers["val"], schedule, run)
     return fitted
@@ -110,22 +114,23 @@ def map_items(space: FeatureSpace, part: LabelledItems) -> LabelledItems:
         return LabelledItems(space(part.items), part.labels, part.class_names)
 
 
-def prepare_features(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> tuple[FeatureNetwork | None, Features]:
-    """A trained feature network (``None`` when starting from a feature file) and the features of every split.
+def given_features(file: str, run: RunFolder) -> tuple[Features, str]:
+    """Features of a file, which the run keeps a copy of, and the name of their data set."""
+    features, dataset = load_features(file), dataset_name(file)
+    if not run.features.exists():
+        save_features(run.features, features, {"dataset": dataset})
+    return features, dataset
 
-    The split ``held_out`` holds the images of base classes that pre-training never saw, where ``options.holdout`` asks for
-    them.
+
+def learned_features(
+    chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder
+) -> tuple[FeatureNetwork, Features]:
+    """A trained feature network, and the features of every split.
+
+    The split ``held_out`` holds the images of base classes that pre-training never saw, where ``holdout`` asks for them.
     """
-    if options.features:
-        features = load_features(options.features)
-        if not run.features.exists():
-            save_features(run.features, features, {"dataset": dataset_name(options.features)})
-        return None, features
-    if data is None:
-        raise ValueError("images are needed unless options.features names a feature file")
-    chosen = settings(PretrainSettings, options)
     data, held_out = hold_out(data, chosen.holdout)
-    network = pretrain(chosen, options.loop, data, run)
+    network = pretrain(chosen, loop, data, run)
     if not run.features.exists():
         with run.timed("embed"):
             sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})

@@ -8,12 +8,12 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from data.errors import UserError
-from inference.evaluation.figures import save_figure
 from inference.runs.commands import notes, print_places, write_metrics
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, write_atomically
 from inference.runs.options import RunOptions, options_to_yaml
 from inference.runs.processes import is_main, main_prints
 
@@ -131,6 +131,15 @@ def draw_all(figures: Callable[[], Figures], folder: Path) -> list[Path]:
         except Exception as error:
             print(cannot_draw(name, error))
     return paths
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG atomically and close the figure."""
+
+    try:
+        return write_atomically(path, lambda file: figure.savefig(file, dpi=150))
+    finally:
+        plt.close(figure)
 
 
 def cannot_draw(name: str, error: Exception) -> str:

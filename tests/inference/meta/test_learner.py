@@ -25,9 +25,13 @@ BANK = gaussian_bank(classes=8, images=12, dim=10)
 def learner(network=None, **options) -> Learner:
     """Untrained, on features of the bank unless a network is given."""
     chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
-    variant = all_variants(chosen)[0]
-    space, means = feature_space(settings(GuideSettings, chosen), variant.predictor, BANK)
-    return Learner.build(chosen, variant, space, means, network, "bank")
+    return build(chosen, BANK, network, "bank")
+
+
+def build(chosen: SibOptions, bank, network, name: str) -> Learner:
+    variant, guide = all_variants(chosen)[0], settings(GuideSettings, chosen)
+    space, means = feature_space(guide, variant.predictor, bank)
+    return Learner.build(variant, guide, chosen.spec(), space, means, network, name)
 
 
 def task(labels=(0, 1, 2), queries=6):
@@ -101,9 +105,7 @@ class TestImages:
         network.standardize.fit(images.train.items)
         features = gaussian_bank(dim=network.num_features)
         chosen = SibOptions(beta=0.1, progress=False)
-        variant = all_variants(chosen)[0]
-        space, means = feature_space(settings(GuideSettings, chosen), variant.predictor, features)
-        return Learner.build(chosen, variant, space, means, network, "marked"), images.test.items
+        return build(chosen, features, network, "marked"), images.test.items
 
     def test_floats_are_the_same_images_as_bytes(self):
         sib, images = self.sib()
@@ -137,13 +139,11 @@ class TestFiles:
         """Rank = D keeps its map, K = 0 is found, and every choice predicts the same."""
         bank = gaussian_bank(classes=12, dim=10)
         chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
-        variant = all_variants(chosen)[0]
-        space, means = feature_space(settings(GuideSettings, chosen), variant.predictor, bank)
-        first = Learner.build(chosen, variant, space, means, None, "bank")
+        first = build(chosen, bank, None, "bank")
         again = Learner.load(self.saved(first, tmp_path))
-        assert again.variant == variant
+        assert again.variant == first.variant
         assert again.dataset == "bank"
-        assert again.space.rank == space.rank
+        assert again.space.rank == first.space.rank
         torch.testing.assert_close(
             again.posterior(*task()).probabilities(), first.posterior(*task()).probabilities(), rtol=0, atol=0
         )
@@ -162,7 +162,8 @@ class TestFiles:
         for new, name in old.items():
             tensors = {k.replace(f"guide.{new}", f"guide.{name}"): v for k, v in tensors.items()}
         variant = {"predictor": "distance", "beta": 0.1, "steps": 3}
-        kept = {"options": metadata["options"], "base_classes": metadata["base_classes"], "variant": variant}
+        options = {**metadata["settings"], **metadata["spec"], "data": "glyphs", "posterior": "gaussian", "out": None}
+        kept = {"options": options, "base_classes": metadata["base_classes"], "variant": variant}
         save_tensors(path, tensors, kept)
         record = {"selected": True, "trained_steps": 3, "predictor": "distance", "beta": 0.1}
         write_json(run.metrics, {"results": [record]})

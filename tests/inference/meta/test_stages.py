@@ -8,8 +8,8 @@ from inference.evaluation.evaluate import evaluate
 from inference.meta import stages
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings, MetaSchedule, settings
-from inference.meta.stages import all_variants, feature_space, fit, hold_out, keep_steps_that_pay, prepare_features
+from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
+from inference.meta.stages import all_variants, feature_space, fit, hold_out, keep_steps_that_pay, learned_features
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features, load_tensors, save_features
 from tests.conftest import marked_images, marked_splits, splits_of
@@ -50,8 +50,7 @@ def test_embedding_keeps_splits_and_held_out_images_apart(tmp_path):
     images = marked_images(classes=6, images=10)
     run = RunFolder.create(tmp_path / "run", "sib", "")
     options = SibOptions(epochs=0, holdout=4, backbone="conv4-4", **TINY)
-    network, features = prepare_features(options, images, run)
-    assert network is not None
+    network, features = learned_features(settings(PretrainSettings, options), options.loop, images, run)
     assert {split: len(part) for split, part in features.items()} == {"train": 36, "val": 60, "test": 60, "held_out": 24}
     assert load_tensors(run.features)[1]["dataset"] == "marked"
     kept, held = hold_out(images, 4)
