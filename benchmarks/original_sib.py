@@ -3,8 +3,8 @@
     python benchmarks/original_sib.py --original PATH --features FILE --tasks 16000
 
 PATH is a checkout of the authors' release (github.com/hushell/sib_meta_learn); only its ``sib.py`` and ``networks.py`` are
-imported. Training follows its configuration: one task a step, SGD 1e-3, Nesterov momentum 0.9, weight decay 5e-4; then Adam
-1e-3 with eight tasks a step, which converges sooner. Both are tested on the same tasks as ours.
+imported. Training follows its configuration: one task per step, SGD 1e-3, Nesterov momentum 0.9, weight decay 5e-4; then Adam
+1e-3 with eight tasks per step, which converges sooner. Both are tested on the same tasks as ours.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.items import LabelledItems
 from data.seeding import mix_seed
 from inference.evaluation.metrics import confidence_interval
-from inference.meta.build import build_objective
-from inference.meta.fit import map_items
-from inference.meta.options import SibOptions, Variant
-from inference.meta.report import TEST_SEED
+from inference.meta.learner import TEST_SEED, build_objective
+from inference.meta.options import SibOptions
+from inference.meta.settings import GuideSettings, settings
+from inference.meta.stages import all_variants, feature_space, map_items
 from inference.runs.tensors import load_features
-from models.networks.feature_space import FeatureSpace, class_means
+from models.networks.feature_space import FeatureSpace
 
 
 def train_original(classifier, sampler: EpisodeSampler, *, tasks: int, batch: int, optimizer) -> float:
-    """Train in place; returns tasks a second."""
+    """Train in place; returns tasks per second."""
     start = time.perf_counter()
     for step in range(tasks // batch):
         episode = sampler.sample(batch, seed=mix_seed(0, step))
@@ -46,7 +46,7 @@ def test_original(classifier, sampler: EpisodeSampler, tasks: int) -> tuple[floa
     for start in range(0, tasks, 50):
         episode = sampler.sample(50, seed=mix_seed(mix_seed(TEST_SEED), start))
         for t in range(50):
-            one = [x[t : t + 1] for x in episode]
+            one = episode.tasks(slice(t, t + 1))
             scores = classifier(one[0], one[1], one[2], 1e-3)
             right.append((scores.argmax(-1) == one[3]).float().mean())
     values = torch.stack(right)[:tasks]
@@ -54,13 +54,11 @@ def test_original(classifier, sampler: EpisodeSampler, tasks: int) -> tuple[floa
 
 
 def time_ours(features: LabelledItems, gradient: str, batch: int, tasks: int, predictor: str, posterior: str) -> float:
-    """Tasks a second of our training step: sampling, forward, backward, Adam."""
-    options = SibOptions(posterior=posterior, predictor=predictor, gradient=gradient)
-    dim = features.items.shape[-1]
-    space = FeatureSpace(dim, options.feature_rank(predictor, features.num_classes, dim)).fit(features.items, features.labels)
-    bank = map_items(space, features)
-    beta = 0.1 if posterior == "gaussian" else 0.0
-    objective = build_objective(options, Variant(predictor, beta, 3), class_means(bank.items, bank.labels))
+    """Tasks per second of our training step: sampling, forward, backward, Adam."""
+    options = SibOptions(posterior=posterior, predictor=predictor, gradient=gradient, beta=0.1)
+    chosen, variant = settings(GuideSettings, options), all_variants(options)[0]
+    space, means = feature_space(chosen, predictor, features)
+    bank, objective = map_items(space, features), build_objective(chosen, variant, means)
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 5e-3)
     sampler = EpisodeSampler(bank, TaskSpec())
     for step in range(-5, tasks // batch):
@@ -89,8 +87,8 @@ def main() -> None:
     train, test = (EpisodeSampler(banks[s], TaskSpec()) for s in ("train", "test"))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     recipes = {
-        "SGD, 1 task a step": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
-        "Adam, 8 tasks a step": (8, lambda p: torch.optim.Adam(p, 1e-3)),
+        "SGD, 1 task per step": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
+        "Adam, 8 tasks per step": (8, lambda p: torch.optim.Adam(p, 1e-3)),
     }
     for name, (batch, make) in recipes.items():
         torch.manual_seed(0)
@@ -102,7 +100,7 @@ def main() -> None:
         for gradient in ("mlp", "equivariant"):
             for batch in (16, 64, 256):
                 speed = time_ours(features["train"], gradient, batch, 4096, predictor, posterior)
-                print(f"ours, {predictor}, {posterior}, {gradient}, {batch} tasks a step: {speed:.0f} tasks/s")
+                print(f"ours, {predictor}, {posterior}, {gradient}, {batch} tasks per step: {speed:.0f} tasks/s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import re
 from pathlib import Path
 
@@ -98,3 +99,9 @@ def test_readme_names_only_commands_and_options_that_exist():
     known |= {"config", "resume", "help"}
     used = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", (ROOT / "README.md").read_text()))
     assert used <= known, used - known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_can_be_imported(path):
+    importlib.import_module(f"benchmarks.{path.stem}")
