@@ -120,20 +120,18 @@ class BnnTraining(lightning.LightningModule):
 
     def training_step(self, number: int, index: int) -> Tensor:
         with (
-            our_part(self, self.batch) as part,
             seeded(self.seed, self.current_epoch, index, 0, DRAWS, device=self.device),
+            our_part(self, self.batch) as part,
         ):
             chosen = part.of(self.order[:, index * self.batch : (index + 1) * self.batch], 1)
             chosen = chosen.squeeze(0) if self.plan.at_once == 1 else chosen
             x, y = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
             terms = self.objective.terms(*(t.to(self.dtype) if t.is_floating_point() else t for t in (x, y)))
-            per_item = 1 / (self.bootstrap_size * self.plan.at_once)
-            loss = (terms.loss + (part.weight - 1) * terms.distortion) * per_item
+        per_item = 1 / (self.bootstrap_size * self.plan.at_once)
         values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
-        self.log_dict(
-            {name: v.detach() for name, v in values.items()}, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
-        )
-        return loss
+        logged = {name: value.detach() for name, value in values.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        return (terms.loss + (part.weight - 1) * terms.distortion) * per_item  # all processes have the whole rate
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:

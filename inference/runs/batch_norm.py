@@ -10,8 +10,21 @@ import torch
 import torch.distributed as group
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Σ over processes of a tensor, in each of them; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        group.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return SumOverProcesses.apply(gradient.contiguous())
 
 
 class SharedBatchNorm(Callback):
@@ -39,9 +52,9 @@ def normalise(layer: Any, x: Tensor) -> Tensor:
     dims = [dim for dim in range(x.dim()) if dim != 1]
     count = torch.tensor(float(x.numel() // x.shape[1]), dtype=x.dtype, device=x.device)
     group.all_reduce(count)
-    mean = all_reduce(x.sum(dims)) / count
+    mean = SumOverProcesses.apply(x.sum(dims)) / count
     centred = x - along_channels(mean, x)
-    variance = all_reduce(centred.square().sum(dims)) / count
+    variance = SumOverProcesses.apply(centred.square().sum(dims)) / count
     if layer.track_running_stats:
         with torch.no_grad():
             layer.num_batches_tracked.add_(1)

@@ -213,8 +213,3 @@ def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
     except (yaml.YAMLError, TypeError, UserError) as error:
         raise UserError(f"{source} is damaged: {str(error).splitlines()[0]}") from error
     return options(**content)
-
-
-def split_commas(values: Iterable[str]) -> list[str]:
-    """The values of an option that takes several, as a list."""
-    return list(values)
