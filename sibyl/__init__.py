@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inference.meta.sib import SIB
     from inference.vid.vid import VID
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BNN",
