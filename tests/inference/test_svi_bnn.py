@@ -55,7 +55,7 @@ class TestCommand:
         run = svi_bnn([*TINY, "--epochs", "1", "--algorithms", "fixed-prior", "--out", str(tmp_path / "run")])
         assert {p.stem for p in run.plots.glob("*.png")} == {"learning_curves", "regression"}
         assert run.metrics.exists()
-        assert "no ink" in capsys.readouterr().err
+        assert "no ink" in capsys.readouterr().out
 
     def test_classification_has_reliability_and_entropy(self, tmp_path):
         small = ["--hidden", "8", "--train-size", "200", "--epochs", "2", "--rounds", "1", "--posteriors", "2", "--beta", "1"]

@@ -23,8 +23,6 @@ META = ["--beta", "0.1", "--tasks", "66", "--batch", "15", "--validations", "2",
 META += ["--protocols", "standard"]
 BNN = ["--data", "curve", "--hidden", "6", "--epochs", "4", "--rounds", "2", "--posteriors", "2", "--batch", "31"]
 BNN += ["--samples", "8", "--algorithms", "deterministic,vanilla,online", "--beta", "1"]
-VID = ["--image-size", "16", "--teacher", "conv4-4", "--student", "conv4-4", "--epochs", "1", "--updates", "6"]
-VID += ["--batch", "31", "--per-class", "4", "--runs", "1", "--methods", "student,kd+vid", "--labels", "2"]
 
 
 def start(command: str, arguments: list[str], out: Path, way: str | None = None, **settings) -> subprocess.Popen:
@@ -88,19 +86,13 @@ def alone(tmp_path_factory, features):
     folder = tmp_path_factory.mktemp("alone")
     run("svi_sib", ["--features", features, *META], folder / "svi_sib")
     run("svi_bnn", BNN, folder / "svi_bnn")
-    run("svi_vid", [*VID, "--cache", str(folder / "one")], folder / "svi_vid")
     return folder
 
 
-@pytest.mark.parametrize("way", TWO_WAYS)
-@pytest.mark.parametrize("command", ["svi_sib", "svi_bnn", "svi_vid"])
+@pytest.mark.parametrize(("command", "way"), [("svi_sib", "devices"), ("svi_sib", "torchrun"), ("svi_bnn", "devices")])
 def test_two_processes_end_with_the_parameters_of_one(command, way, alone, features, tmp_path):
     """An odd batch, so that the two have parts of unequal size."""
-    arguments = {
-        "svi_sib": ["--features", features, *META],
-        "svi_bnn": BNN,
-        "svi_vid": [*VID, "--cache", str(tmp_path.parent / f"{tmp_path.name}-teachers")],
-    }[command]
+    arguments = {"svi_sib": ["--features", features, *META], "svi_bnn": BNN}[command]
     printed = run(command, arguments, tmp_path / "run", way)
     assert furthest(alone / command, tmp_path / "run") < 1e-6
     assert printed.count("results: ") == 1, "one process prints"
