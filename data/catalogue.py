@@ -110,5 +110,5 @@ def load_from(
         raise UserError(f"unknown data set {name!r}: choose {', '.join(table)}")
     entry = table[name]
     if root is None and not entry.embedded:
-        raise UserError(f"the data set {name!r} needs root: the folder or archive that holds its images")
+        raise UserError(f"the data set {name!r} needs `root`: the folder or archive that holds its images")
     return entry.load(Path(root or ""), image_size or entry.image_size, seed)

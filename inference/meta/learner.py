@@ -305,9 +305,13 @@ def selected_name(run: RunFolder) -> str:
     """The name of the variant that validation tasks chose, from ``metrics.json``.
 
     Raises:
-        UserError: none is there.
+        UserError: none is there, or the run is of another kind.
     """
-    chosen = [record for record in read_json(run.metrics).get("results", []) if record.get("selected")]
+    content = read_json(run.metrics)
+    chosen = [record for record in content.get("results", []) if record.get("selected")]
+    if content.get("command", "svi_sib") not in ("sib", "svi_sib") or not all("trained_steps" in record for record in chosen):
+        kind = f"{content.get('command')} on {content.get('dataset')}"
+        raise UserError(f"{run.path} is a run of {kind}: give one of svi_sib on images or features")
     for record in sorted(chosen, key=lambda record: -record["trained_steps"]):
         if "variant" in record:
             return str(record["variant"])

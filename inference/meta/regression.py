@@ -107,7 +107,7 @@ def fit_regression(objective: RateDistortionModule, name: str, queries: int, sch
         with seeded(schedule.seed, step, DRAWS):
             loss = objective(*episode) / schedule.batch
         if not torch.isfinite(loss):
-            raise UserError(f"the loss became {float(loss)} at step {step}: lower --learning-rate")
+            raise UserError(f"the loss became {float(loss)} at step {step}: lower `learning_rate`")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

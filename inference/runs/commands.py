@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import sys
@@ -17,7 +18,16 @@ import yaml
 
 from data.errors import DataWarning, UserError
 from inference.runs.folder import RunFolder, write_json
-from inference.runs.options import Kind, Options, as_flags, check_names, options_from_yaml, options_to_yaml, refuse_value
+from inference.runs.options import (
+    Kind,
+    Options,
+    as_flags,
+    check_names,
+    named_values,
+    options_from_yaml,
+    options_to_yaml,
+    refuse_value,
+)
 from inference.runs.processes import is_main
 from inference.runs.program import program
 
@@ -108,12 +118,23 @@ class OptionParser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if unknown := re.search(r"unrecognized arguments: --(\w+)|[Oo]ption '(\w+)' is not accepted", message):
             check_names(self.options, [unknown[1] or unknown[2]])
+        if missing := re.search(r"arguments are required: (\w+)", message):
+            raise UserError(f"`{missing[1]}` must be given")
         refuse_value(self.options, message, self.given())
+
+    def format_help(self, *formatter: Any, **named: Any) -> str:
+        """Flags with dashes, names as they are typed, types without Python's brackets."""
+        text = re.sub(r"--\w+", lambda flag: flag[0].replace("_", "-"), super().format_help(*formatter, **named))
+        text = re.sub(r"<class\s+'(\w+)'>", r"\1", text)
+        for kind in named_values(self.options):  # jsonargparse shows GAUSSIAN, and takes gaussian
+            for member in kind:
+                text = re.sub(rf"(?<=[{{,\s]){member.name}(?=[}},)\s])", member.value, text)
+        return text
 
     def given(self) -> dict[str, Any]:
         """What was given for each option, as text, or as YAML has it."""
         found: dict[str, Any] = {}
-        for word, following in zip(self.words, [*self.words[1:], ""], strict=True):
+        for word, following in itertools.zip_longest(self.words, self.words[1:], fillvalue=""):
             if word.startswith("--"):
                 name, equals, value = word[2:].partition("=")
                 found[name] = value if equals else following

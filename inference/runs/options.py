@@ -183,6 +183,12 @@ def describe_type(hint: Any) -> str | None:
     return f"must be a {'whole ' if issubclass(hint, int) else ''}number, {' and '.join(bounds)}"
 
 
+def named_values(options: type[Options]) -> list[type[StrEnum]]:
+    """The types of options whose values are names."""
+    kinds = [part for hint in get_type_hints(options).values() for part in (hint, *get_args(hint))]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, StrEnum)]
+
+
 def as_flags(message: str, options: type[Options]) -> str:
     """The message with options written as flags: ``--image-size 8`` for ```image_size=8```."""
     known = {field.name for field in fields(options)} | {"config", "resume"}
@@ -211,5 +217,5 @@ def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
         content = yaml.safe_load(text)
         check_names(options, content)
     except (yaml.YAMLError, TypeError, UserError) as error:
-        raise UserError(f"{source} is damaged: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{source} is damaged, or of another command: {str(error).splitlines()[0]}") from error
     return options(**content)

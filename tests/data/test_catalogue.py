@@ -19,7 +19,7 @@ def test_unknown_names_are_answered_with_the_known_ones(load, table):
     ("load", "name"), [(load, name) for load, table in LOADERS for name, entry in table.items() if not entry.embedded]
 )
 def test_sets_that_are_not_embedded_need_a_root(load, name):
-    with pytest.raises(UserError, match=f"the data set '{name}' needs root"):
+    with pytest.raises(UserError, match=f"the data set '{name}' needs `root`"):
         load(name)
 
 

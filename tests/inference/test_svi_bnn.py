@@ -94,7 +94,7 @@ class TestErrors:
             (["--train-size", "100000"], "there are 120"),
             (["--data", "glyphs", "--network", "resnet18"], "beta-bnn: batch norm's running statistics"),
             (["--data", "nothing"], "unknown data set"),
-            (["--data", "mnist"], "needs root"),
+            (["--data", "mnist"], "needs --root"),
         ],
     )
     def test_one_line_and_nothing_left(self, options, message, tmp_path):

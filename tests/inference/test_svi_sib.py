@@ -262,7 +262,7 @@ class TestErrors:
         ("arguments", "message"),
         [
             (["--data", "nonsense"], "unknown data set"),
-            (["--data", "folder"], "needs root"),
+            (["--data", "folder"], "needs --root"),
             (["--data", "folder", "--root", "/no/such/place"], "no such file or folder"),
             (["--way", "1"], "--way 1: must be a whole number, 2 or more"),
             (["--shot", "0"], "--shot 0: must be a whole number, above 0"),
@@ -366,4 +366,4 @@ def test_help_lists_every_option():
         [sys.executable, "-m", "inference.svi_sib", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in SibOptions.__dataclass_fields__:
-        assert f"--{name}" in done.stdout
+        assert f"--{name.replace('_', '-')} " in done.stdout

@@ -223,3 +223,17 @@ def test_inference_data_is_what_arviz_takes_it_to_be():
     assert data.attrs["variant"] == chosen.variant.name
     prior = torch.tensor(data.prior["weights"].values[0])
     torch.testing.assert_close(prior.mean((0, 1, 2)), chosen.model.prior.loc.detach(), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"command": "svi_bnn", "dataset": "curve", "results": []},
+        {"command": "svi_sib", "dataset": "linear", "results": [{"selected": True, "beta": 1.0}]},
+    ],
+)
+def test_runs_of_another_kind_have_no_selected_variant(content, tmp_path):
+    run = RunFolder(tmp_path)
+    write_json(run.metrics, content)
+    with pytest.raises(UserError, match=f"is a run of {content['command']} on {content['dataset']}"):
+        selected_name(run)

@@ -9,6 +9,7 @@ import pytest
 from data.errors import DataWarning, UserError
 from inference.bnn.options import BnnOptions
 from inference.meta.options import SibOptions
+from inference.predict import PredictOptions
 from inference.runs.commands import OptionParser, flags_in_errors, notes, read_command, run_command, write_metrics
 from inference.runs.folder import RunFolder
 from inference.runs.options import RunOptions
@@ -93,7 +94,23 @@ def test_help_lists_every_option(options, capsys):
         OptionParser(options, "svi_x", "What it does.").parse_args(["--help"])
     shown = capsys.readouterr().out
     for name in options.__dataclass_fields__:
-        assert f"--{name} " in shown, name
+        assert f"--{name.replace('_', '-')} " in shown, name
+    assert "<class" not in shown
+
+
+def test_help_shows_names_as_they_are_typed(capsys):
+    with pytest.raises(SystemExit):
+        OptionParser(BnnOptions, "svi_x", "What it does.").parse_args(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--likelihood {categorical,gaussian,bernoulli,poisson,null}" in shown
+    assert "--prior {gaussian,laplace,scale-mixture,spike-and-slab}" in shown
+    assert "default: gaussian)" in shown
+
+
+def test_a_missing_option_is_one_line():
+    """Also where nothing at all was typed."""
+    with pytest.raises(UserError, match="`run` must be given"):
+        OptionParser(PredictOptions, "predict", "…").parse_args([])
 
 
 def test_exit_codes(capsys):
