@@ -1,4 +1,4 @@
-"""Few images a class of CIFAR-10, WRN-40-2 to WRN-16-1: the table of Ahn et al. 2019 (1a), in pieces that resume.
+"""Few images per class of CIFAR-10, WRN-40-2 to WRN-16-1: the table of Ahn et al. 2019 (1a), in pieces that resume.
 
 ``python benchmarks/vid_table.py --root DATA --out runs/vid-table [--minutes 9] [--jobs 5] [options of svi_vid]`` runs each
 method as a process of its own, several side by side, stops after so many minutes (exit code 75) and goes on when called again;

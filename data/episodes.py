@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -68,7 +68,7 @@ class TaskSpec:
             by largest remainders to keep their sum (Veilleux et al. 2021, there α = 2). Where these ask a class
             for more items than it has beside the support, p is drawn again. So the law is the Dirichlet exactly where every
             class has shot + way · queries items, and otherwise the Dirichlet *truncated* at what the classes can serve, whose
-            proportions vary less; :attr:`EpisodeSampler.acceptance` says how near it is.
+            proportions vary less; ``EpisodeSampler.acceptance`` says how near it is.
     """
 
     way: int = 5
@@ -134,10 +134,6 @@ class EpisodeSampler:
             finding += ": these are drawn again, so classes are less unequal; lower queries"
             warnings.warn(finding, DataWarning, stacklevel=2)
 
-    def with_spec(self, **changes) -> EpisodeSampler:
-        """The same items under another :class:`TaskSpec`."""
-        return EpisodeSampler(self.source, replace(self.spec, **changes))
-
     def sample(self, tasks: int, *, seed: int) -> Episode:
         """``tasks`` tasks as one :class:`Episode`; equal seeds give equal tasks."""
         support, query, query_y, _ = self.sample_indices(tasks, seed=seed)
@@ -159,7 +155,7 @@ class EpisodeSampler:
         depth = spec.shot + int(query_counts.max())
         keys = torch.rand(tasks, spec.way, int(self.counts.max()), generator=generator)
         keys.masked_fill_(torch.arange(keys.shape[-1]) >= available[..., None], -1.0)
-        order = keys.topk(depth, dim=-1).indices  # a random ordered choice of `depth` items a class
+        order = keys.topk(depth, dim=-1).indices  # a random ordered choice of `depth` items per class
         chosen = self._by_class[self._start[classes][..., None] + order.clamp_max(available[..., None] - 1)]
         support = chosen[..., : spec.shot].flatten(1)
         # query j of a task belongs to the class whose cumulative count passes j

@@ -70,7 +70,7 @@ class LabelledItems:
         least = int(self.counts.argmin())
         if count > int(self.counts[least]):
             has = f"class {self.class_names[least]} has {int(self.counts[least])}"
-            raise UserError(f"{count} images a class asked for, but {has}")
+            raise UserError(f"{count} images per class asked for, but {has}")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order = order[self.labels[order].argsort(stable=True)]
         first = self.counts.cumsum(0) - self.counts
@@ -84,7 +84,7 @@ class LabelledItems:
             UserError: a class has no more than ``images`` items.
         """
         if images >= int(self.counts.min()):
-            raise UserError(f"cannot hold out {images} images a class: the smallest class has {int(self.counts.min())}")
+            raise UserError(f"cannot hold out {images} images per class: the smallest class has {int(self.counts.min())}")
         one_hot = torch.nn.functional.one_hot(self.labels, self.num_classes)
         rank = one_hot.cumsum(0).gather(1, self.labels[:, None])[:, 0]  # 1, 2, ... inside each class
         held = rank > (self.counts - images)[self.labels]

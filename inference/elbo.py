@@ -278,7 +278,7 @@ def local_parameters() -> Iterator[None]:
 
 
 class OwnState:
-    """Descriptor of :attr:`pyro.nn.module._Context.param_state` for modules that were built without one."""
+    """Descriptor of ``param_state`` in Pyro's ``_Context``, for modules that were built without one."""
 
     def __get__(self, context: Any, owner: type) -> Any:
         return self if context is None else context.__dict__.setdefault("param_state", {"params": {}, "constraints": {}})

@@ -46,9 +46,9 @@ class PredictOptions(Options):
         image_size: must be the run's.
         split: train, val or test; all takes every class below root, for data without splits.
         exclude: leave out classes whose names start with one of these, separated by commas.
-        way: classes a task.
-        shot: support images a class.
-        queries: query images a class.
+        way: classes per task.
+        shot: support images per class.
+        queries: query images per class.
         imbalance: query proportions ~ Dirichlet(imbalance) instead of balanced ones.
         steps: K; the trained one when not given.
         tasks: test tasks.
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
 
 
 def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> LabelledItems:
-    """Backbone features of the asked split."""
+    """Backbone features of the split that was asked for."""
     if options.data is None and options.root is None:
         if options.split == "all":
             raise UserError("`split=all` needs `root`")

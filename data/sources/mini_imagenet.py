@@ -20,7 +20,7 @@ PICKLES = ("mini-imagenet-cache-{split}.pkl", "miniImageNet_category_split_{spli
 def load_mini_imagenet(root: str | Path, image_size: int, *, seed: int = 0) -> ImageSplits:
     """Read mini-ImageNet from ``root``, in whichever of these layouts it finds.
 
-    * pickles, one a split: ``mini-imagenet-cache-train.pkl`` (``image_data`` with ``class_dict``), or
+    * pickles, one per split: ``mini-imagenet-cache-train.pkl`` (``image_data`` with ``class_dict``), or
       ``miniImageNet_category_split_train.pickle`` (``data`` with ``labels``);
     * ``images/*.jpg`` beside ``train.csv``, ``val.csv`` and ``test.csv`` (columns ``filename,label``);
     * ``train/``, ``val/`` and ``test/`` folders of class folders, or a zip archive of them.

@@ -66,7 +66,7 @@ def load_train_test(name: str, root: str | Path, image_size: int, seed: int = 0)
     """A classification data set of torchvision by our name for it; ``seed`` is not needed.
 
     Raises:
-        UserError: it is neither on disk nor to be had from the network.
+        UserError: it is not on disk and cannot be downloaded.
     """
     train, test = (labelled(from_torchvision(TRAIN_TEST[name], Path(root), train=flag), image_size) for flag in (True, False))
     return SupervisedData(name, train, test, mirror=name != "mnist")
@@ -84,7 +84,7 @@ def from_torchvision(name: str, root: Path, **options):
     """A torchvision data set, downloaded when missing.
 
     Raises:
-        UserError: it is neither on disk nor to be had from the network.
+        UserError: it is not on disk and cannot be downloaded.
     """
     import torchvision.datasets
 

@@ -224,9 +224,7 @@ def rate_cell(against: str) -> Callable[[BnnRecord], str]:
 COLUMNS = (
     Column("algorithm", lambda r: r["algorithm"], left=True),
     Column("β", lambda r: number(r["beta"], "g")),
-    Column(
-        "accuracy %", lambda r: f"rmse {r['rmse']:.3f}" if r["accuracy"] is None else number(r["accuracy"], ".2f", factor=100)
-    ),
+    Column("accuracy %", accuracy_cell),
     Column("NLL", lambda r: number(r["nll"], ".4f")),
     Column("ECE %", lambda r: number(r["ece"], ".2f", factor=100)),
     Column("rate (prior)", rate_cell("prior")),

@@ -16,9 +16,6 @@ COLOURS = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 STYLE: Any = {"figure.dpi": 120, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 
 
-Record = Mapping[str, Any]
-
-
 def reliability_diagram(
     named: Mapping[str, tuple[Tensor, Tensor]], bins: int = 15, *, colours: Sequence[str] = COLOURS
 ) -> Figure:
@@ -26,7 +23,7 @@ def reliability_diagram(
 
     Args:
         named: label -> (probabilities ``[n, way]``, labels ``[n]``).
-        colours: one a label.
+        colours: one per label.
     """
     edges = np.linspace(0, 1, bins + 1)
     with plt.rc_context(STYLE):

@@ -165,7 +165,7 @@ def weight_posterior(before: TaskPosterior, after: TaskPosterior, query_y: Tenso
 
 
 def rate_distortion_curve(records: Sequence[TaskRecord]) -> Figure:
-    """Distortion and accuracy against rate, one curve a predictor, one point a β, from K-step test records."""
+    """Distortion and accuracy against rate, one curve per predictor, one point per β, from K-step test records."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
         offsets = ((4, 5), (-30, -11), (4, -11))  # labels of neighbouring curves on different sides

@@ -62,7 +62,7 @@ def load_state(module: nn.Module, path: str | Path, *, renamed: Mapping[str, str
 
 def save_features(path: Path, features: Features, metadata: dict[str, Any] | None = None) -> Path:
     """Write ``features`` ``[classes, images, D]`` float32 and ``counts`` ``[classes]``, with ``classes`` (names) and
-    ``splits`` (one a class) in the metadata.
+    ``splits`` (one per class) in the metadata.
 
     Classes with fewer images than the largest are padded with NaN behind their own ``counts`` images.
     """

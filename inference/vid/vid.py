@@ -166,7 +166,7 @@ class VID:
     def decoding_gain(self, x: Tensor, *, entropy: Entropy | str = Entropy.DIAGONAL) -> dict[str, float]:
         """How much better each decoded teacher layer is known with the student than without, nats per item, over the items
         ``x``: the variational bound on I(t; s) plus a constant of the teacher, at least 0; see
-        :func:`~models.distillation.information.decoding_gain`.
+        :class:`~models.distillation.information.DecodingGain`.
 
         Args:
             entropy: ``diagonal``, or ``full`` to count copies among a layer's units once.

@@ -1,4 +1,4 @@
-"""A Gaussian over a long weight vector, one variance a weight, whose KL to a Gaussian prior is had in few passes."""
+"""A Gaussian over a long weight vector, one variance per weight, whose KL to a Gaussian prior takes few passes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidde
             :func:`~models.networks.backbones.build_backbone`, which gets a linear layer on top: ``wrn-16-1``, ``conv4-64``,
             ``vgg9``, ``resnet18``.
         item_shape: (channels, height, width) of images, or (features,).
-        outputs: numbers an item.
+        outputs: numbers per item.
         hidden: widths of ``mlp``.
 
     Raises:

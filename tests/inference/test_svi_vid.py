@@ -114,7 +114,7 @@ class TestCommand:
 
 @pytest.mark.slow
 def test_a_student_of_its_own_kind_learns_what_its_teacher_knows():
-    """With labels of three images a class the bound rises, and accuracy exceeds the plain student's."""
+    """With labels of three images per class the bound rises, and accuracy exceeds the plain student's."""
     data = load_digits(16, train=100, test=40)
     torch.manual_seed(0)
     teacher = build_network("conv4-8", (1, 16, 16), 10)
@@ -146,7 +146,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--per-class", "1000"], "1000 images a class asked for, but class A has 200"),
+            (["--per-class", "1000"], "1000 images per class asked for, but class A has 200"),
             (["--per-class", "five"], "--per-class five: five is not a positive whole number, or all"),
             (["--labels", "9"], "--labels 9 exceeds the 4 images per class of --per-class"),
             (["--methods", "magic"], "unknown method 'magic': choose student, finetuned"),
@@ -159,7 +159,7 @@ class TestErrors:
             (["--methods", "at", "--student", "mlp-8"], "at compares maps"),
             (["--methods", "kd", "--teacher-data", "glyphs"], "kd compares the same classes"),
             (["--strength", "-1"], "--strength -1: -1 is not a finite number, 0 or more"),
-            (["--strength", "1,2", "--per-class", "1"], "cannot hold out 1 images a class"),
+            (["--strength", "1,2", "--per-class", "1"], "cannot hold out 1 images per class"),
             (["--teacher", "wrn-9-1"], "depth 6 n + 4, not 9"),
             (["--student", "magic"], "unknown network 'magic'"),
             (["--teacher", "vgg9"], "at least 32×32"),

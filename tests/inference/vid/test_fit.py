@@ -18,7 +18,7 @@ from tests.inference.vid.conftest import images, network, numbers
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What :func:`fit_student` was called with, its students as they were before training."""
+    """What ``fit_student`` was called with, its students as they were before training."""
     real, found = inference.vid.fit.fit_student, []
 
     def fit_student(student, teacher, data, *rest, **options):
