@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from inference.evaluation.tables import plural
 from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
@@ -60,7 +61,7 @@ class VidStudy(Study[VidOptions, Sources, Taught]):
 
     def report(self, data: Sources, records: Sequence[VidRecord]) -> str:
         options = self.options
-        title = f"{options.data}, {options.teacher} to {options.student}, {options.runs} runs"
+        title = f"{options.data}, {options.teacher} to {options.student}, {plural(options.runs, 'run')}"
         return f"{title}\n{format_table(records)}\n\n{NOTES}"
 
 

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,36 @@ def test_public_functions_and_classes_have_docstrings(package):
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), f"{path}: {node.name}"
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name leads to something: a module, or what one holds, fields of dataclasses included."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        with suppress(ModuleNotFoundError, ValueError):
+            thing = importlib.import_module(".".join(parts[:count]))
+            for part in parts[count:]:
+                if part in getattr(thing, "__annotations__", {}):
+                    return True
+                thing = getattr(thing, part, None)
+            return thing is not None
+    return False
+
+
+@pytest.mark.parametrize("package", [*ALLOWED, "tests"])
+def test_references_in_docstrings_lead_somewhere(package):
+    """What docstrings name by role (``class``, ``func`` ...) there is, whole or from inside its own module or class."""
+    count = 0
+    for path in (ROOT / package).rglob("*.py"):
+        text, module = path.read_text(), ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+        for found in re.finditer(r":(?:class|mod|func|meth|attr|data|exc):`~?([\w.]+)`", text):
+            line = text.count("\n", 0, found.start()) + 1
+            around = [f"{module}.{node.name}" for node in classes if node.lineno <= line <= (node.end_lineno or line)]
+            places = ["", f"{module}.", *(f"{place}." for place in around)]
+            assert any(resolves(place + found[1]) for place in places), f"{path}, line {line}: {found[0]}"
+            count += 1
+    assert count or package == "tests"
 
 
 @pytest.mark.slow

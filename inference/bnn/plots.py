@@ -47,23 +47,24 @@ def rate_distortion_curve(records: Sequence[BnnRecord]) -> Figure:
 
 
 def learning_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> Figure:
-    """Accuracy and NLL on test items (at most 2000) over each posterior's own epochs.
+    """Accuracy, where targets are classes, and NLL on test items (at most 2000) over each posterior's own epochs.
 
     Args:
         history: algorithm -> scalar name -> (epochs, values).
     """
+    known = (("val/accuracy", 100, "test accuracy (%)"), ("val/nll", 1, "test NLL (nats per item)"))
+    panels = [panel for panel in known if any(panel[0] in scalars for scalars in history.values())]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        for algorithm, scalars in history.items():
-            for axis, (name, factor) in zip(axes, (("val/accuracy", 100), ("val/nll", 1)), strict=True):
-                if name in scalars:
-                    epochs, values = scalars[name]
-                    line = {"color": colour(algorithm), "label": algorithm, "marker": ".", "lw": 1.2}
-                    axis.plot(epochs, factor * np.asarray(values), **line)
-        for axis, label in zip(axes, ("test accuracy (%)", "test NLL (nats per item)"), strict=True):
+        size = (4.5 * len(panels), 3.4)
+        figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+        for axis, (name, factor, label) in zip(axes[0], panels, strict=True):
+            for algorithm in (algorithm for algorithm, scalars in history.items() if name in scalars):
+                epochs, values = history[algorithm][name]
+                line = {"color": colour(algorithm), "label": algorithm, "marker": ".", "lw": 1.2}
+                axis.plot(epochs, factor * np.asarray(values), **line)
             axis.set(xlabel="epochs of each posterior", ylabel=label)
-        axes[1].set_yscale("log")
-        axes[1].legend(fontsize=8)
+        axes[0, -1].set_yscale("log")
+        axes[0, -1].legend(fontsize=8)
     return figure
 
 

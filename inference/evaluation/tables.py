@@ -44,6 +44,11 @@ def number(value: float | None, form: str = ".3f", *, factor: float = 1.0) -> st
     return "-" if value is None else format(factor * value, form)
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 run``, ``3 runs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def align(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
     """Rows of cells as text in columns, the ``left`` ones flush left and the others flush right."""
     columns = [Column(header, lambda row, i=i: row[i], i in left) for i, header in enumerate(rows[0])]  # type: ignore[misc]

@@ -37,7 +37,7 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
                     steps, values = scalars[name]
                     axis.plot(steps, factor * np.asarray(values), marker=".", label=stage)
             axis.set(xlabel="training step", ylabel=label)
-        axes[0].legend(fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # hides no curve
         axes[2].set_yscale("log")
         for formatter in (axes[2].yaxis.set_major_formatter, axes[2].yaxis.set_minor_formatter):
             formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.4)))

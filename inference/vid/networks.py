@@ -16,6 +16,7 @@ from data.augmentation import CROPS, augmentation_for
 from data.errors import UserError
 from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
+from inference.evaluation.tables import plural
 from inference.runs.classifier import train_classifier
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors, save_tensors
@@ -152,7 +153,7 @@ def trained_network(
     elif own.exists():
         load_network(network, own)
     else:
-        print(f"{name}: training for {settings.epochs} epochs on {len(data.train)} images of {data.name}")
+        print(f"{name}: training for {plural(settings.epochs, 'epoch')} on {len(data.train)} images of {data.name}")
         augmentation = augmentation_for(data.train.items, mirror=data.mirror) if settings.augment else None
         schedule = settings.schedule(len(data.train))
         train_classifier(

@@ -12,7 +12,7 @@ from data.regression import load_curve
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.bnn import BNN
 from inference.bnn.draw import figures
-from inference.bnn.plots import rate_distortion_curve, regression_bands
+from inference.bnn.plots import learning_curves, rate_distortion_curve, regression_bands
 from inference.bnn.posterior import WeightPosterior
 from inference.runs.folder import RunFolder
 from models.bayesian.network import BayesianNetwork
@@ -54,3 +54,9 @@ def test_pictures_are_drawn_when_called(tmp_path, monkeypatch):
 def test_curve_of_rate_and_distortion_is_per_item():
     axes = rate_distortion_curve([RECORD]).axes
     assert axes[0].lines[0].get_xydata().tolist() == [[3.0, pytest.approx(50 / 120)]]
+
+
+@pytest.mark.parametrize("names", [["val/nll"], ["val/accuracy", "val/nll"]])
+def test_learning_curves_have_a_panel_for_each_scalar_there_is(names):
+    figure = learning_curves({"vanilla": {name: ([1, 2], [0.5, 0.4]) for name in names}})
+    assert [len(axis.lines) for axis in figure.axes] == [1] * len(names)
