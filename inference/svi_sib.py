@@ -120,8 +120,9 @@ class SibStudy(Study[SibOptions, Source, Fits]):
 
     def report(self, data: Source, records: Records) -> str:
         options = self.options
-        title = f"{self.dataset(data)}, {options.way}-way {options.shot}-shot, {options.test_tasks} test tasks, "
-        title += f"{options.posterior} posterior, {options.gradient} gradient network"
+        title = f"{self.dataset(data)}, {options.way}-way {options.shot}-shot, {options.test_tasks} test tasks"
+        if "sib" in options.methods:
+            title += f", {options.posterior} posterior, {options.gradient} gradient network"
         text = f"{title}\n{format_records(final_records(of_tasks(records)))}\n\n{NOTES}"
         if lwof := of_lwof(records):
             text += f"\n\nlearning without forgetting, {options.test_tasks} tasks\n{format_lwof(lwof)}\n"

@@ -19,6 +19,7 @@ from torch.distributions import kl_divergence
 
 from data.episodes import Episode
 from data.seeding import mix_seed
+from inference.elbo import innermost
 from models.networks.layers import evaluating
 
 LABELS = "labels"
@@ -112,13 +113,6 @@ def is_gaussian(fn: Any) -> bool:
 def is_point(fn: Any) -> bool:
     """Whether a distribution is a point mass."""
     return isinstance(innermost(fn), dist.Delta)
-
-
-def innermost(fn: Any) -> Any:
-    """The distribution under ``to_event`` and masks."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
 
 
 def site_device(fn: Any) -> torch.device:

@@ -17,6 +17,7 @@ from inference.meta.sib import SIB
 from inference.predict import main as predict
 from inference.runs.commands import run_command
 from inference.runs.tensors import load_features, save_features
+from inference.svi_sib import SibStudy, Source
 from inference.svi_sib import main as svi_sib
 from tests.conftest import ROOT, gaussian_bank, kill_midway
 
@@ -367,3 +368,9 @@ def test_help_lists_every_option():
     )
     for name in SibOptions.__dataclass_fields__:
         assert f"--{name.replace('_', '-')} " in done.stdout
+
+
+@pytest.mark.parametrize(("methods", "named"), [("sib,nearest-mean", True), ("nearest-mean", False)])
+def test_title_names_the_posterior_where_there_is_one(methods, named):
+    title = SibStudy(SibOptions(methods=methods)).report(Source(None, None), []).splitlines()[0]
+    assert ("gaussian posterior, equivariant gradient network" in title) is named
