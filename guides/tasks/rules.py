@@ -18,14 +18,16 @@ class Pull(NamedTuple):
         data: gradient of the (synthetic) distortion for ``loc`` and ``log_scale``; the latter is ``None`` where the
             expectation was taken at the mean.
         rate: gradient of KL(q_θ ‖ p) for both, or ``None`` where the posterior has no rate.
-        variance: of the prior, ``[..., 1, D]``: the units in which the rate's gradient is stable.
+        variance: of the prior, ``[..., 1, D]``: its units.
         beta: weight of the rate.
+        narrowest: of the prior's components, ``[..., 1, D]``, what bounds a stable step; ``None`` where it is ``variance``.
     """
 
     data: tuple[Tensor, Tensor | None]
     rate: tuple[Tensor, Tensor] | None
     variance: Tensor
     beta: float
+    narrowest: Tensor | None = None
 
 
 class Rule(nn.Module):
@@ -44,7 +46,8 @@ class GradientStep(Rule):
     """θ ← θ − η ∇θ, with one step size per step.
 
     The step is bounded in the prior's units: η β never exceeds the prior's variance (1 where ``whiten`` is on) for the mean,
-    and half of 1 for the log standard deviation, and the standard deviation never jumps past the prior's. Beyond these bounds
+    and half of 1 for the log standard deviation, and the standard deviation never jumps past the prior's; of a mixture its
+    narrowest component counts, for that is how steep its rate can get. Beyond these bounds
     the rate's pull overshoots the prior, and K steps would end with a worse objective than none.
 
     With ``whiten`` the descent runs in the prior's own units, w = μ_ψ + σ_ψ u (the non-centred parameterisation), which
@@ -86,9 +89,14 @@ class GradientStep(Rule):
         log_scale = parameters.log_scale
         if pull.rate is not None and pull.beta:
             loc_gradient = loc_gradient + pull.beta * pull.rate[0]
-            loc_size = size.clamp(max=1 / pull.beta) if self.whiten else torch.minimum(size, pull.variance / pull.beta)
+            narrowest = pull.variance if pull.narrowest is None else pull.narrowest
+            if self.whiten and pull.narrowest is None:
+                loc_size = size.clamp(max=1 / pull.beta)
+            else:
+                units = pull.variance if self.whiten else 1.0
+                loc_size = torch.minimum(size, narrowest / units / pull.beta)
             scale_size = size.clamp(max=0.5 / pull.beta)
-            log_scale = log_scale - bounded_fall(scale_size * (pull.beta * pull.rate[1]), log_scale, pull.variance)
+            log_scale = log_scale - bounded_fall(scale_size * (pull.beta * pull.rate[1]), log_scale, narrowest)
         if self.whiten:
             loc_gradient = loc_gradient * pull.variance
         log_scale = log_scale - (self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient)

@@ -163,7 +163,8 @@ class UnrolledGuide(PyroModule):
 
         data = self.family.expected_gradient(gradient, parameters, self.inner_samples)
         rate = self.prior.kl_gradient(hyperparameters, *parameters) if self.beta and self.family.has_rate else None
-        return self.rule(index, parameters, Pull(data, rate, self.prior.variance(hyperparameters), self.beta))
+        variance, narrowest = self.prior.variance(hyperparameters), self.prior.narrowest(hyperparameters)
+        return self.rule(index, parameters, Pull(data, rate, variance, self.beta, narrowest))
 
     def weight_gradient(
         self, weights: Tensor, items: Tensor, labels: Tensor | None, known_weights: Tensor | None = None

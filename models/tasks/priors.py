@@ -32,6 +32,10 @@ class Prior(nn.Module):
         """Marginal variance of each weight given ψ, ``[..., 1, D]``."""
         return self.distribution(hyperparameters, 1).variance
 
+    def narrowest(self, hyperparameters: tuple[Tensor, ...]) -> Tensor | None:
+        """The least variance that curves −log p(w), ``[..., 1, D]``; ``None`` where it is :meth:`variance`."""
+        return None
+
     def kl_gradient(self, hyperparameters: tuple[Tensor, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """∇_θ KL(N(loc, exp(log_scale)²) ‖ p_ψ), θ = (loc, log_scale), each ``[..., way, D]``.
 
@@ -141,3 +145,7 @@ class MixturePrior(Prior):
     def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
         loc, log_scale = hyperparameters
         return (loc.square() + (2 * log_scale).exp()).mean(-2, keepdim=True) - loc.mean(-2, keepdim=True).square()
+
+    def narrowest(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
+        """That of the narrowest component, in each dimension."""
+        return (2 * hyperparameters[1]).exp().amin(-2, keepdim=True)

@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Independent, Normal, kl_divergence
 
 from guides.tasks.families import PosteriorParameters
 from guides.tasks.rules import GradientStep, Pull
+from models.tasks.priors import MixturePrior
 
 SHAPE = (2, 3, 4)
 
@@ -33,6 +34,23 @@ def test_without_data_every_step_brings_the_posterior_closer_to_the_prior(whiten
     for _ in range(6):
         rates.append(kl_divergence(Normal(θ.loc, θ.log_scale.exp()), prior))
         θ = rule(0, θ, pull_of(prior, θ, beta))
+    for before, after in itertools.pairwise(rates):
+        assert (after <= before * (1 + 1e-5) + 1e-5).all()
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("beta", [0.01, 1.0, 100.0])
+def test_no_step_overshoots_the_narrow_components_of_a_mixture(whiten, beta):
+    """Their marginal variance says nothing of how steep the rate is at one of them: KL(q ‖ p) once grew without bound."""
+    prior = MixturePrior(torch.randn(6, 4), torch.rand(6, 4) * 0.2 + 0.01, kl="bound").requires_grad_(False)
+    ψ, rule = prior.hyperparameters(), GradientStep(1, 4, size=10.0, whiten=whiten)
+    θ = PosteriorParameters(torch.randn(SHAPE), torch.randn(SHAPE))
+    rates = []
+    for _ in range(6):
+        q = Independent(Normal(θ.loc, θ.log_scale.exp()), 2)
+        rates.append(kl_divergence(q, prior.distribution(ψ, SHAPE[1])))
+        pull = Pull((torch.zeros(SHAPE), None), prior.kl_gradient(ψ, *θ), prior.variance(ψ), beta, prior.narrowest(ψ))
+        θ = rule(0, θ, pull)
     for before, after in itertools.pairwise(rates):
         assert (after <= before * (1 + 1e-5) + 1e-5).all()
 

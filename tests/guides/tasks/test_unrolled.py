@@ -88,6 +88,14 @@ def test_kl_pull_never_overshoots(whiten, beta):
     assert rates[-1] < 0.5 * rates[0]
 
 
+def test_guide_tells_its_rule_how_narrow_a_mixture_is():
+    model, guide = build(prior=MixturePrior, steps=1)
+    seen = []
+    guide.rule.register_forward_pre_hook(lambda rule, given: seen.append(given[2]))
+    guide.unroll(*episode())
+    torch.testing.assert_close(seen[0].narrowest[0], (2 * model.prior.log_scale).exp().amin(0))
+
+
 @pytest.mark.parametrize("family", ["gaussian", "delta"])
 @pytest.mark.parametrize("network", [EquivariantGradient, lambda: MLPGradient(WAY)])
 def test_tasks_do_not_leak_into_each_other(network, family):
