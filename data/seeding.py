@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-_PART: ContextVar[tuple[slice, int] | None] = ContextVar("part of a batch", default=None)
+_PART: ContextVar[tuple[slice | None, int] | None] = ContextVar("part of a batch", default=None)
 
 
 @contextmanager
@@ -48,6 +48,16 @@ def part_of_batch(rows: slice, total: int) -> Iterator[None]:
         _PART.reset(token)
 
 
+@contextmanager
+def shared_draws() -> Iterator[None]:
+    """Inside the block all items of a batch take the same random numbers, so that none depends on what it is batched with."""
+    token = _PART.set((None, 1))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
 def draw_part(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int], dim: int) -> Tensor:
     """Random numbers of a batch along ``dim``: ``draw(shape)``, or in a process that has only some rows of the batch, its rows
     of what ``draw`` gives for the whole batch, so that several processes use the numbers that one would have used.
@@ -62,4 +72,6 @@ def draw_part(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int], dim
     rows, total = part
     whole = list(shape)
     whole[dim] = total
+    if rows is None:  # one item's, for all
+        return draw(whole).expand(*shape)
     return draw(whole).narrow(dim, rows.start, rows.stop - rows.start)

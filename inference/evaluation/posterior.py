@@ -41,12 +41,17 @@ class TaskPosterior:
 
     @property
     def loc(self) -> Tensor:
-        """Mean of the tasks' weights, ``[tasks, rows, D]``.
+        """Mean of the tasks' weights, ``[tasks, rows, D]``, averaged over draws of hyperparameters where they are latent.
 
         Raises:
             ValueError: the method has no such weights.
         """
-        return self.latent(self.draw(1), WEIGHTS)["fn"].mean[0].squeeze(-3)
+        return self.latent(self.draw(1 if self.is_flat else 256), WEIGHTS)["fn"].mean.mean(0).squeeze(-3)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the tasks' weights are all that is latent."""
+        return set(self.draw(1).stochastic_nodes) <= {WEIGHTS}
 
     def sample(self, num_samples: int, *, site: str = WEIGHTS, seed: int = 0) -> Tensor:
         """Independent draws of a latent site; the tasks' weights are ``[num_samples, tasks, rows, D]``. A point repeats itself.
@@ -100,7 +105,8 @@ class TaskPosterior:
         ``posterior_predictive``, label draws of the *support*, which the posterior was conditioned on, with ``observed_data``
         and ``log_likelihood``;
         ``predictions``, label draws and class probabilities of the queries and, where their labels are known, the log density
-        of each; ``predictions_constant_data``. Dimensions: ``task``, ``class``, ``feature``, ``support``, ``query``.
+        of each; ``predictions_constant_data``. Without a support set its groups are left out.
+        Dimensions: ``task``, ``class``, ``feature``, ``support``, ``query``.
 
         Args:
             query_y: ``[tasks, query]`` labels, where known.
@@ -109,11 +115,19 @@ class TaskPosterior:
         """
         episode, drawn = self.episode, self.draw(num_samples, seed)
         support = episode._replace(query_x=episode.support_x)
-        on_support, on_queries = (labels_of(trace_model(self.model, drawn, asked, num_samples)) for asked in (support, episode))
-        before = trace_model(self.model, None, support, num_samples)
+        on_queries = labels_of(trace_model(self.model, drawn, episode, num_samples))
+        supported: dict[str, dict[str, Tensor]] = {}
         with seeded(seed, 1, device=self.query_x.device):
+            before = trace_model(self.model, None, support if support.support_y.numel() else episode, num_samples)
             predictions = {"labels": on_queries.sample()}
-            prior_labels, support_labels = labels_of(before).sample(), on_support.sample()
+            if support.support_y.numel():
+                on_support = labels_of(trace_model(self.model, drawn, support, num_samples))
+                supported = {
+                    "prior_predictive": {"labels": labels_of(before).sample()},
+                    "posterior_predictive": {"labels": on_support.sample()},
+                    "observed_data": {"labels": episode.support_y},
+                    "log_likelihood": {"labels": on_support.log_prob(episode.support_y)},
+                }
         constant = {"features": episode.query_x}
         if hasattr(on_queries, "probs"):
             predictions["probabilities"] = on_queries.probs
@@ -124,10 +138,7 @@ class TaskPosterior:
             {
                 "posterior": weights_of(drawn.nodes),
                 "prior": weights_of(before.nodes),
-                "prior_predictive": {"labels": prior_labels},
-                "posterior_predictive": {"labels": support_labels},
-                "observed_data": {"labels": episode.support_y},
-                "log_likelihood": {"labels": on_support.log_prob(episode.support_y)},
+                **supported,
                 "predictions": predictions,
                 "predictions_constant_data": constant,
             },

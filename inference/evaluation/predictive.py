@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from data.episodes import Episode
-from data.seeding import mix_seed
+from data.seeding import mix_seed, seeded, shared_draws
 from inference.elbo import innermost
 from models.networks.layers import evaluating
 
@@ -141,6 +141,8 @@ def predictive(
 ) -> Predictive:
     """Predict the queries of ``episode``'s tasks.
 
+    Equal seeds give equal predictions, and torch's random state is left as it was.
+
     Args:
         model, guide: programs that take an episode; the model has the observed site ``labels``. Their mode is left as it was.
         episode: what the guide sees; query labels are read by guides that say so alone.
@@ -148,7 +150,7 @@ def predictive(
         num_samples: S, posterior draws; one where nothing is random.
         seed: of the draws, see :class:`CommonNoise`.
     """
-    with CommonNoise(seed):
+    with seeded(seed, device=episode.query_x.device), shared_draws(), CommonNoise(seed):
         guide_trace = trace_guide(guide, episode, num_samples)
         if is_determined(guide_trace):
             num_samples, guide_trace = 1, trace_guide(guide, episode, 1)
@@ -184,7 +186,13 @@ def is_determined(trace: Trace) -> bool:
 
 
 def draws_plate(draws: int) -> pyro.plate:
-    """The plate of posterior draws, left of all others."""
+    """The plate of posterior draws, left of all others.
+
+    Raises:
+        ValueError: no draws.
+    """
+    if draws < 1:
+        raise ValueError(f"num_samples = {draws} must be 1 or more")
     return pyro.plate("draws", draws, dim=DRAWS_DIM)
 
 

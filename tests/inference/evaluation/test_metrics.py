@@ -20,6 +20,11 @@ class TestCalibration:
         labels = torch.tensor([0, 0, 0, 0, 1, 1, 0, 0, 0, 0])
         assert predictive_scores(probabilities, labels)["ece"] == pytest.approx(0.3, abs=1e-6)
 
+    def test_there_are_fifteen_bins(self):
+        """10/15 divides 0.66, all wrong, from 0.68, all right; 5 or 10 bins would put them together."""
+        probabilities, labels = binary([0.66] * 5 + [0.68] * 5), torch.tensor([1] * 5 + [0] * 5)
+        assert predictive_scores(probabilities, labels)["ece"] == pytest.approx((0.66 + 0.32) / 2, abs=1e-6)
+
     def test_other_scores(self):
         """NLL in nats, and a Brier score from 0 to 2 that is summed over classes."""
         scores = predictive_scores(binary([0.8, 0.8]), torch.tensor([0, 1]))

@@ -158,6 +158,41 @@ def test_modes_and_random_state_are_left_as_they_were():
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("inner_samples", [0, 2])
+def test_equal_seeds_give_equal_predictions_whatever_was_drawn_before(inner_samples):
+    """Draws inside the guide's steps and of other families than independent Gaussians too, and they do not depend on the
+    batch either: otherwise a resumed run would choose another checkpoint than an unbroken one."""
+    model, guide = build(inner_samples=inner_samples)
+    tasks = episode(4)
+    first = predictive(model, guide, tasks).probabilities()
+    torch.manual_seed(17)
+    torch.testing.assert_close(predictive(model, guide, tasks).probabilities(), first, rtol=0, atol=0)
+    alone = predictive(model, guide, tasks.tasks(slice(2, 3))).probabilities()
+    torch.testing.assert_close(alone[0], first[2])
+    objective, regression = linear()
+    one = predictive(objective.model, objective.guide, regression).labels.mean
+    state = torch.get_rng_state()
+    torch.testing.assert_close(predictive(objective.model, objective.guide, regression).labels.mean, one, rtol=0, atol=0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_seed_decides_the_draws():
+    model, guide = build()
+    one, other = (predictive(model, guide, episode(), seed=seed).labels.logits for seed in (0, 1))
+    assert not torch.allclose(one, other)
+
+
+def test_distortion_is_the_mean_of_the_draws_and_not_of_their_mixture():
+    model, guide = build()
+    tasks = episode()
+    predicted = predictive(model, guide, tasks)
+    nats = torch.stack([
+        -dist.Categorical(logits=predicted.labels.logits[s]).log_prob(tasks.query_y).sum(-1) for s in range(predicted.num_draws)
+    ])  # fmt: skip
+    torch.testing.assert_close(predicted.distortion(tasks.query_y), nats.mean(0))
+    assert (predicted.distortion(tasks.query_y) > -predicted.log_predictive(tasks.query_y).sum(-1)).all()
+
+
 class TestEvaluate:
     def sampler(self):
         return EpisodeSampler(gaussian_bank(), TaskSpec(way=WAY, shot=2, queries=6))
@@ -179,6 +214,7 @@ class TestEvaluate:
         first, more = (list(batches(self.sampler(), n, 5)) for n in (30, 80))
         assert torch.equal(first[0].query_x, more[0].query_x[:30])
         assert sum(len(e.query_x) for e in more) == 80
+        assert not torch.equal(more[1].query_x, more[0].query_x[:30]), "no task is counted twice"
 
     def test_a_method_without_latent_sites_has_no_rate(self):
         model, guide = NearestMeanModel(DistancePredictor()), pyro.nn.PyroModule()
