@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from data.catalogue import load_data
 from data.episodes import EpisodeSampler
-from data.errors import UserError
 from data.items import ImageSplits
 from inference.evaluation.posterior import infer
 from inference.meta import base_and_new
@@ -27,13 +26,12 @@ from inference.meta.report import (
     selected_variant,
     validate,
 )
-from inference.meta.stages import fit
+from inference.meta.stages import check_training, fit
 from inference.meta.variants import Variant
 from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder, write_atomically
 from inference.runs.study import Figures, Study
 from inference.runs.tensors import Features, dataset_name, load_features
-from models.networks.feature_network import FeatureNetwork
 
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
 Without arguments it runs the whole job on embedded letters in about two minutes."""
@@ -80,17 +78,12 @@ class SibStudy(Study[SibOptions, Source, Fits]):
             start = f"a start that ignores them ({options.initialisation})"
             print(f"note: labels are arbitrary in each task: {start} scores chance")
         if Protocol.LWOF in options.protocols:
-            check_lwof(options, data.features)
-        parts = data.features or {split: data.images[split] for split in data.images.splits}  # type: ignore[union-attr,index]
-        for split in ("train", "val", "test"):
-            EpisodeSampler(parts[split], options.spec(), split=f"{split} split")
-        for protocol in options.protocols:
-            EpisodeSampler(parts["test"], options.spec(imbalance=PROTOCOLS.get(protocol)), split="test split")
-        if data.images is not None:
-            try:
-                FeatureNetwork(options.backbone, data.images.image_shape)
-            except ValueError as error:
-                raise UserError(str(error)) from None
+            base = data.features["train"] if data.features else data.images.train  # type: ignore[union-attr]
+            check_lwof(options, base, data.features)
+        check_training(options, data.images, data.features)
+        test = data.features["test"] if data.features else data.images.test  # type: ignore[union-attr]
+        for imbalance in (options.imbalance, *(PROTOCOLS.get(protocol) for protocol in options.protocols)):
+            EpisodeSampler(test, options.spec(imbalance=imbalance), split="test split")
 
     def fit(self, data: Source, run: RunFolder) -> Fits:
         learners = fit(self.options, data.images, run)

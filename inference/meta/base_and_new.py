@@ -82,17 +82,31 @@ class LwofRecord:
     both_ci95: float
 
 
-def check_lwof(options: SibOptions, features: Features | None = None) -> None:
+def check_lwof(options: SibOptions, base: LabelledItems, features: Features | None = None) -> None:
     """Refuse, before any training, what the protocol cannot do.
 
     Args:
+        base: items of the base classes.
         features: of a feature file, where the run starts from one.
 
     Raises:
-        UserError: no images are held out of the base classes.
+        UserError: no images are held out of the base classes, or they are of other classes; or no base class is left beside
+            those that play new ones.
     """
-    if features is not None and "held_out" not in features:
+    if base.num_classes <= options.way:
+        raise UserError(
+            f"the lwof protocol lets `way={options.way}` base classes play the new ones, and there are {base.num_classes}: "
+            "lower `way`"
+        )
+    if features is None:
+        return
+    if "held_out" not in features:
         raise UserError(f"the lwof protocol tests on held-out images of base classes: {options.features} has no split held_out")
+    held_out = features["held_out"]
+    if held_out.class_names != base.class_names:
+        raise UserError(f"the split held_out of {options.features} must have the classes of its split train, in their order")
+    if int(held_out.counts.min()) < 2:
+        raise UserError(f"the split held_out of {options.features} needs two images of every class, to validate and to test on")
 
 
 def halves(held_out: LabelledItems) -> tuple[LabelledItems, LabelledItems]:
@@ -157,7 +171,7 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
     them choose the checkpoint, the other half test.
     """
     features = load_features(run.features)
-    check_lwof(options, features)
+    check_lwof(options, features["train"], features)
     validation, test = halves(features["held_out"])
     spec, fitted = options.spec(imbalance=None), {}
     for variant in sib.variants(settings(VariantSettings, options)):

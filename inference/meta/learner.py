@@ -151,13 +151,16 @@ class Learner:
         Images are uint8, or floats between 0 and 1.
 
         Raises:
-            UserError: images of another size, with other channels, or out of range; or the wrong number of features.
+            UserError: images of another size, with other channels, or out of range; or features that are not finite or of the
+                wrong number.
         """
         if self.network is None:
             expected = self.space.directions.shape[0]
             if images.shape[-1] != expected or not images.is_floating_point():
                 raise UserError(f"features of {expected} numbers are expected, not {tuple(images.shape)} ({images.dtype})")
-            return self.space(images)
+            if not bool(images.isfinite().all()):
+                raise UserError("the features hold numbers that are not finite")
+            return self.space(images.to(self.space.directions.dtype))
         checked = as_images(images, self.network.image_shape)
         flat = embed(self.network, checked.flatten(0, -4))
         return self.space(flat.unflatten(0, checked.shape[:-3]))
@@ -200,9 +203,13 @@ class Learner:
         query_y: Tensor | None = None,
     ) -> list[TaskPosterior]:
         """The posteriors before the first and after every step, as :meth:`posterior` takes its arguments."""
+        if steps is not None and steps < 0:
+            raise UserError(f"steps = {steps} must be 0 or more")
         if support_y.dim() == 1:
             support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
-        way = self.fixed_way
+            query_y = None if query_y is None else query_y.reshape(1, -1)
+        check_shapes(support_x, support_y, query_x, query_y, item_dim=1 if self.network is None else 3)
+        support_y, way = support_y.long(), self.fixed_way
         if support_y.numel() or way is None:
             way = checked_way(support_y)
             self.check_way(way, query_x.shape[1])
@@ -210,7 +217,10 @@ class Learner:
         queries = self.features(query_x)
         supported = self.features(support_x) if support_y.numel() else queries[:, :0]
         episode = Episode(supported, support_y, queries, query_y, way).to(device, dtype=dtype)
-        return [infer(self.model, guide, episode, **self.attributes()) for guide in readings(self.guide, steps).values()]
+        guides = readings(self.guide, steps).values()
+        if query_y is None and any(getattr(guide, "saw_labels", False) for guide in guides):
+            raise UserError("the exact gradient is a reference that reads the query labels: give query_y")
+        return [infer(self.model, guide, episode, **self.attributes()) for guide in guides]
 
     @property
     def fixed_way(self) -> int | None:
@@ -259,12 +269,43 @@ def build_objective(chosen: GuideSettings, variant: Variant, means: Tensor) -> R
     return RateDistortionELBO(beta=variant.beta or 0.0)(model, guide)
 
 
+def check_shapes(support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None, *, item_dim: int) -> None:
+    """Refuse hand-made tasks whose tensors do not fit together.
+
+    Args:
+        support_x, support_y, query_x, query_y: with the dimension of tasks.
+        item_dim: dimensions of one item: 3 of an image, 1 of its features.
+
+    Raises:
+        UserError: in one line.
+    """
+    if support_y.is_floating_point() or support_y.is_complex() or support_y.dtype == torch.bool:
+        raise UserError(f"support_y must be whole numbers, not {support_y.dtype}")
+    if support_y.dim() != 2 or support_x.dim() != 2 + item_dim or query_x.dim() != 2 + item_dim:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in (support_x, support_y, query_x))
+        raise UserError(
+            "support_x [tasks, support, *item], support_y [tasks, support] and query_x [tasks, query, *item] all have the "
+            f"dimension of tasks, or none of them has: their shapes do not fit ({shapes} with it)"
+        )
+    if support_x.shape[:2] != support_y.shape or len(query_x) != len(support_x):
+        raise UserError(
+            f"support_x has {support_x.shape[1]} items in {len(support_x)} tasks, support_y {support_y.shape[1]} labels in "
+            f"{len(support_y)} and query_x {query_x.shape[1]} items in {len(query_x)}: they do not fit together"
+        )
+    if not query_x.shape[1]:
+        raise UserError("query_x is empty: give at least one query")
+    if query_y is not None and query_y.shape != query_x.shape[:2]:
+        raise UserError(f"query_y {list(query_y.shape)} does not fit {query_x.shape[1]} queries in {len(query_x)} tasks")
+
+
 def checked_way(support_y: Tensor) -> int:
     """The number of classes of hand-made tasks.
 
     Raises:
-        UserError: labels that are not ``0 .. way - 1``, each of them in every task.
+        UserError: no labels, or labels that are not ``0 .. way - 1``, each of them in every task.
     """
+    if not support_y.numel():
+        raise UserError("support_y is empty: this guide starts from labelled items, at least one of each class")
     way = int(support_y.max()) + 1
     present = torch.stack([torch.bincount(row, minlength=way) > 0 for row in support_y.cpu().clamp_min(0)])
     if int(support_y.min()) < 0 or not bool(present.all()):
@@ -273,6 +314,8 @@ def checked_way(support_y: Tensor) -> int:
             f"support_y holds the labels {found}: number the classes of every task 0, 1, …, "
             "for example by torch.unique(support_y, return_inverse=True)"
         )
+    if way < 2:
+        raise UserError("support_y holds one class: a task has at least two")
     return way
 
 

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.items import ImageSplits
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
 from inference.meta.report import mark_selected, selected_variant, validate
-from inference.meta.stages import fit
+from inference.meta.stages import check_training, fit
 from inference.runs.commands import options_to_yaml, write_metrics
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import save_tensors
@@ -30,11 +31,21 @@ class SIB(Learner):
 
         Args:
             data: images with disjoint training, validation and test classes.
-            network: a trained feature network to use as it is, such as another fit's ``network``.
+            network: a trained feature network to use as it is, such as another fit's ``network``; it says the ``backbone``.
             options: fields of :class:`~inference.meta.options.SibOptions`. With several variants the one with the lowest NLL
                 on validation tasks is returned. ``out`` keeps the run folder; otherwise nothing stays on disk.
+
+        Raises:
+            UserError: bad options, data that cannot serve them, or a network for other images.
         """
+        if network is not None:
+            if network.image_shape != data.image_shape:
+                taken, given = ("×".join(map(str, shape)) for shape in (network.image_shape, data.image_shape))
+                raise UserError(f"network takes images of {taken} (channels×height×width), the data are {given}")
+            options["backbone"] = network.name
         chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
+        if not chosen.features:
+            check_training(chosen, data)
         with tempfile.TemporaryDirectory() as scratch:
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "sib", options_to_yaml(chosen))
             if network is not None:

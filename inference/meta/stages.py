@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from data.episodes import EpisodeSampler
+from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.seeding import seeded
 from inference.evaluation.evaluate import evaluate
@@ -33,6 +34,33 @@ def all_variants(options: SibOptions) -> list[Variant]:
     return [variant for name in options.methods for variant in METHODS[name].variants(swept)]
 
 
+def check_training(options: SibOptions, data: ImageSplits | None, features: Features | None = None) -> None:
+    """Fail, before any training and before there is a run folder, where it could not be finished.
+
+    Raises:
+        UserError: too few classes or images, those held out not counted; an unknown network; or too many directions.
+    """
+    if features is None:
+        assert data is not None
+        try:
+            num_features = FeatureNetwork(options.backbone, data.image_shape).num_features
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        parts = {"train": kept_labels(data.train, options.holdout), "val": data.val}
+    else:
+        num_features, parts = features["train"].items.shape[-1], features
+    for split in ("train", "val"):
+        EpisodeSampler(parts[split], options.spec(), split=f"{split} split")
+    for predictor in options.predictor:
+        settings(GuideSettings, options).feature_rank(predictor, parts["train"].num_classes, num_features)
+
+
+def kept_labels(base: LabelledItems, images: int) -> LabelledItems:
+    """What :func:`hold_out` keeps of the base classes, labels alone: enough to count by."""
+    labels = LabelledItems(base.labels, base.labels, base.class_names)
+    return labels.hold_out(images)[0] if images else labels
+
+
 def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[Variant, Learner]:
     """Train everything the options ask for, in ``run``; finished stages are read back instead.
 
@@ -50,7 +78,7 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
     if options.features:
         network, features, dataset = None, *given_features(options.features, run)
     elif data is not None:
-        network, features, dataset = *learned_features(settings(PretrainSettings, options), loop, data, run), options.data
+        network, features, dataset = *learned_features(settings(PretrainSettings, options), loop, data, run), data.name
     else:
         raise ValueError("images are needed unless options.features names a feature file")
     fitted: dict[Variant, Learner] = {}

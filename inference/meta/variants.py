@@ -29,5 +29,11 @@ class Variant:
     def name(self) -> str:
         """Used for files and logs: ``distance-beta0.1-k3``; other methods than SIB are named in front."""
         parts = [] if self.method == "sib" else [self.method]
-        rate = self.posterior if self.beta is None else f"beta{self.beta:g}"
+        rate = self.posterior if self.beta is None else f"beta{short(self.beta)}"
         return "-".join([*parts, self.predictor, *([rate] if rate else []), f"k{self.steps}"])
+
+
+def short(value: float) -> str:
+    """A number's text, six digits where they are enough to tell it from all others."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)

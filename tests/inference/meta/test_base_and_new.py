@@ -104,6 +104,7 @@ def test_images_that_choose_a_checkpoint_do_not_test_it(tmp_path, monkeypatch):
 
     def columns(objective, sampler, **given):
         seen["test"] = spy(sampler)
+        assert not sampler.playing, "all base classes are known when it counts"
         return base_and_new.Columns((0.5, 0.1), (0.5, 0.1), (0.5, 0.1))
 
     monkeypatch.setattr(base_and_new, "lwof_columns", columns)
@@ -142,4 +143,38 @@ def test_what_the_protocol_cannot_do_is_said_before_any_training(tmp_path):
     with pytest.raises(UserError, match="holdout=50"):
         options(holdout=1)
     with pytest.raises(UserError, match="no split held_out"):
-        check_lwof(options(features="f.safetensors"), marked_splits())
+        check_lwof(options(features="f.safetensors"), marked_splits()["train"], marked_splits())
+
+
+def test_splits_that_cannot_be_told_apart_are_refused_before_any_training():
+    """Each once ended in a traceback after all other training, or, with classes in another order, in wrong numbers."""
+    base, given = marked_splits()["train"], options(features="f.safetensors")
+    with pytest.raises(UserError, match="lower `way`"):
+        check_lwof(options(way=6), base)
+    names = base.class_names[::-1]
+    with pytest.raises(UserError, match="in their order"):
+        check_lwof(given, base, {"train": base, "held_out": type(base)(base.items, base.labels, names)})
+    few = base.choose_per_class(1, 0)
+    with pytest.raises(UserError, match="two images"):
+        check_lwof(given, base, {"train": base, "held_out": few})
+    check_lwof(given, base, {"train": base, "held_out": base.choose_per_class(2, 0)})
+
+
+def test_inner_gradients_see_the_base_classes_as_rivals():
+    objective, episode, _ = objective_and_episode(beta=0.5, steps=1)
+    guide, episode = objective.guide, episode.unlabelled()
+    known = tuple(h[episode.base_classes] for h in guide.prior.hyperparameters())
+    expected = guide.unroll(*episode[:5], hyperparameters=known, known_weights=known[0])[-1]
+    torch.testing.assert_close(guide(*episode), expected)
+    alone = guide.unroll(*episode[:5], hyperparameters=known)[-1]
+    assert not torch.allclose(alone.loc, expected.loc)
+
+
+def test_table_names_the_beta_of_each_row():
+    objective, _, _ = objective_and_episode()
+    columns = base_and_new.Columns((0.5, 0.01), (0.6, 0.02), (0.7, 0.03))
+    chosen = options(beta="0.1,2")
+    variants = sib.variants(settings(VariantSettings, chosen))
+    text = base_and_new.format_lwof(base_and_new.make_record(chosen, v, objective, columns) for v in variants)
+    assert [line.split()[1] for line in text.splitlines()] == ["β", "0.1", "0.1", "2", "2"]
+    assert "50.00 ± 1.00" in text

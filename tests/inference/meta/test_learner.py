@@ -60,6 +60,56 @@ class TestHandMadeTasks:
         with pytest.raises(UserError, match="features of 10 numbers"):
             learner().posterior(support_x[:, :4], support_y, query_x[:, :4])
 
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda x, y, q: (x[:2], y, q), "do not fit together"),
+            (lambda x, y, q: (x[None], y[None], torch.stack([q, q])), "do not fit together"),
+            (lambda x, y, q: (x[None], torch.stack([y, y]), q[None]), "do not fit together"),
+            (lambda x, y, q: (x[None], y, q), "dimension of tasks"),
+            (lambda x, y, q: (x, y[None], q), "dimension of tasks"),
+            (lambda x, y, q: (x, y, q[0]), "dimension of tasks"),
+            (lambda x, y, q: (x, y, q[:0]), "query_x is empty"),
+            (lambda x, y, q: (x[:0], y[:0], q), "support_y is empty"),
+            (lambda x, y, q: (x[:1], y[:1], q), "at least two"),
+            (lambda x, y, q: (x, y.float(), q), "whole numbers"),
+            (lambda x, y, q: (x * torch.nan, y, q), "not finite"),
+        ],
+    )
+    def test_tensors_that_do_not_fit_are_one_line(self, change, words):
+        """Several of these once broadcast silently into predictions."""
+        with pytest.raises(UserError, match=words):
+            learner().posterior(*change(*task()))
+
+    def test_other_types_of_numbers_are_taken(self):
+        support_x, support_y, query_x = task()
+        expected = learner().posterior(support_x, support_y, query_x).probabilities()
+        found = learner().posterior(support_x.double(), support_y.int(), query_x.double()).probabilities()
+        torch.testing.assert_close(found, expected)
+
+    def test_steps_and_draws_are_numbers_of_things(self):
+        with pytest.raises(UserError, match="steps = -1"):
+            learner().posterior(*task(), steps=-1)
+        with pytest.raises(ValueError, match="num_samples = 0"):
+            learner().posterior(*task()).probabilities(num_samples=0)
+
+    def test_exact_gradient_asks_for_the_query_labels(self):
+        exact, labels = learner(gradient="exact"), torch.tensor([0, 1, 2, 0, 1, 2])
+        with pytest.raises(UserError, match="query_y"):
+            exact.posterior(*task())
+        assert exact.posterior(*task(), steps=0).probabilities().shape == (1, 6, 3)
+        assert exact.posterior(*task(), query_y=labels).episode.query_y.shape == (1, 6)
+        with pytest.raises(UserError, match="query_y"):
+            exact.posterior(*task(), query_y=labels[:4])
+
+    def test_mean_weights_of_a_hierarchical_posterior(self):
+        """Not those of one draw of its hyperparameters."""
+        chosen = learner(prior="hierarchical")
+        for log_scale in chosen.guide.hyper.log_scales:
+            log_scale.data.fill_(-1.0)
+        posterior = chosen.posterior(*task())
+        torch.testing.assert_close(posterior.loc, posterior.sample(4000).mean(0), atol=0.05, rtol=0)
+
     def test_one_query(self):
         support_x, support_y, query_x = task(queries=1)
         assert learner().posterior(support_x, support_y, query_x).probabilities().shape == (1, 1, 3)
@@ -75,6 +125,8 @@ class TestHandMadeTasks:
         empty = BANK.items[:0][None], torch.empty(1, 0, dtype=torch.long)
         posterior = learner(initialisation="queries", way=3).posterior(*empty, BANK.items[None, :6])
         assert posterior.probabilities().shape == (1, 6, 3)
+        data = posterior.to_arviz(num_samples=5)
+        assert set(data.groups()) == {"posterior", "prior", "predictions", "predictions_constant_data"}
 
     def test_double_precision(self):
         chosen = learner()
@@ -187,9 +239,30 @@ class TestFiles:
         assert isinstance(again, SIB)
         assert again.variant == fitted.variant
         assert json.loads((tmp_path / "run" / "metrics.json").read_text())["dataset"] == "marked"
+        assert fitted.dataset == again.dataset == "marked", "not the default of an option that nobody gave"
         x = images.test.items
         one, two = (s.posterior(x[[0, 12]], torch.arange(2), x[1:5]).probabilities() for s in (fitted, again))
         torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_inference_data_are_the_same_every_time():
+    posterior = learner().posterior(*task())
+    one, two = (posterior.to_arviz(num_samples=8) for _ in range(2))
+    for group in one.groups():
+        assert one[group].equals(two[group]), group
+
+
+def test_inference_data_hold_what_their_groups_say():
+    """Label draws follow their own probabilities, and the observed data are the support's labels."""
+    posterior = learner().posterior(*task())
+    data = posterior.to_arviz(num_samples=2000)
+    assert data.observed_data["labels"].values.tolist() == [[0, 1, 2]]
+    for group, query_x in (("predictions", None), ("posterior_predictive", posterior.episode.support_x)):
+        drawn = torch.nn.functional.one_hot(torch.tensor(data[group]["labels"].values[0]), 3).double().mean(0)
+        expected = posterior.predictive(query_x, num_samples=2000).probabilities().double()
+        torch.testing.assert_close(drawn, expected, atol=0.06, rtol=0)
+    prior = torch.tensor(data.prior_predictive["labels"].values[0]).double()
+    assert (prior.mean(0) - 1).abs().max() < 0.1, "before any data every class is as likely"
 
 
 def test_draws_of_different_tasks_are_independent():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import arviz
 import pytest
@@ -12,7 +13,17 @@ from data.regression import linear_evidence, linear_posterior
 from guides.tasks.conjugate import ConjugateGuide
 from inference.elbo import RateDistortionELBO
 from inference.meta.options import SibOptions
-from inference.meta.regression import LINEAR_PRIOR, TEST, build_regression, exact_nll, regression_tasks, scored_tasks
+from inference.meta.regression import (
+    LINEAR_PRIOR,
+    TEST,
+    VALIDATION,
+    RegressionStudy,
+    build_regression,
+    exact_nll,
+    regression_tasks,
+    score_regression,
+    scored_tasks,
+)
 from inference.svi_sib import main
 from models.likelihoods import GaussianLikelihood
 from models.tasks.priors import GaussianPrior
@@ -80,6 +91,30 @@ def test_exact_nll_is_the_mean_of_single_query_densities():
         y = torch.cat([episode.support_y, episode.query_y[:, i : i + 1]], 1)
         densities.append(linear_evidence(x, y, *prior, NOISE) - alone)
     assert exact_nll(episode) == pytest.approx(-float(torch.stack(densities).mean()), abs=1e-5)
+
+
+def test_scores_are_those_of_the_predictive_distribution_in_closed_form():
+    objective, given = known_objective(), SibOptions(data="linear", test_tasks=400, queries=6)
+    record, episode = score_regression(objective, given, TEST), scored_tasks(given, TEST)
+    mean, covariance = linear_posterior(episode.support_x, episode.support_y, *(p.double() for p in LINEAR_PRIOR), NOISE)
+    error = (episode.query_x @ mean[..., None])[..., 0] - episode.query_y
+    spread = (((episode.query_x @ covariance) * episode.query_x).sum(-1) + NOISE**2).sqrt()
+    assert record.rmse == pytest.approx(float(error.square().mean().sqrt()), rel=0.01)
+    assert record.nll == pytest.approx(record.exact_nll, abs=0.01)
+    assert record.coverage90 == pytest.approx(float((error.abs() < 1.645 * spread).double().mean()), abs=0.01)
+    assert record.neg_elbo == pytest.approx(record.distortion + record.rate)
+    assert record == score_regression(objective, given, TEST), "the same numbers every time"
+
+
+def test_beta_is_chosen_on_other_tasks_than_it_is_tested_on():
+    given = SibOptions(data="linear", test_tasks=4)
+    validation, test = (scored_tasks(given, stream) for stream in (VALIDATION, TEST))
+    assert not torch.isin(validation.query_x, test.query_x).any()
+    records = [score_regression(known_objective(beta), given, stream) for stream in (VALIDATION, TEST) for beta in (0.5, 1.0)]
+    nlls = dict(zip([(r.split, r.beta) for r in records], (0.1, 0.2, 0.9, 0.0), strict=True))
+    records = [replace(r, nll=nlls[r.split, r.beta]) for r in records]
+    chosen = RegressionStudy(given).choose(records)
+    assert {r.beta for r in chosen if r.selected} == {0.5}
 
 
 def test_zero_beta_is_refused():

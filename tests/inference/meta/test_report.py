@@ -1,5 +1,6 @@
 """Selection and records: what is chosen by what, and what a row says."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from inference.evaluation.metrics import Scores
 from inference.meta.options import SibOptions
 from inference.meta.report import (
+    PROTOCOLS,
     choose,
     evaluate_protocols,
     final_records,
@@ -57,7 +59,8 @@ def test_variants_are_chosen_on_validation_classes_and_tested_on_test_classes(fi
     tested = evaluate_protocols(spies, ["standard", "imbalanced"], 4, run)
     assert all(seen == ("test", {"test"}) for spy in spies.values() for seen in spy.seen)
     assert {r.balanced for r in tested} == {True, False}
-    assert [r.variant for r in validated] == [v.name for v in learners]
+    assert [(r.variant, r.steps) for r in validated] == [(v.name, v.steps) for v in learners], "each after its own K"
+    assert PROTOCOLS == {"standard": None, "imbalanced": 2.0}, "query proportions ~ Dirichlet(2)"
 
 
 def scores(nll: float, accuracy: float = 0.5, rate: float | None = 2.0) -> Scores:
@@ -146,3 +149,32 @@ def test_steps_of_zero_are_their_own_reference():
 def test_points_have_no_beta():
     (variant, _) = all_variants(SibOptions(posterior="delta", beta="0.1,1", predictor="cosine"))
     assert (variant.beta, variant.posterior, variant.name) == (None, "delta", "cosine-delta-k3")
+
+
+def test_betas_that_differ_have_names_that_differ():
+    """Variants of one name would share one checkpoint: the second would read back the first."""
+    names = [variant.name for variant in all_variants(SibOptions(steps=0, beta="0.1,0.30000001,1000000,1000001"))]
+    assert names[0] == "distance-beta0.1-k0"
+    assert len(set(names)) == 4
+
+
+def test_every_training_seed_is_tested_on_the_same_tasks(fitted):
+    learners, run = fitted
+    learner, part = next(iter(learners.values())), load_features(run.features)["test"]
+    other = copy.copy(learner)
+    other.settings = replace(learner.settings, seed=7)
+    one, two = (each.evaluate(part, learner.spec, split="test", tasks=6) for each in (learner, other))
+    assert one == two
+
+
+def test_protocols_are_of_the_tasks_that_were_trained_on(fitted):
+    learners, run = fitted
+    tested = evaluate_protocols({v: Spy(learner) for v, learner in learners.items()}, ["imbalanced"], 4, run)
+    assert {(r.way, r.shot, r.queries, r.balanced, r.episodes) for r in tested} == {(3, 1, 4, False, 4)}
+
+
+def test_table_shows_fractions_in_percent(fitted):
+    (record, *_) = records(fitted, (0.2, 0.9, 0.3, 0.9, 0.5))
+    row = format_records([replace(record, accuracy=0.875, ci95=0.0125, ece=0.031)]).splitlines()[1]
+    assert "87.50 ± 1.25" in row
+    assert " 3.1 " in row

@@ -4,14 +4,26 @@ import pytest
 import torch
 
 from data.episodes import EpisodeSampler
+from data.errors import UserError
 from inference.evaluation.evaluate import evaluate
+from inference.evaluation.metrics import Scores
 from inference.meta import stages
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
-from inference.meta.stages import all_variants, feature_space, fit, hold_out, keep_steps_that_pay, learned_features
+from inference.meta.sib import SIB
+from inference.meta.stages import (
+    all_variants,
+    check_training,
+    feature_space,
+    fit,
+    hold_out,
+    keep_steps_that_pay,
+    learned_features,
+)
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features, load_tensors, save_features
+from models.networks.feature_network import FeatureNetwork
 from tests.conftest import marked_images, marked_splits, splits_of
 
 TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "progress": False, "beta": 0.1}
@@ -35,6 +47,35 @@ def test_guides_train_on_training_classes_and_are_validated_on_validation_classe
     monkeypatch.setattr(stages, "FeatureSpace", Plain)
     fit(SibOptions(features=str(file), rank=0, steps=0, **TINY), None, RunFolder.create(tmp_path / "run", "sib", ""))
     assert seen == {"train": {"train"}, "val": {"val"}}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"holdout": 6}, "has 4 images"),
+        ({"holdout": 10}, "cannot hold out 10"),
+        ({"rank": 6}, "too large for 6 base classes"),
+        ({"way": 7}, "too few for 7-way"),
+        ({"backbone": "conv-9000"}, "unknown network"),
+    ],
+)
+def test_what_cannot_be_finished_is_not_begun(options, words, tmp_path):
+    """These were found out after pre-training, in a run folder that stayed behind."""
+    given = {"backbone": "conv4-4", **TINY, **options}
+    with pytest.raises(UserError, match=words):
+        check_training(SibOptions(**given), marked_images(classes=6, images=10))
+    with pytest.raises(UserError, match=words):
+        SIB.fit(marked_images(classes=6, images=10), out=str(tmp_path / "run"), **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_given_network_is_used_as_it_is():
+    images = marked_images(classes=6, images=10)
+    network = FeatureNetwork("conv4-4", images.image_shape)
+    fitted = SIB.fit(images, network=network, steps=0, **TINY)  # whatever the option backbone says
+    torch.testing.assert_close(fitted.network.eval()(images.test.items[:3]), network.eval()(images.test.items[:3]))
+    with pytest.raises(UserError, match="network takes images of 1×16×16"):
+        SIB.fit(marked_images(classes=6, images=10, image_size=20), network=network, steps=0, **TINY)
 
 
 def test_prior_and_feature_space_come_from_training_classes():
@@ -114,3 +155,19 @@ def test_k_steps_never_end_with_a_worse_objective_than_none(tmp_path, capsys):
     assert objective_of(fitted[some], sampler) == pytest.approx(objective_of(fitted[none], sampler), rel=1e-5)
     again = Learner.load(run, some.name)
     assert objective_of(again, sampler) == pytest.approx(objective_of(fitted[none], sampler), rel=1e-5)
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(1.0, True), (30.0, False)])
+def test_what_pays_is_the_objective_and_not_the_distortion(rate, kept, tmp_path, monkeypatch):
+    """Steps that take 1 nat off the distortion may cost up to 10 nats of rate where β is 0.1, and no more."""
+    file = save_features(tmp_path / "marked.safetensors", marked_splits())
+    options = SibOptions(features=str(file), rank=0, **TINY)
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    fitted = fit(options, None, run)
+    some, none = fitted
+    fitted[some].guide.rule.log_size.data.fill_(-1.0)
+    scores = {id(fitted[some].guide): (9.0, rate), id(fitted[none].guide): (10.0, 0.0)}
+    found = lambda model, guide, *rest, **options: Scores(2, 0.5, 0.1, 1.0, 0.1, 0.1, *scores[id(guide)][::-1])  # noqa: E731
+    monkeypatch.setattr(stages, "evaluate", found)
+    keep_steps_that_pay(fitted, some, None, settings(MetaSchedule, options), run)
+    assert bool(fitted[some].guide.rule.log_size.isfinite().all()) is kept

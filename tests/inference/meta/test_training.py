@@ -8,6 +8,7 @@ import torch
 from data.episodes import EpisodeSampler, TaskSpec
 from data.seeding import mix_seed, seeded
 from inference.elbo import RateDistortionELBO
+from inference.evaluation.evaluate import evaluate
 from inference.meta.settings import MetaSchedule
 from inference.meta.training import DRAWS, TASKS, MetaTraining
 from tests.conftest import gaussian_bank
@@ -40,6 +41,27 @@ def test_a_step_is_the_objective_per_task():
     torch.testing.assert_close(loss, (terms.distortion + 0.5 * terms.rate) / 8)
     torch.testing.assert_close(module.logged["train/distortion"], terms.distortion.detach() / 8)
     torch.testing.assert_close(module.logged["train/rate"], terms.rate.detach() / 8)
+
+
+def test_every_step_of_every_epoch_has_tasks_of_its_own():
+    module, seen = training(*build()), []
+    sample = module.training_tasks.sample
+    module.training_tasks.sample = lambda count, seed: seen.append(seed) or sample(count, seed=seed)
+    for epoch, index in ((0, 0), (0, 1), (1, 0)):
+        module._trainer.current_epoch = epoch
+        module.training_step(0, index)
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_validation_watches_the_objective(beta):
+    """What chooses the checkpoint is distortion + β · rate, with the β of training, on validation tasks."""
+    module = training(*build(), beta=beta)
+    module.on_train_epoch_end()
+    scores = evaluate(module.objective.model, module.objective.guide, module.validation, tasks=10, seed=4, num_samples=8)
+    assert module.logged["val/loss"] == pytest.approx(scores.distortion + beta * scores.rate)
+    named = (module.logged["val/accuracy"], module.logged["val/nll"], module.logged["val/rate"])
+    assert named == pytest.approx((scores.accuracy, scores.nll, scores.rate))
 
 
 def test_a_hierarchical_prior_is_logged_per_task_too():

@@ -26,9 +26,18 @@ def test_inner_steps_descend_with_the_objectives_beta(beta):
     assert objective.elbo.beta == objective.guide.beta == beta
 
 
+def test_settings_reach_the_guide():
+    guide = built(inner_samples=3, whiten=False, learn_inner_lr=False, steps=2).guide
+    assert (guide.inner_samples, guide.steps, guide.rule.whiten) == (3, 2, False)
+    assert not guide.rule.log_size.requires_grad
+    torch.testing.assert_close(built().guide.start.log_scale.detach().exp(), 0.3 * MEANS.std(0))
+
+
 def test_points_are_trained_without_a_rate():
     objective = built(posterior="delta")
     assert objective.elbo.beta == objective.guide.beta == 0.0
+    assert objective.guide.family == "delta"
+    assert built().guide.family == "gaussian"
 
 
 def test_prior_starts_at_the_moments_of_the_base_classes():
