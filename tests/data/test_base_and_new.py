@@ -52,3 +52,11 @@ def test_moves_selects_and_hides_as_an_episode_does():
     assert torch.equal(part.query_y, episode.query_y[1:3])
     assert part.way == 3
     assert part.unlabelled().query_y is None
+
+
+def test_every_base_item_is_as_likely():
+    drawn = sampler("test", playing=False)
+    base_x = drawn.sample(3000, seed=5).query_x[:, SPEC.way * SPEC.queries :].flatten(0, 1)
+    counts = base_x.unique(dim=0, return_counts=True)[1]
+    assert len(counts) == len(drawn.base), "each of the base classes' items occurs"
+    assert counts.max() < 1.4 * counts.min()

@@ -107,6 +107,13 @@ def test_few_images_are_told():
     assert EpisodeSampler(even_bank(17), TaskSpec(5, 1, 15)).acceptance == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*drawn again")
+def test_the_smallest_classes_say_what_can_be_served():
+    sizes = (30, 30, 30, 30, 30, *[200] * 20)
+    uneven = EpisodeSampler(numbered(sizes), TaskSpec(5, 1, 15, imbalance=2.0))
+    assert uneven.acceptance == EpisodeSampler(even_bank(30), TaskSpec(5, 1, 15, imbalance=2.0)).acceptance
+
+
 def test_every_item_and_class_is_equally_likely():
     sampler = EpisodeSampler(numbered((20, 20, 20)), TaskSpec(2, 1, 3))
     support, query, _, classes = sampler.sample_indices(20_000, seed=0)
