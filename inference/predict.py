@@ -104,6 +104,9 @@ def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> L
     if options.data is None and options.root is None:
         if options.split == "all":
             raise UserError("`split=all` needs `root`")
+        for name in ("image_size", "invert"):
+            if getattr(options, name):
+                raise UserError(f"`{name}` is about other images: name them by `data` or `root`")
         return load_features(run.features)[options.split]
     if learner.network is None:
         raise UserError(f"{run.path} was fitted from a feature file and has no network for images")

@@ -58,6 +58,17 @@ def plate_signs(like: Tensor, dim: int) -> Tensor:
     return draw_part(draw, like.shape, dim) * 2 - 1
 
 
+def ordered_like(weights: Tensor, noise: Tensor) -> Tensor:
+    """The noise of a task's rows in the order of the rows' sums, so that renaming classes renames results and nothing else.
+
+    Args:
+        weights: ``[..., rows, D]``.
+        noise: independent of them and equally distributed in all rows, ``[samples, ..., rows, D]``.
+    """
+    ranks = weights.sum(-1).argsort(-1).argsort(-1)
+    return noise.take_along_dim(ranks.expand(noise.shape[:-1])[..., None], -2)
+
+
 def num_classes(support_y: Tensor) -> int:
     """The way of a batch of classification tasks, read off its support labels; it waits for the device that holds them."""
     return int(support_y.max()) + 1

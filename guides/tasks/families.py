@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyro.distributions as dist
 from torch import Tensor
 
-from models.plates import plate_noise
+from models.plates import ordered_like, plate_noise
 
 
 class PosteriorParameters(NamedTuple):
@@ -56,6 +56,6 @@ class Family(StrEnum):
         loc, log_scale = parameters
         if samples == 0 or self is Family.DELTA:
             return gradient(loc), None
-        noise = plate_noise((samples, *loc.shape), loc, -3) * log_scale.exp()
+        noise = ordered_like(loc, plate_noise((samples, *loc.shape), loc, -3)) * log_scale.exp()
         drawn = gradient(loc + noise)
         return drawn.mean(0), (drawn * noise).mean(0)

@@ -48,7 +48,8 @@ class UnrolledGuide(PyroModule):
         beta: weight of the rate in the inner steps; the same β as in the objective.
         inner_samples: draws of ε in each step; with 0 the expectation is taken at the mean.
         family: of the posterior.
-        first_order: detach the inner gradients, so that no second derivatives are taken.
+        first_order: detach the inner gradients of the distortion, so that no second derivatives of the network are taken; the
+            rate's gradient is a closed form and keeps its own.
         closed_form: use the predictor's closed-form pull-back; ``False`` takes the generic one.
         hyper: q(ψ) of a hierarchical prior.
         num_tasks: as in :class:`~models.tasks.model.EmpiricalBayesModel`.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from data.seeding import mix_seed
 from inference.evaluation.metrics import Scores, score
 from inference.evaluation.predictive import place_of, predictive
@@ -56,9 +57,14 @@ def readings(guide: nn.Module, steps: int | None = None) -> dict[int, nn.Module]
 
     Args:
         steps: K; the guide's own when not given.
+
+    Raises:
+        UserError: steps are asked of a guide that takes none.
     """
     after = getattr(guide, "after", None)
     if after is None:
+        if steps:
+            raise UserError(f"this method takes no steps: leave out `steps={steps}`")
         return {0: guide}
     last = guide.steps if steps is None else steps
     return {k: after(k) for k in range(int(last) + 1)}  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from data.episodes import Episode
 from data.seeding import mix_seed, seeded, shared_draws
 from inference.elbo import innermost
 from models.networks.layers import evaluating
+from models.plates import ordered_like
 
 LABELS = "labels"
 """The observed site that every model has."""
@@ -88,13 +89,8 @@ class CommonNoise(Messenger):
         half = torch.randn(math.ceil(draws / 2), *shape, *fn.event_shape, generator=generator).to(fn.mean)
         noise = torch.stack([half, -half], dim=1).flatten(0, 1)[:draws]
         if len(fn.event_shape) == 2:
-            noise = noise.expand(fn.shape()).take_along_dim(row_ranks(fn.mean)[..., None], -2)
+            noise = ordered_like(fn.mean, noise.expand(fn.shape()))
         msg["value"], msg["done"] = fn.mean + noise * fn.stddev, True
-
-
-def row_ranks(weights: Tensor) -> Tensor:
-    """Place of each row among its task's rows, ordered by their sums: ``[..., rows, D]`` to ``[..., rows]``."""
-    return weights.sum(-1).argsort(-1).argsort(-1)
 
 
 class Unread(Messenger):
@@ -208,8 +204,15 @@ def total_rate(model_trace: Trace, guide_trace: Trace) -> Tensor | None:
             continue
         if is_point(site["fn"]):
             return None
-        prior: Any = model_trace.nodes[name]["fn"]
-        rate = kl_divergence(site["fn"], prior)
+        rate = divergence(site["fn"], model_trace.nodes[name]["fn"], site["value"])
         rate = rate.mean(0).sum(tuple(range(1, rate.dim() - 1)))  # over draws, and over plates inside a task
         total = rate if total is None else total + rate
     return total
+
+
+def divergence(posterior: Any, prior: Any, drawn: Tensor) -> Tensor:
+    """KL(posterior ‖ prior), or where no closed form is registered its estimate log q − log p at each draw."""
+    try:
+        return kl_divergence(posterior, prior)
+    except NotImplementedError:
+        return posterior.log_prob(drawn) - prior.log_prob(drawn)

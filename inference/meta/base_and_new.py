@@ -25,7 +25,7 @@ from inference.meta.learner import TEST_SEED
 from inference.meta.methods import sib
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
-from inference.meta.stages import feature_space, map_items
+from inference.meta.stages import feature_space, keep_steps_that_pay, map_items
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
@@ -185,7 +185,15 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
         objective = build_lwof(options, variant, means)
         train_lwof(objective, samplers, options, run, f"lwof-{variant.name}")
         fitted[variant] = Fitted(objective, testing)
+        objectives = {v: fit.objective for v, fit in fitted.items()}
+        for changed in keep_steps_that_pay(objectives, variant, samplers["val"], lwof_schedule(options)):
+            save_tensors(run.checkpoints / f"lwof-{changed.name}.safetensors", objectives[changed].state_dict(), {})
     return fitted
+
+
+def lwof_schedule(options: SibOptions) -> MetaSchedule:
+    """How the guides of the protocol are trained."""
+    return replace(settings(MetaSchedule, options), validation_tasks=VALIDATION_TASKS)
 
 
 def lwof_records(options: SibOptions, fitted: Mapping[Variant, Fitted]) -> list[LwofRecord]:
@@ -203,7 +211,7 @@ def train_lwof(
     """Train one guide, or read it back."""
     finished = run.checkpoints / f"{stage}.safetensors"
     if not finished.exists():
-        schedule = replace(settings(MetaSchedule, options), validation_tasks=VALIDATION_TASKS)
+        schedule = lwof_schedule(options)
         with run.timed(stage), seeded(options.seed):
             module = MetaTraining(objective, samplers["train"], samplers["val"], schedule)
             loop = options.loop.unmixed

@@ -12,6 +12,7 @@ from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.seeding import seeded
+from inference.elbo import RateDistortionModule
 from inference.evaluation.evaluate import evaluate
 from inference.meta.learner import RENAMED, Learner
 from inference.meta.methods import METHODS
@@ -82,6 +83,7 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
     else:
         raise ValueError("images are needed unless options.features names a feature file")
     fitted: dict[Variant, Learner] = {}
+    objectives: dict[Variant, RateDistortionModule] = {}
     for variant in variants:
         space, means = feature_space(chosen, variant.predictor, features["train"])
         learner = Learner.build(variant, chosen, spec, space, means, network, dataset)
@@ -89,43 +91,46 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
             split: EpisodeSampler(map_items(space, features[split]), spec, split=f"{split} split") for split in ("train", "val")
         }
         meta_train(learner, samplers, schedule, loop.unmixed, run)
-        fitted[variant] = learner
-        keep_steps_that_pay(fitted, variant, samplers["val"], schedule, run)
+        fitted[variant], objectives[variant] = learner, learner.objective
+        for changed in keep_steps_that_pay(objectives, variant, samplers["val"], schedule):
+            fitted[changed].save(run.checkpoints / f"{changed.name}.safetensors")
     return fitted
 
 
 def keep_steps_that_pay(
-    fitted: dict[Variant, Learner], variant: Variant, validation: EpisodeSampler, schedule: MetaSchedule, run: RunFolder
-) -> None:
+    objectives: Mapping[Variant, RateDistortionModule], variant: Variant, validation: Any, schedule: MetaSchedule
+) -> list[Variant]:
     """K steps contain none, their sizes zero: where validation tasks find the objective after them worse than that of the
     reference without steps, they become that reference.
 
     Args:
+        objectives: what has been trained.
         variant: just trained; nothing happens until its partner is, too.
-        validation: of the variants' feature space.
+        validation: sampler of validation tasks, in the variants' feature space.
+
+    Returns:
+        the variants that changed.
     """
-    partners = [v for v in fitted if replace(v, steps=0, reference=False) == replace(variant, steps=0, reference=False)]
+    partners = [v for v in objectives if replace(v, steps=0, reference=False) == replace(variant, steps=0, reference=False)]
     if len(partners) < 2:
-        return
+        return []
     none, some = sorted(partners, key=lambda v: v.steps)
     losses = {}
     for v in partners:
-        objective = fitted[v].objective
         tasks, seed = schedule.validation_tasks, schedule.seed
-        scores = evaluate(objective.model, objective.guide, validation, tasks=tasks, seed=seed)
+        scores = evaluate(objectives[v].model, objectives[v].guide, validation, tasks=tasks, seed=seed)
         losses[v] = scores.distortion + (v.beta or 0.0) * (scores.rate or 0.0)
     if losses[some] <= losses[none]:
-        return
+        return []
     print(
         f"{some.name}: {losses[some]:.2f} nats per validation task with its steps and {losses[none]:.2f} without: "
         "they are left out"
     )
-    learner = fitted[some]
-    kept = {name: value for name, value in fitted[none].state().state_dict().items() if ".rule." not in name}
-    learner.state().load_state_dict(kept, strict=False)
-    rule: Any = learner.guide.rule
+    kept = {name: value for name, value in objectives[none].state_dict().items() if ".rule." not in name}
+    objectives[some].load_state_dict(kept, strict=False)
+    rule: Any = objectives[some].guide.rule
     rule.stand_still()
-    learner.save(run.checkpoints / f"{some.name}.safetensors")
+    return [some]
 
 
 def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) -> tuple[FeatureSpace, torch.Tensor]:
@@ -144,10 +149,9 @@ def map_items(space: FeatureSpace, part: LabelledItems) -> LabelledItems:
 
 def given_features(file: str, run: RunFolder) -> tuple[Features, str]:
     """Features of a file, which the run keeps a copy of, and the name of their data set."""
-    features, dataset = load_features(file), dataset_name(file)
     if not run.features.exists():
-        save_features(run.features, features, {"dataset": dataset})
-    return features, dataset
+        save_features(run.features, load_features(file), {"dataset": dataset_name(file)})
+    return load_features(run.features), dataset_name(run.features)
 
 
 def learned_features(

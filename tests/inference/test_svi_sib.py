@@ -105,31 +105,6 @@ def test_config_reads_back(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_predict_other_way_shot_and_steps(run, tmp_path):
-    out = tmp_path / "result.json"
-    records = predict(
-        [
-            "--run",
-            str(run.path),
-            "--way",
-            "7",
-            "--shot",
-            "3",
-            "--queries",
-            "4",
-            "--steps",
-            "5",
-            "--tasks",
-            "20",
-            "--out",
-            str(out),
-        ]
-    )
-    assert [r.steps for r in records] == list(range(6))
-    assert {r["way"] for r in json.loads(out.read_text())["results"]} == {7}
-
-
-@pytest.mark.slow
 def test_loaded_sib_gives_the_same_posterior(run):
     first, again = SIB.load(run), SIB.load(run.path)
     bank = load_features(run.features)["test"]
@@ -345,14 +320,6 @@ class TestErrors:
         arguments = ["--features", feature_file(tmp_path), "--out", tmp_path / "run", "--learning-rate", "1e30", *TINY]
         assert "the loss became" in error_of(arguments, capsys)
         assert not (tmp_path / "run" / "metrics.json").exists()
-
-    @pytest.mark.slow
-    def test_predict(self, run, tmp_path, capsys):
-        assert "not a run folder" in error_of(["--run", tmp_path], capsys, predict)
-        assert "has no variant" in error_of(["--run", run.path, "--variant", "x"], capsys, predict)
-        assert "too few" in error_of(["--run", run.path, "--way", "50"], capsys, predict)
-        assert "--split dev: choose train, val, test, all" in error_of(["--run", run.path, "--split", "dev"], capsys, predict)
-        assert "no network" in error_of(["--run", run.path, "--root", tmp_path], capsys, predict)
 
 
 def test_every_option_is_documented():

@@ -23,6 +23,7 @@ from inference.elbo import RateDistortionELBO
 from inference.evaluation.predictive import predictive
 from models.likelihoods import CategoricalLikelihood
 from models.networks.feature_space import class_means
+from models.plates import ordered_like
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import PREDICTORS, CosinePredictor, NetworkPredictor
 from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior
@@ -55,7 +56,7 @@ def test_one_step_is_equation_nine():
     torch.manual_seed(3)
     before, after = guide.unroll(*tasks)
     torch.manual_seed(3)
-    noise = torch.randn(5, *before.loc.shape, dtype=torch.float64)
+    noise = ordered_like(before.loc, torch.randn(5, *before.loc.shape, dtype=torch.float64))
     loc, log_scale = (t.detach().clone().requires_grad_() for t in before)
     outputs = model.predictor(tasks.query_x, loc + noise * log_scale.exp())
     distortion = -model.likelihood(outputs).log_prob(tasks.query_y).mean(0).sum()

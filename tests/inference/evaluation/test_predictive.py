@@ -10,9 +10,11 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from data.episodes import EpisodeSampler, TaskSpec
+from data.errors import UserError
 from data.regression import linear_posterior
+from guides.empty import EmptyGuide
 from inference.evaluation.evaluate import batches, evaluate, readings
-from inference.evaluation.predictive import place_of, predictive
+from inference.evaluation.predictive import divergence, place_of, predictive
 from inference.meta.methods.nearest_mean import NearestMeanModel
 from inference.meta.regression import LINEAR_PRIOR, build_regression, regression_tasks
 from models.tasks.predictors import DistancePredictor
@@ -87,8 +89,9 @@ def hierarchical():
     return model, guide.double()
 
 
-def test_renaming_classes_renames_predictions_and_nothing_else():
-    model, guide = build()
+@pytest.mark.parametrize("inner_samples", [0, 3])
+def test_renaming_classes_renames_predictions_and_nothing_else(inner_samples):
+    model, guide = build(inner_samples=inner_samples)
     tasks, order = episode(), torch.tensor([2, 0, 3, 1])
     renamed = tasks._replace(support_y=order.argsort()[tasks.support_y], query_y=None)
     torch.testing.assert_close(
@@ -114,6 +117,21 @@ def test_rate_is_the_closed_form_and_none_for_points():
     point = predictive(*build(family="delta"), tasks)
     assert point.rate is None
     assert point.num_draws == 1, "draws of a point would all be the same"
+
+
+def test_rate_without_a_closed_form_is_estimated_from_the_draws():
+    """KL(N(0.3, 0.5²) ‖ Student t) has none; by quadrature."""
+    q, p = dist.Normal(torch.tensor(0.3, dtype=torch.float64), 0.5), dist.StudentT(torch.tensor(4.0, dtype=torch.float64))
+    grid = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
+    expected = torch.trapezoid(q.log_prob(grid).exp() * (q.log_prob(grid) - p.log_prob(grid)), grid)
+    torch.testing.assert_close(divergence(q, p, q.sample((100_000,))).mean(), expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(divergence(q, q, q.sample()), torch.zeros((), dtype=torch.float64))
+
+
+def test_steps_are_not_asked_of_a_guide_without():
+    with pytest.raises(UserError, match="takes no steps"):
+        readings(EmptyGuide(), 2)
+    assert list(readings(EmptyGuide(), 0)) == list(readings(EmptyGuide())) == [0]
 
 
 def test_a_new_task_is_not_tempered_by_the_size_of_the_training_set():

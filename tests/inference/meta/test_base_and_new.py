@@ -15,7 +15,7 @@ from inference.meta.methods import sib
 from inference.meta.options import SibOptions
 from inference.meta.settings import VariantSettings, settings
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import save_features
+from inference.runs.tensors import load_tensors, save_features
 from models.networks.feature_space import class_means
 from tests.conftest import classes_of, gaussian_bank, marked_splits, splits_of
 
@@ -135,6 +135,27 @@ def test_every_choice_of_the_options_counts(given, variants, tmp_path):
     assert [r.variant for r in records] == variants
     assert [r.saw_labels for r in records] == [given.get("gradient") == "exact" and r.steps > 0 for r in records]
     assert all(0 <= r.both_accuracy <= 1 for r in records)
+
+
+def test_steps_that_validation_finds_to_cost_more_than_they_bring_are_left_out(tmp_path, monkeypatch, capsys):
+    train = base_and_new.train_lwof
+
+    def astray(objective, *rest):
+        train(objective, *rest)
+        if objective.guide.steps:
+            objective.guide.rule.scale_shift.data.fill_(30.0)  # far too narrow
+
+    monkeypatch.setattr(base_and_new, "train_lwof", astray)
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    bank = gaussian_bank()
+    save_features(run.features, dict.fromkeys(["train", "val", "test", "held_out"], bank))
+    fitted = fit_lwof(options(), run)
+    some, none = sorted(fitted, key=lambda variant: -variant.steps)
+    assert "left out" in capsys.readouterr().out
+    saved = load_tensors(run.checkpoints / f"lwof-{some.name}.safetensors")[0]
+    assert bool((saved["guide.rule.scale_shift"] == 0).all())
+    columns = [lwof_columns(*fitted[variant], tasks=20, seed=1) for variant in (some, none)]
+    assert columns[0] == columns[1]
 
 
 def test_what_the_protocol_cannot_do_is_said_before_any_training(tmp_path):

@@ -150,11 +150,36 @@ def test_k_steps_never_end_with_a_worse_objective_than_none(tmp_path, capsys):
     fitted[some].guide.start.coefficient.data.mul_(-30)
     assert objective_of(fitted[some], sampler) > objective_of(fitted[none], sampler)
     schedule = settings(MetaSchedule, options)
-    keep_steps_that_pay(fitted, some, sampler, schedule, run)
+    objectives = {variant: learner.objective for variant, learner in fitted.items()}
+    assert keep_steps_that_pay(objectives, some, sampler, schedule) == [some]
     assert "left out" in capsys.readouterr().out
     assert objective_of(fitted[some], sampler) == pytest.approx(objective_of(fitted[none], sampler), rel=1e-5)
-    again = Learner.load(run, some.name)
-    assert objective_of(again, sampler) == pytest.approx(objective_of(fitted[none], sampler), rel=1e-5)
+    assert keep_steps_that_pay({some: objectives[some]}, some, sampler, schedule) == [], "nothing to compare with"
+
+
+def test_steps_left_out_are_saved_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "keep_steps_that_pay", spoil)
+    file = save_features(tmp_path / "marked.safetensors", marked_splits())
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    for variant in fit(SibOptions(features=str(file), rank=0, **TINY), None, run):
+        rule = Learner.load(run, variant.name).guide.rule
+        assert bool((rule.log_size == -7).all()) or variant.steps == 0
+
+
+def spoil(objectives, variant, *rest):
+    objectives[variant].guide.rule.log_size.data.fill_(-7.0)
+    return [variant]
+
+
+def test_a_feature_file_is_read_once(tmp_path):
+    """A run that is continued trains on what it was begun with, whatever has become of the file."""
+    file = save_features(tmp_path / "mine.safetensors", marked_splits(), {"dataset": "birds"})
+    run = RunFolder.create(tmp_path / "run", "sib", "")
+    first, name = stages.given_features(str(file), run)
+    save_features(file, marked_splits(noise=9.0), {"dataset": "fish"})
+    again, same = stages.given_features(str(file), run)
+    assert name == same == "birds"
+    torch.testing.assert_close(first["train"].items, again["train"].items)
 
 
 @pytest.mark.parametrize(("rate", "kept"), [(1.0, True), (30.0, False)])
@@ -169,5 +194,6 @@ def test_what_pays_is_the_objective_and_not_the_distortion(rate, kept, tmp_path,
     scores = {id(fitted[some].guide): (9.0, rate), id(fitted[none].guide): (10.0, 0.0)}
     found = lambda model, guide, *rest, **options: Scores(2, 0.5, 0.1, 1.0, 0.1, 0.1, *scores[id(guide)][::-1])  # noqa: E731
     monkeypatch.setattr(stages, "evaluate", found)
-    keep_steps_that_pay(fitted, some, None, settings(MetaSchedule, options), run)
+    objectives = {variant: learner.objective for variant, learner in fitted.items()}
+    assert bool(keep_steps_that_pay(objectives, some, None, settings(MetaSchedule, options))) is not kept
     assert bool(fitted[some].guide.rule.log_size.isfinite().all()) is kept
