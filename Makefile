@@ -1,6 +1,9 @@
 # `make demo` and `make test` set up everything they need in .venv; nothing outside this folder is changed.
 PYTHON ?= python3
 BIN := .venv/bin
+# test files run side by side in as many processes, one thread each
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test quick mutations lint format clean
 
@@ -16,11 +19,11 @@ demo: .venv/ready
 
 # everything: style, types and all tests
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # style, types and the tests that take under a minute together
 quick: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 # break one line at a time and see that a test notices; see CONTRIBUTING.md
 mutations: .venv/ready
