@@ -15,7 +15,7 @@ from data.errors import UserError
 from data.items import LabelledItems
 from data.sources.folder import load_tree
 from inference.meta.learner import Learner
-from inference.meta.report import TaskRecord, evaluate_learner, format_records
+from inference.meta.report import UNITS, TaskRecord, evaluate_learner, format_records
 from inference.runs.commands import flags_in_errors, notes, read_options, run_command
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Options
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
     }
     write_json(out, content)
     print(f"{learner.variant.name} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
-    print(format_records(records))
+    print(f"{format_records(records)}\n\n{UNITS}")
     print(f"\nresults: {out}")
     return records
 

@@ -18,6 +18,7 @@ from inference.meta.options import Protocol, SibOptions
 from inference.meta.regression import RegressionStudy
 from inference.meta.report import (
     PROTOCOLS,
+    UNITS,
     TaskRecord,
     evaluate_protocols,
     final_records,
@@ -35,7 +36,7 @@ from inference.runs.tensors import Features, dataset_name, load_features
 
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
 Without arguments it runs the whole job on embedded letters in about two minutes."""
-NOTES = "* chosen on validation tasks; NLL in nats per query, rate and distortion in nats per task, ± is a 95 % interval"
+NOTES = f"* chosen on validation tasks; {UNITS}"
 REGRESSION = ("sinusoids", "linear")
 
 Records = Sequence[TaskRecord | LwofRecord]

@@ -25,24 +25,27 @@ def colour(algorithm: str) -> str:
 
 
 def rate_distortion_curve(records: Sequence[BnnRecord]) -> Figure:
-    """Distortion on the training data and NLL on validation data against rate, one curve per algorithm, one point per β."""
+    """Distortion on the training data and NLL on validation data against rate, one curve per algorithm, one marker per β."""
+    betas = sorted({record["beta"] for record in records})
+    markers = dict(zip(betas, itertools.cycle("osD^vP*X<>"), strict=False))
+    panels = (
+        ("distortion (nats per training item)", lambda record: record["distortion"] / record["items"]),
+        ("validation NLL (nats per item)", lambda record: record["nll"]),
+    )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-        offsets = itertools.cycle(((4, 5), (-38, -10), (4, -11)))  # labels of neighbouring curves on different sides
-        for offset, algorithm in zip(offsets, dict.fromkeys(r["algorithm"] for r in records), strict=False):
-            rows = sorted((r for r in records if r["algorithm"] == algorithm), key=lambda r: r["beta"])
-            rates = [max(r["rate"] or 0.0, 1e-3) for r in rows]
-            for axis, values in zip(
-                axes, ([r["distortion"] / r["items"] for r in rows], [r["nll"] for r in rows]), strict=True
-            ):
-                axis.plot(rates, values, marker="o", color=colour(algorithm), label=algorithm)
-                for row, rate, value in zip(rows, rates, values, strict=True):
-                    style = {"textcoords": "offset points", "fontsize": 7, "color": colour(algorithm)}
-                    axis.annotate(f"β={row['beta']:g}", (rate, value), offset, **style)
-        labels = ("distortion (nats per training item)", "validation NLL (nats per item)")
-        for axis, label in zip(axes, labels, strict=True):
+        for axis, (label, value) in zip(axes, panels, strict=True):
+            for algorithm in dict.fromkeys(r["algorithm"] for r in records):
+                rows = sorted((r for r in records if r["algorithm"] == algorithm), key=lambda r: r["beta"])
+                rates, values = [max(r["rate"] or 0.0, 1e-3) for r in rows], [value(r) for r in rows]
+                axis.plot(rates, values, color=colour(algorithm), label=algorithm)
+                for row, rate, height in zip(rows, rates, values, strict=True):
+                    axis.plot(rate, height, marker=markers[row["beta"]], color=colour(algorithm))
             axis.set(xscale="log", xlabel="rate KL(q ‖ m) (nats)", ylabel=label)
-        axes[0].legend(fontsize=8)
+        for beta, marker in markers.items():
+            axes[1].plot([], [], marker=marker, color="grey", ls="", label=f"β = {beta:g}")
+        handles, labels = axes[1].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=8, loc="outside right center")
     return figure
 
 

@@ -258,4 +258,4 @@ COLUMNS = (
 
 def format_lwof(records: Iterable[LwofRecord]) -> str:
     """The three columns as text."""
-    return format_table(records, COLUMNS)
+    return format_table(sorted(records, key=lambda record: (record.predictor, record.beta or 0, record.steps)), COLUMNS)

@@ -68,7 +68,7 @@ class SibOptions(RunOptions):
         shot: support images per class.
         queries: query images per class.
         imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) instead of balanced ones.
-        methods: separated by commas: sib, and others to stand beside it.
+        methods: separated by commas: sib, and to stand beside it nearest-mean.
         steps: K, synthetic gradient steps.
         beta: weight of the rate; several, separated by commas, are a sweep of which validation tasks choose one.
         predictor: distance, cosine or linear; several, separated by commas, are a sweep too.

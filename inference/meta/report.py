@@ -161,6 +161,9 @@ COLUMNS = (
 )
 
 
+UNITS = "NLL in nats per query, rate and distortion in nats per task, ± is a 95 % interval"
+
+
 def format_records(records: Iterable[TaskRecord]) -> str:
     """The closing table as text; ``*`` marks the variant chosen on validation tasks."""
     ordered = sorted(records, key=lambda r: (not r.balanced, r.method != "sib", r.predictor, r.beta or 0, r.steps))

@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
 from inference.meta.sib import SIB
 from inference.predict import main as predict
@@ -324,6 +325,7 @@ class TestErrors:
 
 def test_every_option_is_documented():
     documented = SibOptions.__doc__ or ""
+    assert all(name in documented for name in METHODS)
     for name in SibOptions.__dataclass_fields__:
         assert f"        {name}: " in documented, name
 

@@ -56,6 +56,16 @@ def test_curve_of_rate_and_distortion_is_per_item():
     assert axes[0].lines[0].get_xydata().tolist() == [[3.0, pytest.approx(50 / 120)]]
 
 
+def test_every_beta_has_a_marker_of_its_own():
+    betas = (0.01, 0.1, 1.0)
+    figure = rate_distortion_curve([{**RECORD, "beta": beta, "rate": 3 / beta} for beta in betas])
+    named = dict(zip(*reversed(figure.axes[1].get_legend_handles_labels()), strict=True))
+    for beta in betas:
+        marker = named[f"β = {beta:g}"].get_marker()
+        drawn = [line for line in figure.axes[0].lines if line.get_marker() == marker]
+        assert [line.get_xdata()[0] for line in drawn] == [pytest.approx(3 / beta)]
+
+
 @pytest.mark.parametrize("names", [["val/nll"], ["val/accuracy", "val/nll"]])
 def test_learning_curves_have_a_panel_for_each_scalar_there_is(names):
     figure = learning_curves({"vanilla": {name: ([1, 2], [0.5, 0.4]) for name in names}})
