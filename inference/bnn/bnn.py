@@ -26,7 +26,7 @@ from inference.bnn.checks import (
     likelihood_name,
     read_data,
 )
-from inference.bnn.posterior import WeightPosterior
+from inference.bnn.posterior import NetworkPosterior
 from inference.bnn.training import BnnTraining
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.runs.folder import RunFolder
@@ -67,7 +67,7 @@ class BNN:
 
     algorithm: Algorithm
     beta: float
-    posterior: WeightPosterior
+    posterior: NetworkPosterior
     rates: Tensor
 
     @classmethod

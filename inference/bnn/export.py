@@ -1,4 +1,4 @@
-"""What a β-BNN posterior writes as ArviZ ``InferenceData`` (:meth:`~inference.bnn.posterior.WeightPosterior.to_arviz`).
+"""What a β-BNN posterior writes as ArviZ ``InferenceData`` (:meth:`~inference.bnn.posterior.NetworkPosterior.to_arviz`).
 
 ============================= =========================================================================================
 ``posterior``                 draws of the weights, one variable per parameter, by its name. A parameter of more than

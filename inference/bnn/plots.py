@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.regression import curve
 from inference.bnn.algorithms import Algorithm
-from inference.bnn.posterior import WeightPosterior
+from inference.bnn.posterior import NetworkPosterior
 from inference.bnn.report import BnnRecord
 from inference.evaluation.figures import COLOURS, STYLE
 
@@ -92,7 +92,7 @@ def predictive_entropy(named: Mapping[str, tuple[Tensor, Tensor]], classes: int)
     return figure
 
 
-def regression_bands(named: Mapping[str, WeightPosterior], x: Tensor, y: Tensor, *, num_samples: int = 200) -> Figure:
+def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor, *, num_samples: int = 200) -> Figure:
     """Function-space posteriors of a one-dimensional regression: draws, and bands of ±2 standard deviations.
 
     Args:

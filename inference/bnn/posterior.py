@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,30 +25,55 @@ from models.likelihoods import CategoricalLikelihood, Likelihood
 DRAWS_AT_ONCE, ITEMS_AT_ONCE = 10, 1000
 
 
-@dataclass(frozen=True)
-class WeightPosterior:
-    """q(w) = 1/K Σ_k N(loc_k, diag exp(log_scale_k)²), with the model that gives predictions their meaning.
+class NetworkPosterior(abc.ABC):
+    """A posterior over a network's weights, or an approximation of one: what scores, plots, records and exports ask of it.
+
+    A kind of posterior says how to draw weights; where predictions are not those of the network under these weights (a
+    linearised network), it says how to draw outputs too. Everything else follows.
 
     Attributes:
         model: network, prior and likelihood.
-        loc: ``[K, P]``.
-        log_scale: ``[K, P]``, or ``None`` for points.
-        own_likelihood: with learned numbers for each of the K; ``None`` where that is the model's.
     """
 
     model: BayesianNetwork
-    loc: Tensor
-    log_scale: Tensor | None
-    own_likelihood: Likelihood | None = None
+
+    @abc.abstractmethod
+    def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
+        """Weight vectors ``[num_samples, P]``."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """K, how many fits (components, networks, chains) it is made of; draws are of all in turn."""
+
+    @property
+    @abc.abstractmethod
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+
+    def draws(self, num_samples: int) -> int:
+        """How many draws ``num_samples`` asks for: fewer where there are no more different ones."""
+        return num_samples
+
+    def log_scales(self) -> Tensor | None:
+        """Log of the weights' standard deviations, ``[K, P]``; ``None`` where the weights have none."""
+        return None
+
+    def rate(self) -> Tensor:
+        """KL(q_k ‖ m) of each of the K, nats: ``[K]``; NaN where it has no closed form, or the weights are points."""
+        return torch.full((self.size,), torch.nan)
+
+    def evidence(self) -> float | None:
+        """log p(y given x), nats, of all training items, where the method estimates it."""
+        return None
 
     def components(self, num_samples: int) -> Tensor:
         """Which of the K each draw is of, ``[num_samples]``: all in turn."""
-        return torch.arange(num_samples, device=self.loc.device) % len(self.loc)
+        return torch.arange(num_samples, device=self.device) % self.size
 
     def likelihood(self, components: Tensor) -> Likelihood:
         """p(y given ŷ) for outputs ``[len(components), n, outputs]`` of draws from these components."""
-        every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
-        return every.rows(components)
+        return self.model.likelihood.rows(components)
 
     @torch.no_grad()
     def observation(self, outputs: Tensor) -> dist.TorchDistribution:
@@ -55,22 +81,8 @@ class WeightPosterior:
         return self.likelihood(self.components(len(outputs)))(outputs)
 
     @torch.no_grad()
-    def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
-        """Weight vectors ``[num_samples, P]``, from the K components in turn; points are repeated."""
-        component = self.components(num_samples)
-        if self.log_scale is None:
-            return self.loc[component]
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(num_samples, self.loc.shape[-1], generator=generator).to(self.loc)
-        return self.loc[component] + noise * self.log_scale[component].exp()
-
-    def draws(self, num_samples: int) -> int:
-        """How many draws ``num_samples`` asks for: K at most where the posterior is points."""
-        return num_samples if self.log_scale is not None else len(self.loc)
-
-    @torch.no_grad()
     def outputs(self, x: Tensor, *, num_samples: int = 40, seed: int = 0) -> Tensor:
-        """Network outputs under weight draws: ``[draws, n, outputs]``; K draws at most where the posterior is points."""
+        """Network outputs under weight draws: ``[draws, n, outputs]``; fewer where :meth:`draws` says so."""
         was_training = self.model.training
         self.model.eval()
         parts = []
@@ -118,13 +130,6 @@ class WeightPosterior:
             return scores | predictive_scores(outputs.softmax(-1).mean(0), labels) | {"gibbs_accuracy": gibbs}
         return scores | {"rmse": float((self.observation(outputs).mean.mean(0) - labels).square().mean().sqrt())}
 
-    @torch.no_grad()
-    def rate(self) -> Tensor:
-        """KL(q_k ‖ m) of each component, nats: ``[K]``; NaN for points."""
-        if self.log_scale is None:
-            return self.loc.new_full(self.loc.shape[:1], torch.nan)
-        return kl_divergence(DiagonalGaussian(self.loc, self.log_scale), self.model.prior(self.loc.shape[-1]))
-
     def to_arviz(
         self,
         x: Tensor | None = None,
@@ -143,7 +148,7 @@ class WeightPosterior:
         Args:
             x, y: held-out inputs ``[n, *item]`` and, where they are known, targets ``[n]``.
             train: training items; a seeded choice of 1000 where there are more.
-            num_samples: draws; K at most where the posterior is points.
+            num_samples: draws; fewer where :meth:`draws` says so.
             parameters: names of the parameters to keep, whole; when not given, all are kept, large ones thinned.
             seed: of draws and choices.
             attributes: of the whole, such as command, method and data set.
@@ -152,7 +157,7 @@ class WeightPosterior:
         content = weight_content(self.model.split(self.sample(draws, seed=seed)), parameters)  # type: ignore[arg-type]
         content.dims.update({name: ["item"] for name in ("labels", "index", "mean", "log_density", "log_predictive_density")})
         content.dims["probabilities"] = ["item", "class"]
-        with seeded(mix_seed(seed), device=self.loc.device):  # of label draws
+        with seeded(mix_seed(seed), device=self.device):  # of label draws
             if train is not None:
                 content.groups.update(self.conditioned_groups(train, draws, seed))
                 content.dims["x"] = item_dims(train.items)
@@ -189,6 +194,59 @@ class WeightPosterior:
             predictions["log_density"] = self.log_density(outputs, y)
             constant |= {"labels": y, "log_predictive_density": self.log_predictive(outputs, y)}
         return {"predictions": predictions, "predictions_constant_data": constant}
+
+
+@dataclass(frozen=True)
+class WeightPosterior(NetworkPosterior):
+    """q(w) = 1/K Σ_k N(loc_k, diag exp(log_scale_k)²), with the model that gives predictions their meaning.
+
+    Attributes:
+        model: network, prior and likelihood.
+        loc: ``[K, P]``.
+        log_scale: ``[K, P]``, or ``None`` for points.
+        own_likelihood: with learned numbers for each of the K; ``None`` where that is the model's.
+    """
+
+    model: BayesianNetwork
+    loc: Tensor
+    log_scale: Tensor | None
+    own_likelihood: Likelihood | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.loc)
+
+    @property
+    def device(self) -> torch.device:
+        return self.loc.device
+
+    def log_scales(self) -> Tensor | None:
+        return self.log_scale
+
+    def likelihood(self, components: Tensor) -> Likelihood:
+        every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
+        return every.rows(components)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
+        """Weight vectors ``[num_samples, P]``, from the K components in turn; points are repeated."""
+        component = self.components(num_samples)
+        if self.log_scale is None:
+            return self.loc[component]
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(num_samples, self.loc.shape[-1], generator=generator).to(self.loc)
+        return self.loc[component] + noise * self.log_scale[component].exp()
+
+    def draws(self, num_samples: int) -> int:
+        """How many draws ``num_samples`` asks for: fewer where :meth:`draws` says so."""
+        return num_samples if self.log_scale is not None else len(self.loc)
+
+    @torch.no_grad()
+    def rate(self) -> Tensor:
+        """KL(q_k ‖ m) of each component, nats: ``[K]``; NaN for points."""
+        if self.log_scale is None:
+            return self.loc.new_full(self.loc.shape[:1], torch.nan)
+        return kl_divergence(DiagonalGaussian(self.loc, self.log_scale), self.model.prior(self.loc.shape[-1]))
 
 
 def item_dims(x: Tensor) -> list[str]:

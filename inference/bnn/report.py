@@ -18,6 +18,7 @@ from data.seeding import seeded
 from data.sources.glyphs import load_unseen_letters
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.bnn import BNN
+from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from inference.diagnostics.weight_information import generalisation_bound, sharpness, weight_information
 from inference.evaluation import tables
 from inference.evaluation.tables import Column, number
@@ -93,13 +94,14 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         samples: draws of the posterior predictive; a quarter of them on training items.
         seed: of the choice among training items.
     """
-    posterior, few = bnn.posterior, max(samples // 4, len(bnn.posterior.loc))
+    posterior, few = bnn.posterior, max(samples // 4, bnn.posterior.size)
     part = train.choose(min(len(train), SCORED_AT_MOST), seed)
     scores, on_train = posterior.scores(held_out, num_samples=samples), posterior.scores(part, num_samples=few)
     classes = "accuracy" in scores
     gibbs = posterior.scores(held_out, num_samples=few)["gibbs_accuracy"] if classes else None
     distortion = on_train["distortion"] * len(train) / len(part)
-    rate = None if posterior.log_scale is None else float(bnn.rates.mean())
+    rate = None if bool(bnn.rates.isnan().any()) else float(bnn.rates.mean())
+    log_scales = posterior.log_scales()
     information = weight_information_of(bnn, rate)
     bounded = classes and information is not None and bound_holds(bnn)
     return {
@@ -117,7 +119,7 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         "distortion": distortion,
         "neg_elbo": None if rate is None else distortion + rate,
         "guess": len(train) * math.log(train.num_classes) if classes else None,
-        "scale_quantiles": None if posterior.log_scale is None else scale_quantiles(posterior.log_scale),
+        "scale_quantiles": None if log_scales is None else scale_quantiles(log_scales),
         "train_accuracy": on_train.get("accuracy"),
         "train_nll": on_train["nll"],
         "gibbs_accuracy": gibbs,
@@ -125,14 +127,14 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         "gap": None if gibbs is None else on_train["gibbs_accuracy"] - gibbs,
         "information": information,
         "bound": generalisation_bound(information, len(train)) if bounded and information is not None else None,
-        "sharpness": None if rate is None else posterior_sharpness(bnn, part),
+        "sharpness": posterior_sharpness(bnn.posterior, part),
     }
 
 
 def weight_information_of(bnn: BNN, rate: float | None) -> float | None:
     """``information`` of a :class:`BnnRecord`."""
     posterior = bnn.posterior
-    if posterior.log_scale is None or not bnn.algorithm.is_mixture:
+    if not isinstance(posterior, WeightPosterior) or posterior.log_scale is None or not bnn.algorithm.is_mixture:
         return rate
     with seeded(0, device=posterior.loc.device):
         return weight_information(posterior.loc, posterior.log_scale)
@@ -155,10 +157,10 @@ def scale_quantiles(log_scale: Tensor) -> list[float]:
     return [float(q) for q in np.quantile(log_scale.detach().exp().cpu().numpy(), QUANTILES)]
 
 
-def posterior_sharpness(bnn: BNN, items: LabelledItems) -> float:
-    """Rise of the loss around the first posterior's mean, nats per item, on at most 1000 items."""
-    posterior = bnn.posterior
-    assert posterior.log_scale is not None
+def posterior_sharpness(posterior: NetworkPosterior, items: LabelledItems) -> float | None:
+    """Rise of the loss around the first diagonal Gaussian's mean, nats per item, on at most 1000 items; ``None`` of others."""
+    if not isinstance(posterior, WeightPosterior) or posterior.log_scale is None:
+        return None
     x, y = (t[:1000].to(posterior.loc.device) for t in (items.items, items.labels))
 
     def loss(weights: Tensor) -> Tensor:
