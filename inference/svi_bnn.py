@@ -12,7 +12,7 @@ from inference.bnn.bnn import BNN, prepare
 from inference.bnn.draw import figures
 from inference.bnn.fit import fit_run, make_problem, split_validation
 from inference.bnn.options import BnnOptions
-from inference.bnn.report import BnnRecord, final_records, format_table, legend, outside_items, save_posteriors
+from inference.bnn.report import BnnRecord, final_records, format_table, legend, outside_items, save_fits
 from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
@@ -62,7 +62,7 @@ class BnnStudy(Study[BnnOptions, SupervisedData, Fits]):
         return [*sweep, *tested]
 
     def save(self, data: SupervisedData, fitted: Fits, records: Sequence[BnnRecord], run: RunFolder) -> None:
-        save_posteriors(fitted[0], self.train(data), data, run, seed=self.options.seed)
+        save_fits(fitted[0], self.train(data), data, run, seed=self.options.seed)
 
     def figures(self, data: SupervisedData, fitted: Fits, records: Sequence[BnnRecord], run: RunFolder) -> Figures:
         options, (networks, sweep) = self.options, fitted

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from data.catalogue import load_data
 from data.episodes import EpisodeSampler
 from data.items import ImageSplits
+from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
+from inference.evaluation.predictive import place_of
 from inference.meta import base_and_new
 from inference.meta.base_and_new import LwofRecord, check_lwof, fit_lwof, format_lwof, lwof_records
 from inference.meta.draw import figures
@@ -30,7 +33,7 @@ from inference.meta.report import (
 from inference.meta.stages import check_training, fit
 from inference.meta.variants import Variant
 from inference.runs.commands import flags_in_errors, read_command, run_command
-from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
 from inference.runs.tensors import Features, dataset_name, load_features
 
@@ -99,14 +102,22 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         return [*mark_selected(of_tasks(records)), *of_lwof(records)]
 
     def save(self, data: Source, fitted: Fits, records: Records, run: RunFolder) -> None:
-        """``posterior.nc``: ArviZ data of eight test tasks, of the chosen learner."""
-        learner = fitted.learners[selected_variant(fitted.learners, of_tasks(records))]
+        """ArviZ data of the same eight test tasks under every learner."""
+        chosen = selected_variant(fitted.learners, of_tasks(records))
         part = load_features(run.features)["test"]
-        spec = replace(learner.spec, imbalance=None)
-        episode = EpisodeSampler(part, spec, split="test split").sample(8, seed=learner.settings.seed)
-        mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
-        posterior = infer(learner.model, learner.guide, mapped, command="svi_sib", **learner.attributes())
-        write_atomically(run.posterior, lambda file: posterior.to_arviz(episode.query_y).to_netcdf(str(file)))
+        spec, seed = replace(next(iter(fitted.learners.values())).spec, imbalance=None), self.options.seed
+        episode = EpisodeSampler(part, spec, split="test split").sample(8, seed=seed)
+
+        def content(learner: Learner) -> Any:
+            mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
+            device, dtype = place_of(learner.guide, learner.model)
+            posterior = infer(
+                learner.model, learner.guide, mapped.to(device, dtype=dtype), command=self.command, **learner.attributes()
+            )
+            return posterior.to_arviz(episode.query_y, seed=seed)
+
+        made = {variant.name: partial(content, learner) for variant, learner in fitted.learners.items()}
+        save_posteriors(made, chosen.name, run)
 
     def figures(self, data: Source, fitted: Fits, records: Records, run: RunFolder) -> Figures:
         chosen = selected_variant(fitted.learners, of_tasks(records))

@@ -34,6 +34,11 @@ class ConjugateGuide(PyroModule):
             raise ValueError(f"beta = {beta}: without a rate there is no posterior, β must be positive")
         self.prior, self.likelihood, self.beta = prior, likelihood, beta
 
+    @property
+    def likelihood_power(self) -> float:
+        """1/β: the power of the support's likelihood that the posterior is exact for."""
+        return 1 / self.beta
+
     def posterior(self, support_x: Tensor, support_y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean ``[tasks, 1, D]`` and Cholesky factor ``[tasks, D, D]`` of the covariance, of ``[tasks, n, D]`` and
         ``[tasks, n]``."""

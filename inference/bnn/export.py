@@ -1,83 +1,194 @@
-"""What a β-BNN posterior writes as ArviZ ``InferenceData`` (:meth:`~inference.bnn.posterior.NetworkPosterior.to_arviz`).
+"""What a posterior over weights writes as ArviZ ``InferenceData``; see :mod:`inference.evaluation.arviz` for the groups.
 
-============================= =========================================================================================
-``posterior``                 draws of the weights, one variable per parameter, by its name. A parameter of more than
-                              1000 numbers is thinned to 1000, evenly spaced in row-major order, first and last
-                              included; their indices are the coordinate ``<name>_index``, and the attribute
-                              ``thinned`` names it.
-``observed_data``             ``labels`` of training items; at most 1000, a seeded choice.
-``log_likelihood``            log p(y given x, w) of these, nats.
-``posterior_predictive``      draws of their ``labels``.
-``constant_data``             their inputs ``x`` and their ``index`` among the training items.
-``predictions``               of held-out items: draws of ``labels``; class ``probabilities``, or the ``mean`` of other
-                              targets; with known targets ``log_density``, log p(y given x, w) of each draw, nats.
-``predictions_constant_data`` their inputs ``x`` and, where known, their ``labels`` and ``log_predictive_density``,
-                              log E_q p(y given x, w), nats.
-============================= =========================================================================================
+Weights are variables by their parameter's name, with the dimensions ``<layer>.unit``, ``<layer>.input``, and of kernels
+``<layer>.row`` and ``<layer>.column``. What is observed are training items: at most 1000, a seeded choice, whose numbers among
+the training items are the coordinate ``item``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-KEPT_NUMBERS, KEPT_ITEMS = 1000, 1000  # of a parameter, of the training items
+from data.items import LabelledItems
+from data.seeding import mix_seed, seeded
+from inference.evaluation.arviz import CHAINS, INDEPENDENT, LOO, MARKOV, POINT, Group, thinned, to_inference_data, whole_chains
+from models.bayesian.network import BayesianNetwork
+from models.likelihoods import CategoricalLikelihood
+
+KEPT_ITEMS = 1000
+INNER_DIMS = ("unit", "input", "row", "column")
 
 
-@dataclass(frozen=True)
-class Content:
-    """What :func:`~inference.evaluation.arviz.to_inference_data` takes.
+class Drawable(Protocol):
+    """What is asked of a posterior; see :class:`~inference.bnn.posterior.NetworkPosterior` for each."""
 
-    Attributes:
-        groups: group -> variable -> tensor.
-        dims: variable -> names of its dimensions behind the draws.
-        coords: dimension -> names along it.
-        notes: attributes.
-    """
+    @property
+    def model(self) -> BayesianNetwork: ...
 
-    groups: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    dims: dict[str, list[str]] = field(default_factory=dict)
-    coords: dict[str, list[Any]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def is_markov(self) -> bool: ...
+
+    def sample(self, num_samples: int, *, seed: int = 0) -> Tensor: ...
+
+    def draws(self, num_samples: int) -> int: ...
+
+    def outputs(self, x: Tensor, *, num_samples: int = 40, seed: int = 0) -> Tensor: ...
+
+    def outputs_of(self, x: Tensor, weights: Tensor) -> Tensor: ...
+
+    def observation(self, outputs: Tensor) -> dist.TorchDistribution: ...
+
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor: ...
+
+    def log_predictive(self, outputs: Tensor, y: Tensor) -> Tensor: ...
 
 
-def weight_content(weights: Mapping[str, Tensor], parameters: Sequence[str] | None = None) -> Content:
-    """The group ``posterior``.
+@torch.no_grad()
+def weights_to_arviz(
+    posterior: Drawable,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    train: LabelledItems | None = None,
+    num_samples: int = 200,
+    parameters: Sequence[str] | None = None,
+    seed: int = 0,
+    attributes: Mapping[str, Any] | None = None,
+):
+    """``InferenceData`` of a posterior; see :meth:`inference.bnn.posterior.NetworkPosterior.to_arviz`."""
+    model = posterior.model
+    chains = posterior.size if posterior.is_markov else CHAINS
+    draws = whole_chains(num_samples, 1 if posterior.is_markov else posterior.size, chains)
+    points = posterior.draws(draws) < draws
+    weights = posterior.sample(draws, seed=seed)
+    sites, thinning = weight_group(model, weights, parameters)
+    notes = describe(posterior, points) | thinning
+    groups = {"posterior": sites}
+    with seeded(mix_seed(seed), device=posterior.device):
+        before = None if points else model.prior(model.num_weights).sample((draws,))
+        if before is not None:
+            groups["prior"], _ = weight_group(model, before, parameters)
+            notes["prior"] = "made of posteriors, which have seen the data" if model.prior.sees_data else "as before the data"
+        if train is not None:
+            groups |= conditioned_groups(posterior, train, before, draws, seed)
+            notes["conditioned_on"] = f"{len(train)} training items, of which observed_data holds {min(len(train), KEPT_ITEMS)}"
+        if x is not None:
+            names = train.class_names if train is not None else ()
+            groups |= held_out_groups(posterior, x, y, draws, seed, names)
+    return to_inference_data(groups, chains=chains, in_turn=posterior.is_markov, attributes=notes | dict(attributes or {}))
+
+
+def describe(posterior: Drawable, points: bool) -> dict[str, str]:
+    """What the draws are of, as attributes."""
+    if posterior.is_markov:
+        return {"draws": MARKOV, "loo": LOO["exact"]}
+    if points:
+        return {"draws": f"{posterior.size} of them in turn: {POINT}" if posterior.size > 1 else POINT, "loo": LOO["point"]}
+    several = f", of {posterior.size} components in turn" if posterior.size > 1 else ""
+    return {"draws": f"{INDEPENDENT}{several}", "loo": LOO["variational"]}
+
+
+def weight_group(
+    model: BayesianNetwork, weights: Tensor, parameters: Sequence[str] | None = None
+) -> tuple[Group, dict[str, str]]:
+    """Draws ``[draws, P]`` of the weights as a group, and the attributes that say what of them is there.
 
     Args:
-        weights: parameter name -> draws ``[draws, *shape]``.
         parameters: names of those to keep, whole; when not given, all are kept and large ones thinned.
 
     Raises:
         ValueError: an unknown name.
     """
-    if unknown := set(parameters or ()) - weights.keys():
-        raise ValueError(f"no parameter {', '.join(map(repr, sorted(unknown)))}: choose {', '.join(weights)}")
-    content = Content(groups={"posterior": {}}, notes={"thinned": "none", "left_out": "none"})
-    thinned = []
-    for name, draws in weights.items():
-        if parameters is not None and name not in parameters:
-            continue
-        numbers = draws[0].numel()
-        if parameters is None and numbers > KEPT_NUMBERS:
-            index = spread_evenly(numbers, KEPT_NUMBERS)
-            draws = draws.flatten(1)[:, index.to(draws.device)]
-            content.dims[name], content.coords[f"{name}_index"] = [f"{name}_index"], index.tolist()
-            thinned.append(f"{name}: {KEPT_NUMBERS} of {numbers}")
-        else:
-            content.dims[name] = [f"{name}_dim_{i}" for i in range(draws.dim() - 1)]
-        content.groups["posterior"][name] = draws
-    if thinned:
-        content.notes["thinned"] = "; ".join(thinned) + " (evenly spaced in row-major order, see <name>_index)"
-    if left := [name for name in weights if parameters is not None and name not in parameters]:
-        content.notes["left_out"] = ", ".join(left)
-    return content
+    values: dict[str, Any] = dict(model.split(weights))
+    if unknown := set(parameters or ()) - values.keys():
+        raise ValueError(f"no parameter {', '.join(map(repr, sorted(unknown)))}: choose {', '.join(values)}")
+    kept = {name: value for name, value in values.items() if parameters is None or name in parameters}
+    dims = parameter_dims({name: value.shape[1:] for name, value in kept.items()})
+    everything = {dim for names in dims.values() for dim in names} if parameters is not None else set()
+    group, note = thinned(kept, dims, whole=everything)
+    return group, {"thinned": note, "left_out": ", ".join(name for name in values if name not in kept) or "none"}
 
 
-def spread_evenly(numbers: int, kept: int) -> Tensor:
-    """``kept`` different indices from 0 to ``numbers − 1``, both included, as evenly spaced as whole numbers can be."""
-    return torch.linspace(0, numbers - 1, kept, dtype=torch.float64).round().long()
+def parameter_dims(shapes: Mapping[str, torch.Size]) -> dict[str, list[str]]:
+    """Parameter -> names of its dimensions; those of one layer share them where they are of one length."""
+    dims: dict[str, list[str]] = {}
+    lengths: dict[str, int] = {}
+    for name, shape in shapes.items():
+        layer = name.rpartition(".")[0]
+        names = [f"{layer}.{inner}" if layer else inner for inner in INNER_DIMS[: len(shape)]]
+        pairs = list(zip(names, shape, strict=False))
+        if len(shape) > len(names) or any(lengths.get(dim, size) != size for dim, size in pairs):
+            names = [f"{name}_dim_{i}" for i in range(len(shape))]
+            pairs = list(zip(names, shape, strict=True))
+        lengths.update(pairs)
+        dims[name] = names
+    return dims
+
+
+def conditioned_groups(
+    posterior: Drawable, train: LabelledItems, before: Tensor | None, draws: int, seed: int
+) -> dict[str, Group]:
+    """Groups of training items: what the posterior was conditioned on.
+
+    Args:
+        before: weights drawn from the prior, ``[draws, P]``.
+    """
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:KEPT_ITEMS].sort().values
+    x, y = train.items[order], train.labels[order]
+    outputs = all_draws(posterior.outputs(x, num_samples=draws, seed=seed), draws)
+    name = target_name(posterior)
+    dims, coords = {name: ["item"], "x": item_dims(x)}, {"item": order.tolist()}
+    values = {
+        "posterior_predictive": {name: posterior.observation(outputs).sample()},
+        "observed_data": {name: y},
+        "log_likelihood": {name: posterior.log_density(outputs, y)},
+        "constant_data": {"x": x},
+    }
+    if before is not None:
+        values["prior_predictive"] = {name: posterior.observation(posterior.outputs_of(x, before)).sample()}
+    return {group: Group(held, {key: dims[key] for key in held}, coords) for group, held in values.items()}
+
+
+def held_out_groups(
+    posterior: Drawable, x: Tensor, y: Tensor | None, draws: int, seed: int, class_names: Sequence[str]
+) -> dict[str, Group]:
+    """Groups of items that the posterior has not seen."""
+    outputs = all_draws(posterior.outputs(x, num_samples=draws, seed=seed), draws)
+    observation, name = posterior.observation(outputs), target_name(posterior)
+    expected = {"probabilities": outputs.softmax(-1)} if name == "labels" else {"mean": observation.mean}
+    predictions, constant = {name: observation.sample(), **expected}, {"x": x}
+    if y is not None:
+        predictions["log_density"] = posterior.log_density(outputs, y)
+        constant |= {name: y, "log_predictive_density": posterior.log_predictive(outputs, y)}
+    dims = {key: ["item"] for key in (*predictions, *constant)} | {"probabilities": ["item", "class"], "x": item_dims(x)}
+    coords = {"class": list(class_names)} if name == "labels" and class_names else {}
+    return {
+        "predictions": Group(predictions, {key: dims[key] for key in predictions}, coords),
+        "predictions_constant_data": Group(constant, {key: dims[key] for key in constant}),
+    }
+
+
+def all_draws(outputs: Tensor, draws: int) -> Tensor:
+    """Outputs of ``draws`` draws: where the posterior is points, they are repeated in turn."""
+    return outputs[torch.arange(draws, device=outputs.device) % len(outputs)]
+
+
+def target_name(posterior: Drawable) -> str:
+    """The observed variable: ``labels`` where it is a class, else ``y``."""
+    return "labels" if isinstance(posterior.model.likelihood, CategoricalLikelihood) else "y"
+
+
+def item_dims(x: Tensor) -> list[str]:
+    """Names of the dimensions of inputs ``[n, *item]``."""
+    return ["item", *(f"x_dim_{i}" for i in range(x.dim() - 1))]

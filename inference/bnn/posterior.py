@@ -14,9 +14,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from data.items import LabelledItems
-from data.seeding import mix_seed, seeded
-from inference.bnn.export import KEPT_ITEMS, weight_content
-from inference.evaluation.arviz import to_inference_data
+from inference.bnn.export import weights_to_arviz
 from inference.evaluation.metrics import predictive_scores
 from models.bayesian.network import BayesianNetwork
 from models.distributions.diagonal import DiagonalGaussian
@@ -51,6 +49,11 @@ class NetworkPosterior(abc.ABC):
     def device(self) -> torch.device:
         """Where its numbers are."""
 
+    @property
+    def is_markov(self) -> bool:
+        """Whether the draws of each of the K are a Markov chain, in its order."""
+        return False
+
     def draws(self, num_samples: int) -> int:
         """How many draws ``num_samples`` asks for: fewer where there are no more different ones."""
         return num_samples
@@ -83,12 +86,17 @@ class NetworkPosterior(abc.ABC):
     @torch.no_grad()
     def outputs(self, x: Tensor, *, num_samples: int = 40, seed: int = 0) -> Tensor:
         """Network outputs under weight draws: ``[draws, n, outputs]``; fewer where :meth:`draws` says so."""
+        return self.outputs_of(x, self.sample(self.draws(num_samples), seed=seed))
+
+    @torch.no_grad()
+    def outputs_of(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Network outputs under weight vectors ``[draws, P]``: ``[draws, n, outputs]``."""
         was_training = self.model.training
         self.model.eval()
         parts = []
-        for weights in self.sample(self.draws(num_samples), seed=seed).split(DRAWS_AT_ONCE):
-            x = x.to(weights.dtype) if x.is_floating_point() else x
-            batches = [self.model.map_weights(part.to(weights.device), weights) for part in x.split(ITEMS_AT_ONCE)]
+        for some in weights.split(DRAWS_AT_ONCE):
+            x = x.to(some.dtype) if x.is_floating_point() else x
+            batches = [self.model.map_weights(part.to(some.device), some) for part in x.split(ITEMS_AT_ONCE)]
             parts.append(torch.cat(batches, dim=1))
         self.model.train(was_training)
         return torch.cat(parts)
@@ -141,59 +149,20 @@ class NetworkPosterior(abc.ABC):
         seed: int = 0,
         attributes: Mapping[str, Any] | None = None,
     ):
-        """ArviZ ``InferenceData``: ``posterior`` (weights by parameter name); of ``train`` ``log_likelihood``,
-        ``posterior_predictive``, ``observed_data`` and ``constant_data``; of ``x`` ``predictions`` and
-        ``predictions_constant_data``. See :mod:`inference.bnn.export`.
+        """ArviZ ``InferenceData``; :mod:`inference.evaluation.arviz` says what each group means, and
+        :mod:`inference.bnn.export` how weights are named. What is observed are training items.
 
         Args:
             x, y: held-out inputs ``[n, *item]`` and, where they are known, targets ``[n]``.
             train: training items; a seeded choice of 1000 where there are more.
-            num_samples: draws; fewer where :meth:`draws` says so.
+            num_samples: draws, rounded up to equally many of each of the K in every chain; points are repeated.
             parameters: names of the parameters to keep, whole; when not given, all are kept, large ones thinned.
             seed: of draws and choices.
             attributes: of the whole, such as command, method and data set.
         """
-        draws = self.draws(num_samples)
-        content = weight_content(self.model.split(self.sample(draws, seed=seed)), parameters)  # type: ignore[arg-type]
-        content.dims.update({name: ["item"] for name in ("labels", "index", "mean", "log_density", "log_predictive_density")})
-        content.dims["probabilities"] = ["item", "class"]
-        with seeded(mix_seed(seed), device=self.device):  # of label draws
-            if train is not None:
-                content.groups.update(self.conditioned_groups(train, draws, seed))
-                content.dims["x"] = item_dims(train.items)
-                content.coords.update({"class": list(train.class_names)} if train.class_names else {})
-            if x is not None:
-                content.groups.update(self.held_out_groups(x, y, draws, seed))
-                content.dims["x"] = item_dims(x)
-        attributes = content.notes | dict(attributes or {})
-        return to_inference_data(content.groups, dims=content.dims, coords=content.coords, attributes=attributes)
-
-    @torch.no_grad()
-    def conditioned_groups(self, train: LabelledItems, draws: int, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Groups of training items: what the posterior was conditioned on."""
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:KEPT_ITEMS].sort().values
-        x, y = train.items[order], train.labels[order]
-        outputs = self.outputs(x, num_samples=draws, seed=seed)
-        return {
-            "log_likelihood": {"labels": self.log_density(outputs, y)},
-            "posterior_predictive": {"labels": self.observation(outputs).sample()},
-            "observed_data": {"labels": y},
-            "constant_data": {"x": x, "index": order},
-        }
-
-    @torch.no_grad()
-    def held_out_groups(self, x: Tensor, y: Tensor | None, draws: int, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Groups of items that the posterior has not seen."""
-        outputs = self.outputs(x, num_samples=draws, seed=seed)
-        observation = self.observation(outputs)
-        classes = isinstance(self.model.likelihood, CategoricalLikelihood)
-        expected = {"probabilities": outputs.softmax(-1)} if classes else {"mean": observation.mean}
-        predictions = {"labels": observation.sample(), **expected}
-        constant = {"x": x}
-        if y is not None:
-            predictions["log_density"] = self.log_density(outputs, y)
-            constant |= {"labels": y, "log_predictive_density": self.log_predictive(outputs, y)}
-        return {"predictions": predictions, "predictions_constant_data": constant}
+        return weights_to_arviz(
+            self, x, y, train=train, num_samples=num_samples, parameters=parameters, seed=seed, attributes=attributes
+        )
 
 
 @dataclass(frozen=True)
@@ -247,8 +216,3 @@ class WeightPosterior(NetworkPosterior):
         if self.log_scale is None:
             return self.loc.new_full(self.loc.shape[:1], torch.nan)
         return kl_divergence(DiagonalGaussian(self.loc, self.log_scale), self.model.prior(self.loc.shape[-1]))
-
-
-def item_dims(x: Tensor) -> list[str]:
-    """Names of the dimensions of inputs ``[n, *item]``."""
-    return ["item", *(f"x_dim_{i}" for i in range(x.dim() - 1))]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -21,8 +20,9 @@ from inference.bnn.bnn import BNN
 from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from inference.diagnostics.weight_information import generalisation_bound, sharpness, weight_information
 from inference.evaluation import tables
+from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.tables import Column, number
-from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.folder import RunFolder
 
 SCORED_AT_MOST = 10_000  # training items that distortion and training accuracy are estimated from
 QUANTILES = (0.05, 0.5, 0.95)
@@ -259,30 +259,16 @@ def legend(records: Sequence[BnnRecord]) -> str:
     return "\n".join(lines)
 
 
-def save_posteriors(
+def save_fits(
     fitted: Mapping[Algorithm, BNN], train: LabelledItems, data: SupervisedData, run: RunFolder, *, seed: int
 ) -> None:
-    """``posterior-<algorithm>.nc``: ArviZ data of every algorithm; ``posterior.nc`` is the last one's."""
+    """ArviZ data of every algorithm; ``posterior.nc`` is the last one's."""
     test = data.test.choose(min(SAVED_ITEMS, len(data.test)), seed)
-    for name, bnn in fitted.items():
-        attributes = {"command": "svi_bnn", "method": name.value, "beta": bnn.beta, "dataset": data.name, "seed": seed}
-        attributes["version"] = package_version()
-        content = bnn.posterior.to_arviz(
-            test.items, test.labels, train=train, num_samples=SAVED_DRAWS, seed=seed, attributes=attributes
+
+    def content(bnn: BNN) -> Any:
+        known = {"command": "svi_bnn", "method": bnn.algorithm.value, "beta": bnn.beta, "dataset": data.name, "seed": seed}
+        return bnn.posterior.to_arviz(
+            test.items, test.labels, train=train, num_samples=SAVED_DRAWS, seed=seed, attributes=known
         )
-        write_netcdf(content, run.posterior.with_stem(f"{run.posterior.stem}-{name}"))
-        if name is list(fitted)[-1]:
-            write_netcdf(content, run.posterior)
 
-
-def package_version() -> str:
-    """Of the installed package; unknown in a bare checkout."""
-    try:
-        return importlib.metadata.version("sibyl-vib")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def write_netcdf(content: Any, path: Path) -> None:
-    """``InferenceData`` as a file, atomically."""
-    write_atomically(path, lambda file: content.to_netcdf(str(file)))
+    save_posteriors({name.value: partial(content, bnn) for name, bnn in fitted.items()}, list(fitted)[-1].value, run)

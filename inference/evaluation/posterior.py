@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from data.episodes import Episode
 from data.seeding import seeded
-from inference.evaluation.arviz import to_inference_data
-from inference.evaluation.predictive import Predictive, labels_of, predictive, trace_guide, trace_model
+from inference.evaluation.export import tasks_to_arviz
+from inference.evaluation.predictive import Predictive, predictive, trace_guide
 
 WEIGHTS = "weights"
 """The latent site of a task's weights."""
@@ -95,62 +95,28 @@ class TaskPosterior:
         rate = self.predictive().rate
         return self.query_x.new_full(self.query_x.shape[:1], torch.nan) if rate is None else rate
 
-    @torch.no_grad()
     def to_arviz(
         self, query_y: Tensor | None = None, *, num_samples: int = 200, class_names: Sequence[Any] = (), seed: int = 0
     ):
-        """ArviZ ``InferenceData``.
+        """ArviZ ``InferenceData``; :mod:`inference.evaluation.arviz` says what each group means.
 
-        Groups: ``posterior`` and ``prior``, independent draws of the weights; ``prior_predictive`` and
-        ``posterior_predictive``, label draws of the *support*, which the posterior was conditioned on, with ``observed_data``
-        and ``log_likelihood``;
-        ``predictions``, label draws and class probabilities of the queries and, where their labels are known, the log density
-        of each; ``predictions_constant_data``. Without a support set its groups are left out.
-        Dimensions: ``task``, ``class``, ``feature``, ``support``, ``query``.
+        What is observed is the *support*, which the posterior was conditioned on; the queries are ``predictions``. Without a
+        support set the groups of observed data are left out; a method without latent sites has no ``posterior``.
 
         Args:
             query_y: ``[tasks, query]`` labels, where known.
-            num_samples: draws.
+            num_samples: draws; rounded up to a multiple of four.
             class_names: of the classes, where all tasks share them.
+            seed: of the draws.
         """
-        episode, drawn = self.episode, self.draw(num_samples, seed)
-        support = episode._replace(query_x=episode.support_x)
-        on_queries = labels_of(trace_model(self.model, drawn, episode, num_samples))
-        supported: dict[str, dict[str, Tensor]] = {}
-        with seeded(seed, 1, device=self.query_x.device):
-            before = trace_model(self.model, None, support if support.support_y.numel() else episode, num_samples)
-            predictions = {"labels": on_queries.sample()}
-            if support.support_y.numel():
-                on_support = labels_of(trace_model(self.model, drawn, support, num_samples))
-                supported = {
-                    "prior_predictive": {"labels": labels_of(before).sample()},
-                    "posterior_predictive": {"labels": on_support.sample()},
-                    "observed_data": {"labels": episode.support_y},
-                    "log_likelihood": {"labels": on_support.log_prob(episode.support_y)},
-                }
-        constant = {"features": episode.query_x}
-        if hasattr(on_queries, "probs"):
-            predictions["probabilities"] = on_queries.probs
-        if query_y is not None:
-            constant["true_labels"] = query_y
-            predictions["log_density"] = on_queries.log_prob(query_y.to(self.query_x.device))
-        return to_inference_data(
-            {
-                "posterior": weights_of(drawn.nodes),
-                "prior": weights_of(before.nodes),
-                **supported,
-                "predictions": predictions,
-                "predictions_constant_data": constant,
-            },
-            dims={"weights": ("task", "class", "feature"), "labels": ("task", "support")},
-            prediction_dims={
-                "labels": ("task", "query"),
-                "true_labels": ("task", "query"),
-                "log_density": ("task", "query"),
-                "probabilities": ("task", "query", "class"),
-                "features": ("task", "query", "feature"),
-            },
-            coords={"class": list(class_names)} if class_names else {},
+        return tasks_to_arviz(
+            self.model,
+            self.guide,
+            self.episode,
+            query_y,
+            num_samples=num_samples,
+            class_names=class_names,
+            seed=seed,
             attributes=self.attributes,
         )
 
@@ -159,8 +125,3 @@ def infer(model: nn.Module, guide: nn.Module, episode: Episode, **attributes: An
     """The posterior of feature tasks; query labels are dropped unless the guide is a reference that reads them."""
     given = episode if getattr(guide, "saw_labels", False) else episode.unlabelled()
     return TaskPosterior(model, guide, given, attributes)
-
-
-def weights_of(sites: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tasks' weights in a trace, ``[draws, tasks, rows, D]``; nothing where there are none."""
-    return {WEIGHTS: sites[WEIGHTS]["value"].squeeze(-3)} if WEIGHTS in sites else {}

@@ -27,7 +27,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
 
 
 class RunFolder:
-    """``config.yaml``, ``metrics.json``, ``checkpoints/``, ``features.safetensors``, ``posterior.nc``, ``plots/``, logs.
+    """``config.yaml``, ``metrics.json``, ``checkpoints/``, ``features.safetensors``, ``posterior.nc``, ``posteriors/``,
+    ``plots/``, logs.
 
     Args:
         path: the folder.
@@ -41,6 +42,7 @@ class RunFolder:
         self.features = self.path / "features.safetensors"
         self.network = self.checkpoints / "network.safetensors"
         self.posterior = self.path / "posterior.nc"
+        self.posteriors = self.path / "posteriors"
         self.plots = self.path / "plots"
         self.seconds_file = self.checkpoints / "seconds.json"
 
