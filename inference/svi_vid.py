@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.tables import plural
 from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder
@@ -14,12 +16,15 @@ from inference.runs.study import Figures, Study
 from inference.vid.draw import run_figures
 from inference.vid.fit import Fitted, check
 from inference.vid.fit import Study as Students
-from inference.vid.options import VidOptions
+from inference.vid.options import Size, VidOptions
 from inference.vid.report import NOTES, VidRecord, format_table, teacher_record
-from inference.vid.sources import Sources
+from inference.vid.settings import stage_name
+from inference.vid.sources import Sources, choose_items
+from inference.vid.vid import VID
 
 DESCRIPTION = """Variational information distillation beside other ways to teach a student.
 Without arguments it trains a small teacher on embedded letters and compares student, KD and VID in under three minutes."""
+SAVED_ITEMS = 100  # test items that a saved posterior predicts
 
 
 class Taught(NamedTuple):
@@ -55,6 +60,25 @@ class VidStudy(Study[VidOptions, Sources, Taught]):
     def evaluate(self, data: Sources, fitted: Taught, run: RunFolder) -> list[VidRecord]:
         taught = teacher_record(fitted.teacher, data.target.test) if data.source is data.target else None
         return [*([taught] if taught else []), *fitted.records]
+
+    def save(self, data: Sources, fitted: Taught, records: Sequence[VidRecord], run: RunFolder) -> None:
+        """ArviZ data of every student of the first run; ``posterior.nc`` is that of the last method with the most images."""
+        options, test = self.options, data.target.test
+        held_out = test.choose(min(SAVED_ITEMS, len(test)), options.seed)
+
+        def content(vid: VID, size: Size) -> Any:
+            train = choose_items(data.target.train, size, seed=options.seed).labelled
+            known: dict[str, Any] = {
+                "command": self.command,
+                "method": vid.method,
+                "dataset": options.data,
+                "seed": options.seed,
+            }
+            known |= {"per_class": size.per_class, "labels": size.labels, "strength": vid.strength}
+            return vid.to_arviz(held_out.items, held_out.labels, train=train, seed=options.seed, attributes=known)
+
+        made = {stage_name(name, size): partial(content, vid, size) for (name, size), vid in fitted.students.items()}
+        save_posteriors(made, list(made)[-1], run)
 
     def figures(self, data: Sources, fitted: Taught, records: Sequence[VidRecord], run: RunFolder) -> Figures:
         return run_figures(fitted.students, data.target.test, records, run, seed=self.options.seed)

@@ -16,12 +16,24 @@ from torch import Tensor
 
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
-from inference.evaluation.arviz import CHAINS, INDEPENDENT, LOO, MARKOV, POINT, Group, thinned, to_inference_data, whole_chains
+from inference.evaluation.arviz import (
+    CHAINS,
+    INDEPENDENT,
+    LOO,
+    MARKOV,
+    POINT,
+    Group,
+    choose_observed,
+    item_dims,
+    parameter_dims,
+    thinned,
+    to_inference_data,
+    whole_chains,
+)
 from models.bayesian.network import BayesianNetwork
 from models.likelihoods import CategoricalLikelihood
 
 KEPT_ITEMS = 1000
-INNER_DIMS = ("unit", "input", "row", "column")
 
 
 class Drawable(Protocol):
@@ -120,22 +132,6 @@ def weight_group(
     return group, {"thinned": note, "left_out": ", ".join(name for name in values if name not in kept) or "none"}
 
 
-def parameter_dims(shapes: Mapping[str, torch.Size]) -> dict[str, list[str]]:
-    """Parameter -> names of its dimensions; those of one layer share them where they are of one length."""
-    dims: dict[str, list[str]] = {}
-    lengths: dict[str, int] = {}
-    for name, shape in shapes.items():
-        layer = name.rpartition(".")[0]
-        names = [f"{layer}.{inner}" if layer else inner for inner in INNER_DIMS[: len(shape)]]
-        pairs = list(zip(names, shape, strict=False))
-        if len(shape) > len(names) or any(lengths.get(dim, size) != size for dim, size in pairs):
-            names = [f"{name}_dim_{i}" for i in range(len(shape))]
-            pairs = list(zip(names, shape, strict=True))
-        lengths.update(pairs)
-        dims[name] = names
-    return dims
-
-
 def conditioned_groups(
     posterior: Drawable, train: LabelledItems, before: Tensor | None, draws: int, seed: int
 ) -> dict[str, Group]:
@@ -144,7 +140,7 @@ def conditioned_groups(
     Args:
         before: weights drawn from the prior, ``[draws, P]``.
     """
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:KEPT_ITEMS].sort().values
+    order = choose_observed(len(train), KEPT_ITEMS, seed)
     x, y = train.items[order], train.labels[order]
     outputs = all_draws(posterior.outputs(x, num_samples=draws, seed=seed), draws)
     name = target_name(posterior)
@@ -187,8 +183,3 @@ def all_draws(outputs: Tensor, draws: int) -> Tensor:
 def target_name(posterior: Drawable) -> str:
     """The observed variable: ``labels`` where it is a class, else ``y``."""
     return "labels" if isinstance(posterior.model.likelihood, CategoricalLikelihood) else "y"
-
-
-def item_dims(x: Tensor) -> list[str]:
-    """Names of the dimensions of inputs ``[n, *item]``."""
-    return ["item", *(f"x_dim_{i}" for i in range(x.dim() - 1))]

@@ -49,6 +49,8 @@ from sibyl import __version__
 
 SAMPLED = ("posterior", "prior", "posterior_predictive", "prior_predictive", "predictions", "log_likelihood")
 """Groups whose tensors have a leading dimension of draws; the others have none."""
+INNER_DIMS = ("unit", "input", "row", "column")
+"""Dimensions of a layer's parameters."""
 CHAINS = 4
 """Blocks of independent draws."""
 KEPT_NUMBERS = 1000
@@ -91,7 +93,13 @@ def whole_chains(num_samples: int, parts: int = 1, chains: int = CHAINS) -> int:
     return block * math.ceil(num_samples / block)
 
 
-def to_inference_data(groups: Mapping[str, Group], *, chains: int = CHAINS, attributes: Mapping[str, Any] | None = None):
+def to_inference_data(
+    groups: Mapping[str, Group],
+    *,
+    chains: int = CHAINS,
+    in_turn: bool = False,
+    attributes: Mapping[str, Any] | None = None,
+):
     """Draws and data by group, with the meaning that ArviZ gives its groups (see :mod:`inference.evaluation.arviz`).
 
     Args:
@@ -179,6 +187,32 @@ def cut_lengths(sizes: Mapping[str, int], kept: int) -> dict[str, int]:
 def spread_evenly(numbers: int, kept: int) -> Tensor:
     """``kept`` different indices from 0 to ``numbers − 1``, both included, as evenly spaced as whole numbers can be."""
     return torch.linspace(0, numbers - 1, kept, dtype=torch.float64).round().long()
+
+
+def parameter_dims(shapes: Mapping[str, torch.Size]) -> dict[str, list[str]]:
+    """Parameter -> names of its dimensions; those of one layer share them where they are of one length."""
+    dims: dict[str, list[str]] = {}
+    lengths: dict[str, int] = {}
+    for name, shape in shapes.items():
+        layer = name.rpartition(".")[0]
+        names = [f"{layer}.{inner}" if layer else inner for inner in INNER_DIMS[: len(shape)]]
+        pairs = list(zip(names, shape, strict=False))
+        if len(shape) > len(names) or any(lengths.get(dim, size) != size for dim, size in pairs):
+            names = [f"{name}_dim_{i}" for i in range(len(shape))]
+            pairs = list(zip(names, shape, strict=True))
+        lengths.update(pairs)
+        dims[name] = names
+    return dims
+
+
+def item_dims(x: Tensor) -> list[str]:
+    """Names of the dimensions of inputs ``[n, *item]``."""
+    return ["item", *(f"x_dim_{i}" for i in range(x.dim() - 1))]
+
+
+def choose_observed(items: int, kept: int, seed: int) -> Tensor:
+    """Which of the training items are written as observed data: all, or a seeded choice of ``kept``, in their order."""
+    return torch.randperm(items, generator=torch.Generator().manual_seed(seed))[:kept].sort().values
 
 
 def save_posteriors(made: Mapping[str, Callable[[], Any]], chosen: str, run: RunFolder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from data.items import LabelledItems
 from inference.evaluation.metrics import predictive_scores
 from inference.runs.commands import options_to_yaml
 from inference.runs.folder import RunFolder
+from inference.vid.export import NUM_SAMPLES, student_to_arviz
 from inference.vid.load import OWN, load_student
 from inference.vid.methods import Method, few_layers
 from inference.vid.options import VidOptions
@@ -162,6 +163,28 @@ class VID:
     def scores(self, items: LabelledItems) -> dict[str, float]:
         """``accuracy``, ``nll``, ``ece`` and ``brier``."""
         return predictive_scores(self.probabilities(items.items), items.labels)
+
+    def to_arviz(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        *,
+        train: LabelledItems | None = None,
+        num_samples: int = NUM_SAMPLES,
+        seed: int = 0,
+        attributes: Mapping[str, Any] | None = None,
+    ):
+        """ArviZ ``InferenceData``; :mod:`inference.evaluation.arviz` says what each group means. All weights are points: what
+        is stochastic are predictions of labels and of the teacher's layers, see :mod:`inference.vid.export`.
+
+        Args:
+            x, y: held-out inputs ``[n, *item]`` and, where they are known, labels ``[n]``.
+            train: training items; a seeded choice of 100 where there are more.
+            num_samples: draws, rounded up to a multiple of four.
+            seed: of draws and choices.
+            attributes: of the whole, such as command, method and data set.
+        """
+        return student_to_arviz(self, x, y, train=train, num_samples=num_samples, seed=seed, attributes=attributes)
 
     def decoding_gain(self, x: Tensor, *, entropy: Entropy | str = Entropy.DIAGONAL) -> dict[str, float]:
         """How much better each decoded teacher layer is known with the student than without, nats per item, over the items
