@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,14 @@ def kill_midway(command: str, arguments: list[str], out: Path, stage: str) -> No
     process.wait()
     assert checkpoint.exists(), "it had begun"
     assert not (out / "metrics.json").exists(), "and not ended"
+
+
+def explore_elsewhere(run: Path) -> dict:
+    """What ArviZ makes of a run's posteriors in a process that cannot import Sibyl: see :mod:`tests.elsewhere`."""
+    words = [sys.executable, "-I", str(ROOT / "tests" / "elsewhere.py"), str(run)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=run, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def gaussian_bank(classes: int = 12, images: int = 30, dim: int = 10, noise: float = 0.6, seed: int = 0) -> LabelledItems:

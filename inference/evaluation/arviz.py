@@ -88,9 +88,10 @@ class Group:
 
 
 def whole_chains(num_samples: int, parts: int = 1, chains: int = CHAINS) -> int:
-    """``num_samples`` rounded up, so that every chain has equally many draws of each of ``parts`` components."""
+    """``num_samples`` rounded up, so that every chain has equally many draws of each of ``parts`` components, and no fewer
+    draws than there are chains."""
     block = chains * parts
-    return block * math.ceil(num_samples / block)
+    return block * math.ceil(max(num_samples, chains**2) / block)
 
 
 def to_inference_data(

@@ -101,7 +101,7 @@ def site_draws(site: Mapping[str, Any], name: str, classes: bool) -> tuple[Tenso
     value, event = site["value"], site["fn"].event_dim
     inside = {frame.name for frame in site["cond_indep_stack"]}
     outer = [dim for plate, dim in (("tasks", "task"), ("queries", "query")) if plate in inside]
-    for plate, position in (("queries", -1), ("tasks", -2)):  # the model's plates, right of the draws
+    for plate, position in (("tasks", -2), ("queries", -1)):  # the model's plates, right of the draws
         value = value if plate in inside else value.squeeze(position - event)
     inner = list(EVENT_DIMS.get(name, [f"{name}_dim_{i}" for i in range(event)]))
     if inner[:1] == ["class"] and not classes:  # regression has one row of weights

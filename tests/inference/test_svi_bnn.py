@@ -10,7 +10,7 @@ from data.errors import UserError
 from inference.bnn import plots
 from inference.bnn.report import BnnRecord
 from inference.svi_bnn import main as svi_bnn
-from tests.conftest import kill_midway
+from tests.conftest import explore_elsewhere, kill_midway
 
 TINY = ["--data", "curve", "--hidden", "10", "--epochs", "4", "--rounds", "2", "--posteriors", "2", "--batch", "30"]
 TINY += ["--samples", "8", "--progress", "false"]
@@ -34,18 +34,22 @@ class TestCommand:
         assert {p.stem for p in run.plots.glob("*.png")} == {"learning_curves", "rate_distortion", "regression"}
 
     def test_every_posterior_is_saved_by_name(self, run):
-        """InferenceData that opens by itself; the last one's is ``posterior.nc``."""
-        assert {p.name for p in run.path.glob("*.nc")} == {"posterior.nc", *(f"posterior-{name}.nc" for name in ALGORITHMS)}
-        seen = set()
-        for name in ALGORITHMS:
-            data = arviz.from_netcdf(run.path / f"posterior-{name}.nc")
-            seen.add((data.attrs["method"], data.attrs["beta"]))
-            assert (data.attrs["command"], data.attrs["dataset"], data.attrs["seed"]) == ("svi_bnn", "curve", 0)
-            assert {"0.weight", "1.weight"} & set(data.posterior.data_vars)
-            assert data.log_likelihood["labels"].shape == (1, 1 if name == "deterministic" else 100, 120)
-            assert data.predictions["labels"].dims == ("chain", "draw", "item")
-        assert {name for name, _ in seen} == set(ALGORITHMS)
-        assert arviz.from_netcdf(run.posterior).attrs["method"] == "online"
+        """InferenceData that ArviZ reads and compares where there is no Sibyl; the last one's is ``posterior.nc``."""
+        found = explore_elsewhere(run.path)
+        assert found["files"].keys() == found["ranking"].keys() == set(ALGORITHMS)
+        for name, file in found["files"].items():
+            known = {key: file["attributes"][key] for key in ("command", "method", "dataset", "seed")}
+            assert known == {"command": "svi_bnn", "method": name, "dataset": "curve", "seed": "0"}
+            assert len(file["loo"]) == 120, "training items"
+            assert ("prior" in file["groups"]) == (name != "deterministic")
+            assert found["ranking"][name] == pytest.approx(sum(file["loo"]))
+        assert found["chosen"] == found["files"]["online"]
+
+    def test_posteriors_name_layers_and_units(self, run):
+        data = arviz.from_netcdf(run.posteriors / "vanilla.nc")
+        assert data.posterior["1.weight"].dims == ("chain", "draw", "1.unit", "1.input")
+        assert data.predictions["y"].dims == ("chain", "draw", "item")
+        assert data.predictions_constant_data["log_predictive_density"].shape == (100,)
 
     def test_a_failing_plot_costs_itself_and_a_line(self, tmp_path, monkeypatch, capsys):
         def broken(records):

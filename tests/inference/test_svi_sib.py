@@ -20,7 +20,7 @@ from inference.runs.commands import run_command
 from inference.runs.tensors import load_features, save_features
 from inference.svi_sib import SibStudy, Source
 from inference.svi_sib import main as svi_sib
-from tests.conftest import ROOT, gaussian_bank, kill_midway
+from tests.conftest import ROOT, explore_elsewhere, gaussian_bank, kill_midway
 
 TINY = ["--tasks", "64", "--validations", "2", "--test-tasks", "30", "--queries", "5", "--progress", "false"]
 MC_STEPS = ["--gradient", "mlp", "--inner-samples", "2", "--inner-lr", "1e-3", "--whiten", "false"]
@@ -95,6 +95,19 @@ def test_posterior_is_inference_data(run):
     assert data.log_likelihood["labels"].dims == ("chain", "draw", "task", "support")
     assert data.attrs["method"] == "sib"
     assert data.attrs["dataset"] == "features", "the feature file's own name, as it names no data set"
+
+
+@pytest.mark.slow
+def test_posteriors_of_all_learners_are_explored_where_there_is_no_sibyl(run):
+    found = explore_elsewhere(run.path)
+    names = {f"{predictor}-beta{beta}-k{k}" for predictor in ("distance", "cosine") for beta in ("0.1", "1") for k in (0, 3)}
+    assert found["files"].keys() == found["ranking"].keys() == names
+    assert all(name == file["attributes"]["variant"] for name, file in found["files"].items())
+    selected = {
+        r["variant"] for r in json.loads(run.metrics.read_text())["results"] if r.get("selected") and not r["reference"]
+    }
+    assert {found["chosen"]["attributes"]["variant"]} == selected
+    assert all(0.9 < r_hat < 1.1 for r_hat in found["summary"]["r_hat"]), "chains are blocks of independent draws"
 
 
 @pytest.mark.slow

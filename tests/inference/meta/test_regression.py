@@ -27,6 +27,7 @@ from inference.meta.regression import (
 from inference.svi_sib import main
 from models.likelihoods import GaussianLikelihood
 from models.tasks.priors import GaussianPrior
+from tests.conftest import explore_elsewhere
 
 NOISE = 0.5
 
@@ -106,6 +107,19 @@ def test_scores_are_those_of_the_predictive_distribution_in_closed_form():
     assert record == score_regression(objective, given, TEST), "the same numbers every time"
 
 
+def exact_loo(episode, beta=1.0) -> torch.Tensor:
+    """log p(y_i given x, the other y), nats ``[tasks, support]``: the posterior without each point, one by one."""
+    prior, noise = [part.double() for part in LINEAR_PRIOR], NOISE * math.sqrt(beta)
+    terms = []
+    for i in range(episode.support_x.shape[1]):
+        others = torch.arange(episode.support_x.shape[1]) != i
+        x, y = episode.support_x[:, i], episode.support_y[:, i]
+        mean, covariance = linear_posterior(episode.support_x[:, others], episode.support_y[:, others], *prior, noise)
+        variance = (x[:, None] @ covariance @ x[..., None])[:, 0, 0] + NOISE**2
+        terms.append(torch.distributions.Normal((x * mean).sum(-1), variance.sqrt()).log_prob(y))
+    return torch.stack(terms, -1)
+
+
 def test_beta_is_chosen_on_other_tasks_than_it_is_tested_on():
     given = SibOptions(data="linear", test_tasks=4)
     validation, test = (scored_tasks(given, stream) for stream in (VALIDATION, TEST))
@@ -137,8 +151,13 @@ def test_regression_run(name, rmse, tmp_path):
     assert not records[0]["selected"]
     assert record["rmse"] < rmse  # the exact posterior's: 0.585; the sinusoids' own standard deviation: 2.1
     assert 0.88 < record["coverage90"] < 0.93
-    assert arviz.from_netcdf(run.posterior).posterior["weights"].dims == ("chain", "draw", "task", "class", "feature")
+    assert arviz.from_netcdf(run.posterior).posterior["weights"].dims == ("chain", "draw", "task", "feature")
     if name == "linear":
+        found = explore_elsewhere(run.path)
+        assert found["files"].keys() == found["ranking"].keys() == {"beta0.1", "beta1"}
+        assert found["chosen"] == found["files"]["beta1"]
+        error = torch.tensor(found["chosen"]["loo"]) - exact_loo(scored_tasks(SibOptions(data="linear", **options), TEST))[:8]
+        assert float(error.abs().mean()) < 0.05, "nats per point"
         assert record["exact_nll"] == pytest.approx(exact_nll(scored_tasks(SibOptions(data="linear", **options), TEST)))
         assert record["exact_nll"] - 0.002 < record["nll"] < record["exact_nll"] + 0.01
         assert record["noise"] == pytest.approx(NOISE, abs=0.02)
