@@ -34,7 +34,12 @@ class MeanFieldGuide(PyroModule):
         self.log_scale = nn.Parameter(torch.as_tensor(scale, dtype=loc.dtype).log().expand_as(loc).clone())
         self.deferred = deferred
 
-    def distribution(self) -> DiagonalGaussian:
+    @property
+    def factor(self) -> Tensor | None:
+        """Of the covariance's low-rank part, which there is none of here."""
+        return None
+
+    def distribution(self) -> dist.TorchDistribution:
         """batch_shape ``[K, 1]`` (the plates), event_shape ``[P]``."""
         deferred = self.deferred and self.training
         return DiagonalGaussian(self.loc.unsqueeze(-2), self.log_scale.unsqueeze(-2), deferred=deferred)
