@@ -23,6 +23,14 @@ class Algorithm(StrEnum):
     """m = the mixture of K posteriors of bootstrap samples, refreshed once a round."""
     ONLINE = "online"
     """The same mixture, refreshed after each posterior."""
+    LAST_LAYER = "last-layer"
+    """Vanilla for the weights of the last layer alone; the others are points, trained by the same objective."""
+    LOW_RANK = "low-rank"
+    """Vanilla with low-rank plus diagonal Gaussians, which know the weights' strongest correlations."""
+    LAPLACE = "laplace"
+    """Trained to the posterior's mode; Laplace's approximation around it, with linearised predictions."""
+    NUTS = "nuts"
+    """Draws of the posterior itself, by Hamiltonian Monte Carlo: the reference, for small networks."""
     DETERMINISTIC = "deterministic"
     """Maximum likelihood, one network: what a posterior is compared with."""
 
@@ -31,9 +39,40 @@ class Algorithm(StrEnum):
         """Whether m is the mixture of the posteriors so far."""
         return self in (Algorithm.BETA_BNN, Algorithm.ONLINE)
 
+    @property
+    def takes_prior(self) -> bool:
+        """Whether it approximates the posterior, β = 1, under a prior of choice; the others have their own."""
+        return self in (
+            Algorithm.VANILLA,
+            Algorithm.LAST_LAYER,
+            Algorithm.LOW_RANK,
+            Algorithm.LAPLACE,
+            Algorithm.NUTS,
+        )
+
+    @property
+    def trains_points(self) -> bool:
+        """Whether what is trained is points."""
+        return self in (Algorithm.DETERMINISTIC, Algorithm.LAPLACE)
+
+    @property
+    def random_subset(self) -> bool:
+        """Whether a part of the weights can be random and the others points, all trained by one objective."""
+        return not self.trains_points and self is not Algorithm.NUTS
+
     def betas(self, sweep: tuple[float, ...]) -> tuple[float, ...]:
         """The β it is run with: those of the ``sweep``, unless the algorithm fixes its own."""
-        return {Algorithm.VANILLA: (1.0,), Algorithm.DETERMINISTIC: (0.0,)}.get(self, sweep)
+        return (1.0,) if self.takes_prior else (0.0,) if self is Algorithm.DETERMINISTIC else sweep
+
+
+STRUCTURES = ("full", "kron", "diag")
+LEAST = {"posteriors": 1, "bootstrap_size": 1, "rounds": 1, "epochs": 1, "batch": 1, "seed": 0} | {
+    "particles": 1,
+    "rank": 1,
+    "chains": 2,
+    "warmup": 1,
+    "draws": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +89,13 @@ class FitSettings:
         initial_scale: initial standard deviation of the weights.
         scale_speed: learning rate of log standard deviations relative to that of the means.
         seed: of initial weights, bootstrap samples, order and draws.
+        weights: which are random: ``"all"``, ``"last"`` (of the last layer), or names or patterns of parameters such as
+            ``"*.bias"``; the others are points, shared by the K.
+        particles: draws of the weights per step.
+        rank: of low-rank covariances.
+        structure: of Laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
+        tune_prior: whether Laplace chooses the prior's precision by its evidence.
+        chains, warmup, draws: of NUTS; the latter two of each chain.
 
     Raises:
         UserError: a number out of its range.
@@ -64,14 +110,24 @@ class FitSettings:
     initial_scale: float = 0.02
     scale_speed: float = 10.0
     seed: int = 0
+    weights: str | tuple[str, ...] = "all"
+    particles: int = 1
+    rank: int = 10
+    structure: str | None = None
+    tune_prior: bool = False
+    chains: int = 2
+    warmup: int = 500
+    draws: int = 500
 
     def __post_init__(self) -> None:
-        for name, least in {"posteriors": 1, "bootstrap_size": 1, "rounds": 1, "epochs": 1, "batch": 1, "seed": 0}.items():
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is None and name == "bootstrap_size":
                 continue
             if not isinstance(value, int) or value < least:
                 raise UserError(f"`{name}={value}` must be a whole number, {least} or more")
+        if self.structure not in (None, *STRUCTURES):
+            raise UserError(f"unknown structure {self.structure!r}: choose {', '.join(STRUCTURES)}")
         for name in ("learning_rate", "initial_scale", "scale_speed"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < float("inf"):

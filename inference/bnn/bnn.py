@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,22 +18,27 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
+from guides.low_rank import LowRankGuide
 from guides.mean_field import MeanFieldGuide, PointGuide
 from inference.bnn.algorithms import Algorithm, FitSettings, Plan
 from inference.bnn.checks import (
+    check_chains,
     check_data,
     choose_algorithm,
     choose_beta,
     choose_likelihood,
     choose_prior,
+    choose_weights,
     likelihood_name,
     read_data,
 )
-from inference.bnn.posterior import NetworkPosterior
+from inference.bnn.posterior import NetworkPosterior, WeightPosterior
+from inference.bnn.posteriors.chains import MOST_WEIGHTS, ChainPosterior, sample_chains
+from inference.bnn.posteriors.laplace import check_laplace, laplace_posterior
 from inference.bnn.training import BnnTraining
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import load_state, save_tensors
+from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.runs.training import Loop, train
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior, MixtureWeightPrior, WeightPrior
@@ -62,13 +70,16 @@ class BNN:
     Attributes:
         algorithm, beta: what it was fitted by.
         posterior: the weights' posterior, which predicts.
-        rates: ``[K]``, KL(q_k ‖ m) against the prior or mixture each posterior was trained against, nats; NaN for points.
+        rates: ``[K]``, KL(q_k ‖ m) against the prior or mixture each posterior was trained against, nats; NaN where there is
+            none, as for points.
+        seconds: it took to fit, in all sessions of a resumed run.
     """
 
     algorithm: Algorithm
     beta: float
     posterior: NetworkPosterior
     rates: Tensor
+    seconds: float | None = None
 
     @classmethod
     def fit(
@@ -98,7 +109,8 @@ class BNN:
             y: ``[n]`` or ``[n, 1]``: classes or counts as integers, 0 and 1 of any type, or floats.
             algorithm: see :class:`~inference.bnn.algorithms.Algorithm`.
             beta: weight of the rate; 1 when not given. Vanilla has 1 and deterministic 0.
-            prior: of vanilla, by name or as a module; a module is fixed-prior's too. The other algorithms have their own.
+            prior: by name or as a module, of the algorithms that approximate the posterior under it (vanilla, last-layer,
+                low-rank, laplace, nuts); a module is fixed-prior's too. The others have their own.
             prior_scale: of a prior by name; 1 when not given.
             likelihood: by name or as a module; categorical for integer ``y``, Gaussian for floats, when not given.
             device: auto, cpu or cuda.
@@ -128,8 +140,8 @@ class BNN:
 
     @property
     def rate_against(self) -> str | None:
-        """What ``rates`` are against: ``"prior"``, ``"mixture"``, or ``None`` for points, which have no rate."""
-        if self.algorithm is Algorithm.DETERMINISTIC:
+        """What ``rates`` are against: ``"prior"``, ``"mixture"``, or ``None`` where there is none."""
+        if bool(self.rates.isnan().any()):
             return None
         return "mixture" if self.algorithm.is_mixture else "prior"
 
@@ -151,17 +163,75 @@ def fit_posterior(
         watch: items whose accuracy and NLL are logged after each epoch.
         stage: name of its checkpoints and logs.
     """
-    algorithm, beta, seed = recipe.algorithm, recipe.beta, recipe.settings.seed
-    stage = stage or stage_name(algorithm, beta)
-    module = prepare(network, data, recipe, watch=watch)
-    finished = run.checkpoints / f"{stage}.safetensors"
-    if not finished.exists():
-        with run.timed(stage), seeded(seed):
-            train(module, loop, run, stage, epochs=module.plan.total_epochs, every=module.plan.sparse)
-        save_tensors(finished, module.state_dict(), {"algorithm": algorithm.value, "beta": beta})
-    load_state(module, finished)
-    rates = module.rates if algorithm is not Algorithm.DETERMINISTIC else torch.full_like(module.rates, torch.nan)
-    return BNN(algorithm, beta, module.eval().posterior(), rates)
+    stage = stage or stage_name(recipe.algorithm, recipe.beta)
+    job = Job(prepare(network, data, recipe, watch=watch), data, recipe, loop, run, stage)
+    with nullcontext() if job.file.exists() else run.timed(stage), seeded(recipe.settings.seed):
+        posterior, rates = FITTED_BY.get(recipe.algorithm, by_training)(job)
+    return BNN(recipe.algorithm, recipe.beta, posterior, rates, run.seconds().get(stage))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is fitted, and where it is kept.
+
+    Attributes:
+        module: model, and training where there is one.
+        data: training items.
+        recipe, loop, run, stage: see :func:`fit_posterior`.
+    """
+
+    module: BnnTraining
+    data: LabelledItems
+    recipe: Recipe
+    loop: Loop
+    run: RunFolder
+    stage: str
+
+    @property
+    def file(self) -> Path:
+        """What is there once it is finished."""
+        return self.run.checkpoints / f"{self.stage}.safetensors"
+
+    def keep(self, state: dict[str, Tensor]) -> None:
+        """Write the file."""
+        save_tensors(self.file, state, {"algorithm": self.recipe.algorithm.value, "beta": self.recipe.beta})
+
+
+def by_training(job: Job) -> tuple[WeightPosterior, Tensor]:
+    """Posterior and rates (NaN for points) by our objective."""
+    module = job.module
+    if not job.file.exists():
+        train(module, job.loop, job.run, job.stage, epochs=module.plan.total_epochs, every=module.plan.sparse)
+        job.keep(module.state_dict())
+    load_state(module, job.file)
+    points = job.recipe.algorithm.trains_points
+    return module.eval().posterior(), torch.full_like(module.rates, torch.nan) if points else module.rates
+
+
+def by_laplace(job: Job) -> tuple[NetworkPosterior, Tensor]:
+    """Laplace's approximation around what training found."""
+    settings, (points, rates) = job.recipe.settings, by_training(job)
+    last = settings.weights == "last"
+    return laplace_posterior(points, job.data, structure=settings.structure, last=last, tune=settings.tune_prior), rates
+
+
+def by_chains(job: Job) -> tuple[NetworkPosterior, Tensor]:
+    """Draws of NUTS."""
+    settings, model = job.recipe.settings, job.module.objective.model
+    if not job.file.exists():
+        sizes = {"draws": settings.draws, "warmup": settings.warmup}
+        start = model.initial_weights(settings.chains)
+        chains = sample_chains(model, job.data, start, **sizes, seed=settings.seed, progress=job.loop.progress)
+        job.keep({"chains": chains.chains})
+    posterior = ChainPosterior(model, load_tensors(job.file)[0]["chains"])
+    return posterior, torch.full((settings.chains,), torch.nan)
+
+
+FITTED_BY: dict[Algorithm, Callable[[Job], tuple[NetworkPosterior, Tensor]]] = {
+    Algorithm.LAPLACE: by_laplace,
+    Algorithm.NUTS: by_chains,
+}
+"""How algorithms are fitted that are not, or not only, trained."""
 
 
 def stage_name(algorithm: Algorithm, beta: float) -> str:
@@ -183,6 +253,10 @@ def prepare(network: nn.Module, data: LabelledItems, recipe: Recipe, *, watch: L
             objective, start = build_objective(network, recipe, plan, num_data=items)
     except ValueError as error:  # batch norm with several posteriors
         raise UserError(f"{recipe.algorithm}: {error}") from None
+    if recipe.algorithm is Algorithm.NUTS:
+        check_chains(objective.model, MOST_WEIGHTS)
+    if recipe.algorithm is Algorithm.LAPLACE:
+        check_laplace(objective.model, settings.weights)
     return BnnTraining(objective, data, plan, start, settings=settings, items_per_epoch=items, watch=watch)
 
 
@@ -197,7 +271,10 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
     """
     prior = copy.deepcopy(recipe.prior) if recipe.prior is not None else GaussianWeightPrior()
     likelihood = copy.deepcopy(recipe.likelihood)
-    model = BayesianNetwork(network, prior, likelihood, num_data=num_data, posteriors=plan.at_once)
+    settings, algorithm = recipe.settings, recipe.algorithm
+    random = choose_weights(network, "last" if algorithm is Algorithm.LAST_LAYER else settings.weights)
+    random = random if algorithm.random_subset else None
+    model = BayesianNetwork(network, prior, likelihood, num_data=num_data, posteriors=plan.at_once, random=random)
     if recipe.algorithm.is_mixture:
         model.prior = MixtureWeightPrior.standard(plan.posteriors, model.num_weights)
     try:
@@ -207,9 +284,21 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
         raise ValueError(f"the prior does not fit the network's {model.num_weights} weights: {reason}") from None
     start = model.initial_weights(plan.posteriors)
     first = start[: plan.at_once]
-    point = recipe.algorithm is Algorithm.DETERMINISTIC
-    guide = PointGuide(first) if point else MeanFieldGuide(first, recipe.settings.initial_scale)
-    return RateDistortionELBO(beta=recipe.beta)(model, guide), start
+    many = settings.particles > 1
+    elbo = RateDistortionELBO(
+        beta=recipe.beta, num_particles=settings.particles, vectorize_particles=many, max_plate_nesting=2 if many else math.inf
+    )
+    return elbo(model, build_guide(recipe, first)), start
+
+
+def build_guide(recipe: Recipe, start: Tensor) -> MeanFieldGuide | PointGuide:
+    """The algorithm's guide, at ``[K, P]`` initial means."""
+    settings = recipe.settings
+    if recipe.algorithm.trains_points:
+        return PointGuide(start)
+    if recipe.algorithm is Algorithm.LOW_RANK:
+        return LowRankGuide(start, settings.initial_scale, rank=settings.rank)
+    return MeanFieldGuide(start, settings.initial_scale)
 
 
 def check_device(device: str) -> None:

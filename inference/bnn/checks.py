@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from data.errors import UserError
 from data.items import LabelledItems
 from inference.bnn.algorithms import Algorithm
 from inference.runs.checks import check_items
+from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import PriorName, WeightPrior, build_weight_prior
 from models.likelihoods import LIKELIHOODS, CategoricalLikelihood, Likelihood, LikelihoodName
 from models.networks.layers import embed
@@ -122,7 +125,8 @@ def choose_beta(algorithm: Algorithm, beta: float | None) -> float:
 
 
 def choose_prior(algorithm: Algorithm, prior: WeightPrior | str | None, scale: float | None) -> WeightPrior | None:
-    """The prior of vanilla (N(0, scale²) when not given) or, as a module, of fixed-prior; ``None``: the algorithm's own.
+    """The prior of algorithms that take one (N(0, scale²) when not given) or, as a module, of fixed-prior; ``None``: the
+    algorithm's own.
 
     Raises:
         UserError: an unknown name, a scale that is not positive, or a prior for an algorithm that has its own.
@@ -130,7 +134,7 @@ def choose_prior(algorithm: Algorithm, prior: WeightPrior | str | None, scale: f
     module = isinstance(prior, WeightPrior)
     if module and scale is not None:
         raise UserError(f"`prior_scale={scale:g}` is of a prior by name: a module has its own")
-    if algorithm is Algorithm.VANILLA or (algorithm is Algorithm.FIXED and module):
+    if algorithm.takes_prior or (algorithm is Algorithm.FIXED and module):
         if isinstance(prior, WeightPrior):
             return prior
         try:
@@ -141,3 +145,37 @@ def choose_prior(algorithm: Algorithm, prior: WeightPrior | str | None, scale: f
         given = f"`prior_scale={scale:g}`" if prior is None else f"`prior={type(prior).__name__ if module else prior}`"
         raise UserError(f"{algorithm} has a prior of its own ({OWN_PRIORS[algorithm]}): leave out {given}")
     return None
+
+
+def choose_weights(network: nn.Module, weights: str | Sequence[str]) -> Callable[[str], bool] | None:
+    """Which parameters are random, as a test of their names: all (``None``), those of the last layer, or by name or pattern.
+
+    Raises:
+        UserError: a name or pattern that is no parameter's.
+    """
+    if weights == "all":
+        return None
+    names = [name for name, _ in network.named_parameters()]
+    if weights == "last":
+        layer = names[-1].rpartition(".")[0]
+        return lambda name: name.rpartition(".")[0] == layer
+    patterns = [weights] if isinstance(weights, str) else list(weights)
+    if unknown := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+        raise UserError(
+            f"`weights={','.join(unknown)}` is no parameter of the network: choose all, last, or {', '.join(names)}"
+        )
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_chains(model: BayesianNetwork, most_weights: int) -> None:
+    """Fail where NUTS could not sample, or would not in hours.
+
+    Raises:
+        UserError: too many weights, or noise that is learned.
+    """
+    if model.num_weights > most_weights:
+        raise UserError(
+            f"nuts is for at most {most_weights} weights, this network has {model.num_weights}: choose a smaller one"
+        )
+    if any(parameter.requires_grad for parameter in model.likelihood.parameters()):
+        raise UserError("nuts needs a known noise, as the posterior is of weights alone: give `noise=...`")

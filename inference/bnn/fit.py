@@ -47,7 +47,7 @@ class Problem:
         network: untrained.
         train: all training items.
         likelihood: p(y given ŷ).
-        prior: of vanilla.
+        prior: of the algorithms that take one.
     """
 
     network: nn.Module
@@ -57,7 +57,7 @@ class Problem:
 
     def recipe(self, algorithm: Algorithm, beta: float, settings: FitSettings) -> Recipe:
         """How one algorithm is fitted at one β."""
-        return Recipe(algorithm, beta, self.likelihood, self.prior if algorithm is Algorithm.VANILLA else None, settings)
+        return Recipe(algorithm, beta, self.likelihood, self.prior if algorithm.takes_prior else None, settings)
 
 
 def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[dict[Algorithm, BNN], list[BnnRecord]]:
@@ -85,7 +85,7 @@ def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[
 
 
 def make_problem(options: BnnOptions, data: SupervisedData) -> Problem:
-    """Training items, untrained network, likelihood and vanilla's prior of the options."""
+    """Training items, untrained network, likelihood and prior of the options."""
     train = data.train.choose(options.train_size, options.seed)
     likelihood = choose_likelihood(options.likelihood, train.labels)
     network = make_network(options.network, data, likelihood, widths=options.widths, seed=options.seed)

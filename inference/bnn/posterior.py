@@ -18,6 +18,7 @@ from inference.bnn.export import weights_to_arviz
 from inference.evaluation.metrics import predictive_scores
 from models.bayesian.network import BayesianNetwork
 from models.distributions.diagonal import DiagonalGaussian
+from models.distributions.low_rank import low_rank_gaussian
 from models.likelihoods import CategoricalLikelihood, Likelihood
 
 DRAWS_AT_ONCE, ITEMS_AT_ONCE = 10, 1000
@@ -93,13 +94,20 @@ class NetworkPosterior(abc.ABC):
         """Network outputs under weight vectors ``[draws, P]``: ``[draws, n, outputs]``."""
         was_training = self.model.training
         self.model.eval()
-        parts = []
-        for some in weights.split(DRAWS_AT_ONCE):
-            x = x.to(some.dtype) if x.is_floating_point() else x
-            batches = [self.model.map_weights(part.to(some.device), some) for part in x.split(ITEMS_AT_ONCE)]
+        x, parts = x.to(weights.dtype) if x.is_floating_point() else x, []
+        for some, components in zip(*(t.split(DRAWS_AT_ONCE) for t in (weights, self.components(len(weights)))), strict=True):
+            batches = [self.functions(part.to(some.device), some, components) for part in x.split(ITEMS_AT_ONCE)]
             parts.append(torch.cat(batches, dim=1))
         self.model.train(was_training)
         return torch.cat(parts)
+
+    def functions(self, x: Tensor, weights: Tensor, components: Tensor) -> Tensor:
+        """The function that each of the ``[S, P]`` weights stands for, at ``x``: ``[S, n, outputs]``.
+
+        Args:
+            components: which of the K each is of, ``[S]``.
+        """
+        return self.model.map_weights(x, weights)
 
     def probabilities(self, x: Tensor, *, num_samples: int = 40) -> Tensor:
         """Posterior predictive class probabilities ``[n, classes]``."""
@@ -167,19 +175,21 @@ class NetworkPosterior(abc.ABC):
 
 @dataclass(frozen=True)
 class WeightPosterior(NetworkPosterior):
-    """q(w) = 1/K Σ_k N(loc_k, diag exp(log_scale_k)²), with the model that gives predictions their meaning.
+    """q(w) = 1/K Σ_k N(loc_k, diag exp(log_scale_k)² + F_k F_kᵀ), with the model that gives predictions their meaning.
 
     Attributes:
         model: network, prior and likelihood.
         loc: ``[K, P]``.
         log_scale: ``[K, P]``, or ``None`` for points.
         own_likelihood: with learned numbers for each of the K; ``None`` where that is the model's.
+        factor: F, ``[K, P, R]``; ``None`` where weights are independent.
     """
 
     model: BayesianNetwork
     loc: Tensor
     log_scale: Tensor | None
     own_likelihood: Likelihood | None = None
+    factor: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -190,7 +200,9 @@ class WeightPosterior(NetworkPosterior):
         return self.loc.device
 
     def log_scales(self) -> Tensor | None:
-        return self.log_scale
+        if self.log_scale is None or self.factor is None:
+            return self.log_scale
+        return 0.5 * ((2 * self.log_scale).exp() + self.factor.square().sum(-1)).log()
 
     def likelihood(self, components: Tensor) -> Likelihood:
         every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
@@ -204,7 +216,11 @@ class WeightPosterior(NetworkPosterior):
             return self.loc[component]
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(num_samples, self.loc.shape[-1], generator=generator).to(self.loc)
-        return self.loc[component] + noise * self.log_scale[component].exp()
+        drawn = self.loc[component] + noise * self.log_scale[component].exp()
+        if self.factor is None:
+            return drawn
+        shared = torch.randn(num_samples, self.factor.shape[-1], 1, generator=generator).to(self.loc)
+        return drawn + (self.factor[component] @ shared)[..., 0]
 
     def draws(self, num_samples: int) -> int:
         """How many draws ``num_samples`` asks for: fewer where :meth:`draws` says so."""
@@ -215,4 +231,7 @@ class WeightPosterior(NetworkPosterior):
         """KL(q_k ‖ m) of each component, nats: ``[K]``; NaN for points."""
         if self.log_scale is None:
             return self.loc.new_full(self.loc.shape[:1], torch.nan)
-        return kl_divergence(DiagonalGaussian(self.loc, self.log_scale), self.model.prior(self.loc.shape[-1]))
+        q: dist.TorchDistribution = DiagonalGaussian(self.loc, self.log_scale)
+        if self.factor is not None:
+            q = low_rank_gaussian(self.loc, self.log_scale, self.factor)
+        return kl_divergence(q, self.model.prior(self.loc.shape[-1]))

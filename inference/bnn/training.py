@@ -138,7 +138,7 @@ class BnnTraining(lightning.LightningModule):
         place = self.plan.position(self.current_epoch)
         guide, model = self.objective.guide, self.objective.model
         if isinstance(guide, MeanFieldGuide) and self.plan.ends_segment(self.current_epoch):
-            self.rates[place.rows] = WeightPosterior(model, guide.loc, guide.log_scale).rate()
+            self.rates[place.rows] = WeightPosterior(model, guide.loc, guide.log_scale, factor=guide.factor).rate()
             if self.mixture is not None:
                 self.mixture.refresh(place.rows, guide.loc, guide.log_scale)
             for own, every in self.learned_numbers():
@@ -153,9 +153,9 @@ class BnnTraining(lightning.LightningModule):
     def posterior(self) -> WeightPosterior:
         """The posteriors as they are: those in training, and Θ for the others."""
         guide = self.objective.guide
-        log_scale = guide.log_scale if isinstance(guide, MeanFieldGuide) else None
+        log_scale, factor = (guide.log_scale, guide.factor) if isinstance(guide, MeanFieldGuide) else (None, None)
         if self.mixture is None or len(guide.loc) == self.plan.posteriors:
-            return WeightPosterior(self.objective.model, guide.loc, log_scale)
+            return WeightPosterior(self.objective.model, guide.loc, log_scale, factor=factor)
         return WeightPosterior(self.objective.model, self.mixture.loc, self.mixture.log_scale, self.likelihoods)
 
     def configure_optimizers(self):

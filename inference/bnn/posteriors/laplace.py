@@ -1,0 +1,197 @@
+"""Laplace's approximation around trained networks, with linearised predictions, by the library laplace-torch."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+from torch.nn.utils import vector_to_parameters
+from torch.utils.data import DataLoader, TensorDataset
+
+from data.errors import UserError
+from data.items import LabelledItems
+from data.seeding import mix_seed
+from inference.bnn.posterior import NetworkPosterior, WeightPosterior
+from models.bayesian.network import BayesianNetwork
+from models.bayesian.weight_priors import WeightPrior
+from models.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
+
+FULL_AT_MOST = 2000  # weights whose Hessian is kept whole when not asked otherwise
+ITEMS_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class LaplacePosterior(NetworkPosterior):
+    """q(w) = 1/K Σ_k N(loc_k, (H_k + prior precision)⁻¹), H_k the generalised Gauss–Newton matrix at the trained loc_k.
+
+    Predictions are those of the linearised network, f(x, loc_k) + ∂f/∂w (w − loc_k), the model to which this posterior
+    belongs: under the network itself its draws far from loc_k predict nonsense.
+
+    Attributes:
+        model: network, prior and likelihood.
+        loc: ``[K, P]``, trained weights.
+        fits: of laplace-torch, one for each.
+        own_likelihood: see :class:`~inference.bnn.posterior.WeightPosterior`.
+
+    Source: MacKay 1992; Immer et al. 2021, equation 4; K networks: Eschenhagen et al. 2021.
+    """
+
+    model: BayesianNetwork
+    loc: Tensor
+    fits: Sequence[Any]
+    own_likelihood: Likelihood | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.loc)
+
+    @property
+    def device(self) -> torch.device:
+        return self.loc.device
+
+    def likelihood(self, components: Tensor) -> Likelihood:
+        every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
+        return every.rows(components)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
+        """Weight vectors ``[num_samples, P]``, of the K networks in turn; weights that are points are repeated."""
+        drawn = self.loc[self.components(num_samples)].clone()
+        for k, fit in enumerate(self.fits):
+            rows = drawn[k :: self.size]
+            generator = torch.Generator(self.device).manual_seed(mix_seed(seed, k))
+            rows[:, rows.shape[-1] - fit.n_params :] = fit.sample(len(rows), generator).to(drawn)
+        return drawn
+
+    @torch.no_grad()
+    def functions(self, x: Tensor, weights: Tensor, components: Tensor) -> Tensor:
+        """Those of the linearised network: see :meth:`~inference.bnn.posterior.NetworkPosterior.functions`."""
+
+        def line(loc: Tensor, shift: Tensor) -> Tensor:
+            both = torch.func.jvp(lambda w: self.model.call(w, x), (loc,), (shift,))
+            return both[0] + both[1]
+
+        centres = self.loc[components]
+        return torch.func.vmap(line)(centres, weights - centres)
+
+    def evidence(self) -> float:
+        """Laplace's estimate of log p(y given x) under the prior in use, mean over the K, nats."""
+        return float(torch.stack([fit.log_marginal_likelihood().detach() for fit in self.fits]).mean())
+
+
+def laplace_posterior(
+    points: WeightPosterior, data: LabelledItems, *, structure: str | None = None, last: bool = False, tune: bool = False
+) -> LaplacePosterior:
+    """Laplace's approximation around trained weights.
+
+    Args:
+        points: trained at β = 1, so that each is a mode of the posterior.
+        data: that they were trained on.
+        structure: of the Hessian: full, kron (Kronecker factors) or diag; full up to 2000 weights, kron beyond, when not given.
+        last: whether the last layer alone is random.
+        tune: whether the prior's precision is that of the greatest evidence, instead of the model's.
+
+    Raises:
+        UserError: what :func:`check_laplace` finds.
+    """
+    model, kind = points.model, likelihood_kind(points.model.likelihood)
+    structure = structure or ("full" if model.num_weights <= FULL_AT_MOST else "kron")
+    precision = prior_precision(model.prior, [shape.numel() for shape in model.shapes.values()])
+    fits = []
+    for k in range(points.size):
+        network, likelihood = trained_network(model, points.loc[k]), points.likelihood(torch.tensor([k]))
+        double = structure == "full" and points.device.type != "mps"  # a Hessian's eigenvalues span many decades
+        network = network.double() if double else network
+        options: dict[str, Any] = {"prior_precision": precision.to(next(network.parameters())), "prior_mean": 0.0}
+        if isinstance(likelihood, GaussianLikelihood):
+            options["sigma_noise"] = float(likelihood.log_noise.detach().exp())
+        fits.append(fit_laplace(network, data, kind, structure, last=last, tune=tune, **options))
+    return LaplacePosterior(model, points.loc.detach(), fits, points.own_likelihood)
+
+
+def check_laplace(model: BayesianNetwork, weights: str | Sequence[str]) -> None:
+    """Fail where Laplace's approximation cannot be had.
+
+    Raises:
+        UserError: no laplace-torch; a likelihood or prior it has no part for; ``weights`` other than all or the last layer's.
+    """
+    if weights not in ("all", "last"):
+        raise UserError("laplace is of all weights or those of the last layer: `weights=all` or `weights=last`")
+    likelihood_kind(model.likelihood)
+    prior_precision(model.prior, [shape.numel() for shape in model.shapes.values()])
+    laplace_class()
+
+
+def laplace_class() -> Any:
+    """``laplace.Laplace``.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its dependencies use torch.jit
+        try:
+            from laplace import Laplace
+        except ImportError:
+            raise UserError("laplace needs the library laplace-torch: pip install 'sibyl-vib[laplace]'") from None
+    return Laplace
+
+
+def fit_laplace(
+    network: torch.nn.Module, data: LabelledItems, kind: str, structure: str, *, last: bool, tune: bool, **options: Any
+) -> Any:
+    """One fit of laplace-torch."""
+    layers = {name.rpartition(".")[0] for name, _ in network.named_parameters()}
+    part = "last_layer" if last and len(layers) > 1 else "all"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls the tuning of classifiers' priors experimental
+        parameter = next(network.parameters())
+        x = data.items.to(parameter.dtype) if data.items.is_floating_point() else data.items
+        y = data.labels.to(parameter.dtype)[:, None] if kind == "regression" else data.labels
+        fit = laplace_class()(network, kind, part, structure, **options)
+        fit.fit(DataLoader(TensorDataset(x.to(parameter.device), y.to(parameter.device)), batch_size=ITEMS_AT_ONCE))
+        if tune:
+            fit.optimize_prior_precision(pred_type="glm", method="marglik", init_prior_prec=fit.prior_precision)
+    return fit
+
+
+def trained_network(model: BayesianNetwork, weights: Tensor) -> torch.nn.Module:
+    """The plain network with these weights ``[P]``, its parameters in the order of the vector."""
+    network = copy.deepcopy(model.network).eval().to(weights.device)
+    parameters = dict(network.named_parameters())
+    vector_to_parameters(weights.detach().clone(), [parameters[name] for name in model.shapes])
+    return network.requires_grad_(True)
+
+
+def prior_precision(prior: WeightPrior, sizes: Sequence[int]) -> Tensor:
+    """1/scale² of a Gaussian prior centred at zero: a number; one per parameter ``[len(sizes)]``; or one per weight.
+
+    Raises:
+        UserError: another prior.
+    """
+    p = prior(sum(sizes))
+    if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal) and not bool(p.base_dist.loc.any())):
+        raise UserError("laplace needs a Gaussian prior centred at zero: `prior=gaussian`")
+    each = p.base_dist.scale.detach().expand(sum(sizes)) ** -2
+    groups = torch.stack([part[0] for part in each.split(list(sizes))])
+    if bool((groups.repeat_interleave(torch.tensor(sizes, device=groups.device)) != each).any()):
+        return each
+    return groups if bool((groups != groups[0]).any()) else groups[0]
+
+
+def likelihood_kind(likelihood: Likelihood) -> str:
+    """laplace-torch's word for it.
+
+    Raises:
+        UserError: it has none.
+    """
+    for known, word in ((CategoricalLikelihood, "classification"), (GaussianLikelihood, "regression")):
+        if isinstance(likelihood, known):
+            return word
+    raise UserError("laplace is for categorical and Gaussian likelihoods: choose another algorithm")
