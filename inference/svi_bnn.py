@@ -1,4 +1,4 @@
-"""``python -m inference.svi_bnn``: fit Bayesian neural networks by four algorithms, compare them, draw."""
+"""``python -m inference.svi_bnn``: fit Bayesian neural networks by several algorithms, compare them, draw."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
 
-DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN.
+DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN, beside
+networks with random last layers, low-rank Gaussians, Laplace's approximation and Hamiltonian Monte Carlo.
 Without arguments it compares them on embedded digits in about two minutes."""
 
 Fits = tuple[dict[Algorithm, BNN], list[BnnRecord]]

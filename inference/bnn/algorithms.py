@@ -23,6 +23,8 @@ class Algorithm(StrEnum):
     """m = the mixture of K posteriors of bootstrap samples, refreshed once a round."""
     ONLINE = "online"
     """The same mixture, refreshed after each posterior."""
+    DETERMINISTIC = "deterministic"
+    """Maximum likelihood, one network: what a posterior is compared with."""
     LAST_LAYER = "last-layer"
     """Vanilla for the weights of the last layer alone; the others are points, trained by the same objective."""
     LOW_RANK = "low-rank"
@@ -31,8 +33,6 @@ class Algorithm(StrEnum):
     """Trained to the posterior's mode; Laplace's approximation around it, with linearised predictions."""
     NUTS = "nuts"
     """Draws of the posterior itself, by Hamiltonian Monte Carlo: the reference, for small networks."""
-    DETERMINISTIC = "deterministic"
-    """Maximum likelihood, one network: what a posterior is compared with."""
 
     @property
     def is_mixture(self) -> bool:

@@ -93,6 +93,7 @@ class BNN:
         prior: WeightPrior | str | None = None,
         prior_scale: float | None = None,
         likelihood: Likelihood | str | None = None,
+        noise: float | None = None,
         device: str = "auto",
         devices: int = 1,
         progress: bool = False,
@@ -113,6 +114,7 @@ class BNN:
                 low-rank, laplace, nuts); a module is fixed-prior's too. The others have their own.
             prior_scale: of a prior by name; 1 when not given.
             likelihood: by name or as a module; categorical for integer ``y``, Gaussian for floats, when not given.
+            noise: known standard deviation of Gaussian targets; learned when not given.
             device: auto, cpu or cuda.
             devices: processes to train with.
             progress: whether to show progress bars.
@@ -126,7 +128,7 @@ class BNN:
             raise UserError(f"unknown argument {', '.join(sorted(unknown))}: choose {', '.join(sorted(known))}")
         chosen, way = FitSettings(**settings), choose_algorithm(algorithm)
         weight, m = choose_beta(way, beta), choose_prior(way, prior, prior_scale)
-        observation = choose_likelihood(likelihood, y)
+        observation = choose_likelihood(likelihood, y, noise)
         data = read_data(x, y, observation)
         check_device(device)
         if out is not None and RunFolder(out).config.exists():

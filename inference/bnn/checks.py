@@ -15,7 +15,7 @@ from inference.bnn.algorithms import Algorithm
 from inference.runs.checks import check_items
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import PriorName, WeightPrior, build_weight_prior
-from models.likelihoods import LIKELIHOODS, CategoricalLikelihood, Likelihood, LikelihoodName
+from models.likelihoods import LIKELIHOODS, CategoricalLikelihood, GaussianLikelihood, Likelihood, LikelihoodName
 from models.networks.layers import embed
 
 OWN_PRIORS = {
@@ -81,20 +81,28 @@ def likelihood_name(likelihood: Likelihood) -> str:
     return next((name.value for name, kind in LIKELIHOODS.items() if type(likelihood) is kind), type(likelihood).__name__)
 
 
-def choose_likelihood(given: Likelihood | str | None, targets: Tensor) -> Likelihood:
-    """As given; by name; or by the targets: categorical for integers, Gaussian for floats.
+def choose_likelihood(given: Likelihood | str | None, targets: Tensor, noise: float | None = None) -> Likelihood:
+    """As given; by name; or by the targets: categorical for integers, Gaussian for floats, with known or learned ``noise``.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or noise that is not positive, or of another likelihood.
     """
+    if noise is not None and not (isinstance(noise, int | float) and 0 < noise < float("inf")):
+        raise UserError(f"`noise={noise}` must be a positive number")
     if isinstance(given, Likelihood):
+        if noise is not None:
+            raise UserError(f"`noise={noise:g}` is of a likelihood by name: a module has its own")
         return given
     if given is None:
         real = isinstance(targets, Tensor) and targets.is_floating_point()
         given = LikelihoodName.GAUSSIAN if real else LikelihoodName.CATEGORICAL
     if given not in list(LikelihoodName):
         raise UserError(f"unknown likelihood {given!r}: choose {', '.join(LikelihoodName)}")
-    return LIKELIHOODS[LikelihoodName(given)]()
+    if noise is None:
+        return LIKELIHOODS[LikelihoodName(given)]()
+    if given != LikelihoodName.GAUSSIAN:
+        raise UserError(f"`noise={noise:g}` is of gaussian targets, and the likelihood is {given}: leave it out")
+    return GaussianLikelihood(noise, learned=False)
 
 
 def choose_algorithm(name: str) -> Algorithm:

@@ -87,7 +87,7 @@ def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[
 def make_problem(options: BnnOptions, data: SupervisedData) -> Problem:
     """Training items, untrained network, likelihood and prior of the options."""
     train = data.train.choose(options.train_size, options.seed)
-    likelihood = choose_likelihood(options.likelihood, train.labels)
+    likelihood = choose_likelihood(options.likelihood, train.labels, options.noise)
     network = make_network(options.network, data, likelihood, widths=options.widths, seed=options.seed)
     return Problem(network, train, likelihood, choose_prior(Algorithm.VANILLA, options.prior, options.prior_scale))
 

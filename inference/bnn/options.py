@@ -44,10 +44,12 @@ class BnnOptions(RunOptions):
         network: mlp, lenet or a torchvision.models name.
         hidden: widths of mlp, separated by commas.
         likelihood: categorical, gaussian, bernoulli or poisson; chosen by the targets when not given.
-        algorithms: separated by commas: vanilla, fixed-prior, beta-bnn, online, deterministic.
+        noise: known standard deviation of gaussian targets; learned when not given.
+        algorithms: separated by commas: vanilla, fixed-prior, beta-bnn, online, deterministic; last-layer, low-rank, laplace
+            (needs laplace-torch) and nuts (small networks, known noise).
         beta: weight of the rate; several, separated by commas, are a sweep of which validation data choose one per algorithm.
         validation: fraction of the training data that chooses β; the chosen one is trained again on all.
-        prior: of vanilla: gaussian, laplace, scale-mixture or spike-and-slab.
+        prior: of vanilla, last-layer, low-rank, laplace and nuts: gaussian, laplace, scale-mixture or spike-and-slab.
         prior_scale: its scale.
         posteriors: K, components of the mixture.
         bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
@@ -58,6 +60,15 @@ class BnnOptions(RunOptions):
         initial_scale: initial standard deviation of the weights; small, so that the means are found before the noise grows.
         scale_speed: learning rate of log standard deviations relative to that of the means. Adam moves a number by at most its
             learning rate per step, so with 1 a short training stops well before they reach their optimum.
+        weights: which are random: all, last (of the last layer), or names or patterns of parameters, separated by commas; the
+            others are points. Last-layer has its own, deterministic and nuts do without.
+        particles: draws of the weights per step.
+        rank: of low-rank's covariances.
+        structure: of laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
+        tune_prior: whether laplace chooses the prior's precision by its evidence.
+        chains: of nuts.
+        warmup: steps of each chain that are thrown away.
+        draws: steps of each chain that are kept.
         samples: draws of the posterior predictive.
         seed: of everything random.
         device: auto, cpu or cuda.
@@ -71,6 +82,7 @@ class BnnOptions(RunOptions):
     network: str = "mlp"
     hidden: Widths = Widths((100,))
     likelihood: LikelihoodName | None = None
+    noise: PositiveNumber | None = None
     algorithms: Algorithms = Algorithms(
         (Algorithm.DETERMINISTIC, Algorithm.VANILLA, Algorithm.FIXED, Algorithm.BETA_BNN, Algorithm.ONLINE)
     )
@@ -86,12 +98,21 @@ class BnnOptions(RunOptions):
     learning_rate: PositiveNumber = 2e-3
     initial_scale: PositiveNumber = 0.02
     scale_speed: PositiveNumber = 10.0
+    weights: str = "all"
+    particles: PositiveInt = 1
+    rank: PositiveInt = 10
+    structure: str | None = None
+    tune_prior: bool = False
+    chains: TwoOrMore = 2
+    warmup: PositiveInt = 500
+    draws: PositiveInt = 500
     samples: PositiveInt = 40
 
     def check(self) -> None:
         super().check()
-        if (self.prior, self.prior_scale) != (PriorName.GAUSSIAN, 1.0) and Algorithm.VANILLA not in self.algorithms:
-            raise UserError("`prior` and `prior_scale` are of vanilla, which is not among the `algorithms`")
+        if (self.prior, self.prior_scale) != (PriorName.GAUSSIAN, 1.0) and not any(a.takes_prior for a in self.algorithms):
+            takers = ", ".join(algorithm for algorithm in Algorithm if algorithm.takes_prior)
+            raise UserError(f"`prior` and `prior_scale` are of {takers}, none of which is among the `algorithms`")
         for algorithm in self.algorithms:
             self.fit.plan(algorithm)
 
@@ -118,4 +139,12 @@ class BnnOptions(RunOptions):
             initial_scale=self.initial_scale,
             scale_speed=self.scale_speed,
             seed=self.seed,
+            weights=self.weights if self.weights in ("all", "last") else tuple(self.weights.split(",")),
+            particles=self.particles,
+            rank=self.rank,
+            structure=self.structure,
+            tune_prior=self.tune_prior,
+            chains=self.chains,
+            warmup=self.warmup,
+            draws=self.draws,
         )

@@ -45,6 +45,7 @@ class BnnRecord(TypedDict):
         rate_against: what m was: ``"prior"``, fixed before the data, or ``"mixture"``, of the posteriors of the round before.
         distortion: −E_q Σ log p over the training data, from at most 10 000 of them.
         neg_elbo: distortion + rate over the training data; where the rate is against a prior, at least −log evidence.
+        evidence: estimate of log p(y given x) of the training data, where the method has one.
         guess: n log C, the distortion of uniform guessing, with classes.
         scale_quantiles: 5, 50 and 95 % quantiles of the weights' standard deviations.
         train_accuracy, train_nll: of at most 10 000 training items, with as many draws as ``distortion``.
@@ -55,6 +56,7 @@ class BnnRecord(TypedDict):
         bound: on the expectation of ``gap``, sqrt(information/2n), where ``information`` is an upper bound and nothing but
             the posterior was learned (see :func:`bound_holds`).
         sharpness: rise of the loss around the first posterior's mean, nats per item.
+        seconds: of the fit.
         auroc: of the predictive entropy as a sign of items of another kind.
     """
 
@@ -71,6 +73,7 @@ class BnnRecord(TypedDict):
     rate_against: str | None
     distortion: float
     neg_elbo: float | None
+    evidence: float | None
     guess: float | None
     scale_quantiles: list[float] | None
     train_accuracy: float | None
@@ -81,6 +84,7 @@ class BnnRecord(TypedDict):
     information: float | None
     bound: float | None
     sharpness: float | None
+    seconds: float | None
     auroc: NotRequired[float]
 
 
@@ -118,6 +122,7 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         "rate_against": bnn.rate_against,
         "distortion": distortion,
         "neg_elbo": None if rate is None else distortion + rate,
+        "evidence": posterior.evidence(),
         "guess": len(train) * math.log(train.num_classes) if classes else None,
         "scale_quantiles": None if log_scales is None else scale_quantiles(log_scales),
         "train_accuracy": on_train.get("accuracy"),
@@ -128,6 +133,7 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         "information": information,
         "bound": generalisation_bound(information, len(train)) if bounded and information is not None else None,
         "sharpness": posterior_sharpness(bnn.posterior, part),
+        "seconds": bnn.seconds,
     }
 
 
@@ -233,10 +239,12 @@ COLUMNS = (
     Column("rate (mixture)", rate_cell("mixture")),
     Column("distortion", lambda r: number(r["distortion"], ".1f")),
     Column("−ELBO", lambda r: number(r["neg_elbo"] if r["rate_against"] == "prior" else None, ".1f")),
+    Column("−log evidence", lambda r: number(None if r["evidence"] is None else -r["evidence"], ".1f")),
     Column("gap %", lambda r: number(r["gap"], ".2f", factor=100)),
     Column("I(w; S)", lambda r: number(r["information"], ".2f")),
     Column("bound %", lambda r: number(r["bound"], ".1f", factor=100)),
     Column("AUROC", lambda r: number(r.get("auroc"), ".4f")),
+    Column("seconds", lambda r: number(r["seconds"], ".0f")),
 )
 
 
@@ -252,8 +260,10 @@ def legend(records: Sequence[BnnRecord]) -> str:
         "rate: KL(q ‖ m) against a prior, or against the mixture of the round before, which has seen the data",
         "gap: Gibbs error (of single draws) on test items less that on training items",
         "I(w; S): at most the rate against a prior; against a mixture an estimate (≤ log K), so no bound follows",
-        "bound: on the expected gap, sqrt(I(w; S)/2n)",
+        "bound: on the expected gap, sqrt(I(w; S)/2n); seconds: of the fit",
     ]
+    if any(record["evidence"] is not None for record in records):
+        lines.append("−log evidence: Laplace's estimate under its prior; −ELBO is at least −log evidence of the same prior")
     if records and records[0]["guess"] is not None:
         lines.append(f"guessing uniformly has distortion n log C = {records[0]['guess']:.1f} and rate 0")
     return "\n".join(lines)

@@ -92,7 +92,10 @@ class TestErrors:
             (["--likelihood", "categorical"], "real targets"),
             (["--algorithms", "magic"], "--algorithms magic: magic is unknown: choose vanilla"),
             (["--epochs", "5"], "--epochs 5 must be a multiple of --rounds 2"),
-            (["--prior", "laplace", "--algorithms", "beta-bnn"], "--prior and --prior-scale are of vanilla"),
+            (
+                ["--prior", "laplace", "--algorithms", "beta-bnn"],
+                "--prior and --prior-scale are of vanilla, last-layer, low-rank, laplace, nuts",
+            ),
             (["--network", "lenet"], "needs images"),
             (["--hidden", "ten"], "--hidden ten: ten is not a positive whole number"),
             (["--train-size", "100000"], "there are 120"),

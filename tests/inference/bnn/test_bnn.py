@@ -64,7 +64,7 @@ class TestLinearRegression:
 
 class TestAlgorithms:
     @pytest.mark.slow
-    @pytest.mark.parametrize("algorithm", Algorithm)
+    @pytest.mark.parametrize("algorithm", [a for a in Algorithm if a is not Algorithm.NUTS])
     def test_every_algorithm_learns(self, algorithm):
         x, y = blobs()
         network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
@@ -73,8 +73,13 @@ class TestAlgorithms:
         scores = fitted.posterior.scores(LabelledItems(x, y, ("0", "1", "2")))
         assert scores["accuracy"] > 0.85
         assert len(fitted.posterior.loc) == (3 if algorithm.is_mixture else 1)
-        assert bool(fitted.rates.isnan().all()) == (algorithm is Algorithm.DETERMINISTIC)
-        expected = {Algorithm.DETERMINISTIC: None, Algorithm.BETA_BNN: "mixture", Algorithm.ONLINE: "mixture"}
+        assert bool(fitted.rates.isnan().all()) == algorithm.trains_points
+        expected = {
+            Algorithm.DETERMINISTIC: None,
+            Algorithm.LAPLACE: None,
+            Algorithm.BETA_BNN: "mixture",
+            Algorithm.ONLINE: "mixture",
+        }
         assert fitted.rate_against == expected.get(algorithm, "prior")
 
     def test_online_refreshes_after_each_posterior_and_beta_bnn_after_all(self):
@@ -130,6 +135,62 @@ class TestAlgorithms:
         noise = fitted.observation(fitted.outputs(x, num_samples=6)).scale[:, 0]
         assert len({round(float(n), 4) for n in noise[:3]}) == 3
         torch.testing.assert_close(noise[3:], noise[:3])
+
+
+class TestRandomSubset:
+    def test_the_others_are_points_trained_by_the_same_objective(self, float64):
+        """Centred orthogonal inputs, random slopes and a point for the intercept: all three are known."""
+        noise, x = 0.5, torch.randn(40, 3)
+        x = torch.linalg.qr(x - x.mean(0)).Q * torch.tensor([4.0, 2.0, 1.0])
+        y = x @ torch.tensor([1.0, -2.0, 0.5]) + 3 + noise * torch.randn(40)
+        options = {"epochs": 300, "learning_rate": 0.05, "initial_scale": 0.2, "scale_speed": 1.0, "particles": 20}
+        fitted = BNN.fit(nn.Linear(3, 1), x, y, noise=noise, weights=["weight"], **options).posterior
+        precision = x.square().sum(0) / noise**2 + 1
+        torch.testing.assert_close(fitted.loc[0], x.T @ y / noise**2 / precision, atol=0.03, rtol=0)
+        torch.testing.assert_close((-2 * fitted.log_scale[0]).exp(), precision, atol=0, rtol=0.1)
+        torch.testing.assert_close(fitted.model.network.bias.detach(), y.mean()[None], atol=0.03, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("weights", "random"),
+        [
+            ("last", ["2.weight", "2.bias"]),
+            (["*.bias"], ["0.bias", "2.bias"]),
+            ("all", ["0.weight", "0.bias", "2.weight", "2.bias"]),
+        ],
+    )
+    def test_is_chosen_by_name(self, weights, random):
+        network = nn.Sequential(nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 3))
+        fitted = BNN.fit(network, *blobs(20), weights=weights, epochs=1).posterior
+        assert list(fitted.model.shapes) == random
+        if weights == "last":
+            assert list(BNN.fit(network, *blobs(20), algorithm="last-layer", epochs=1).posterior.model.shapes) == random
+
+    def test_unknown_names_are_refused(self):
+        with pytest.raises(
+            UserError, match=r"`weights=3.\*` is no parameter of the network: choose all, last, or weight, bias"
+        ):
+            BNN.fit(nn.Linear(4, 3), *blobs(20), weights=["bias", "3.*"])
+
+
+class TestKnownNoise:
+    X, Y = torch.randn(20, 4), torch.randn(20)
+
+    def test_is_not_learned(self):
+        likelihood = BNN.fit(nn.Linear(4, 1), self.X, self.Y, noise=0.3, epochs=2).posterior.model.likelihood
+        assert float(likelihood.log_noise.exp()) == pytest.approx(0.3)
+        assert not list(likelihood.parameters())
+
+    @pytest.mark.parametrize(
+        ("arguments", "wanted"),
+        [
+            ({"noise": -1.0}, "`noise=-1.0` must be a positive number"),
+            ({"noise": 0.1, "likelihood": GaussianLikelihood(0.2)}, "of a likelihood by name"),
+            ({"noise": 0.1, "likelihood": "poisson"}, "of gaussian targets"),
+        ],
+    )
+    def test_goes_with_gaussian_targets_alone(self, arguments, wanted):
+        with pytest.raises(UserError, match=wanted):
+            BNN.fit(nn.Linear(4, 1), self.X, self.Y, **arguments)
 
 
 class TestObjective:
