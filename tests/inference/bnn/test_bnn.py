@@ -219,7 +219,7 @@ class TestArguments:
         ("arguments", "message"),
         [
             ({"algorithm": "magic"}, "unknown algorithm 'magic': choose vanilla"),
-            ({"epoch": 3}, "unknown argument epoch: choose batch, bootstrap_size, epochs"),
+            ({"epoch": 3}, "unknown argument epoch: choose batch, bootstrap_size, chains"),
             ({"hidden": "3"}, "unknown argument hidden"),
             ({"likelihood": "cauchy"}, "unknown likelihood 'cauchy'"),
             ({"prior": "cauchy"}, "unknown prior 'cauchy'"),
