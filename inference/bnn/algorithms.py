@@ -95,7 +95,9 @@ class FitSettings:
         rank: of low-rank covariances.
         structure: of Laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
         tune_prior: whether Laplace chooses the prior's precision by its evidence.
-        chains, warmup, draws: of NUTS; the latter two of each chain.
+        chains: of NUTS.
+        warmup: steps of each chain that are thrown away.
+        draws: steps of each chain that are kept.
 
     Raises:
         UserError: a number out of its range.
