@@ -81,7 +81,8 @@ def weights_to_arviz(
     """``InferenceData`` of a posterior; see :meth:`inference.bnn.posterior.NetworkPosterior.to_arviz`."""
     model = posterior.model
     chains = posterior.size if posterior.is_markov else CHAINS
-    draws = whole_chains(num_samples, 1 if posterior.is_markov else posterior.size, chains)
+    wanted = posterior.draws(num_samples) if posterior.is_markov else num_samples
+    draws = whole_chains(wanted, 1 if posterior.is_markov else posterior.size, chains)
     points = posterior.draws(draws) < draws
     weights = posterior.sample(draws, seed=seed)
     sites, thinning = weight_group(model, weights, parameters)

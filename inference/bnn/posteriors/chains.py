@@ -28,6 +28,7 @@ class ChainPosterior(NetworkPosterior):
 
     model: BayesianNetwork
     chains: Tensor
+    is_markov = True
 
     @property
     def size(self) -> int:
