@@ -12,7 +12,7 @@ from inference.bnn.bnn import BNN, prepare
 from inference.bnn.draw import figures
 from inference.bnn.fit import fit_run, make_problem, split_validation
 from inference.bnn.options import BnnOptions
-from inference.bnn.report import BnnRecord, final_records, format_table, legend, outside_items, save_fits
+from inference.bnn.report import BnnRecord, final_records, format_agreement, format_table, legend, outside_items, save_fits
 from inference.runs.commands import flags_in_errors, read_command, run_command
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
@@ -73,7 +73,8 @@ class BnnStudy(Study[BnnOptions, SupervisedData, Fits]):
     def report(self, data: SupervisedData, records: Sequence[BnnRecord]) -> str:
         tested = [record for record in records if record["split"] == "test"]
         title = f"{self.options.data}, {self.options.network}, {len(self.train(data))} training items"
-        return f"{title}\n{format_table(tested)}\n\n{legend(tested)}"
+        closing = f"{title}\n{format_table(tested)}\n\n{legend(tested)}"
+        return "\n\n".join(filter(None, (closing, format_agreement(tested))))
 
     def train(self, data: SupervisedData) -> LabelledItems:
         """The training items in use."""

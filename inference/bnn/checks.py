@@ -179,11 +179,13 @@ def check_chains(model: BayesianNetwork, most_weights: int) -> None:
     """Fail where NUTS could not sample, or would not in hours.
 
     Raises:
-        UserError: too many weights, or noise that is learned.
+        UserError: too many weights, or a prior or noise that is learned.
     """
     if model.num_weights > most_weights:
         raise UserError(
             f"nuts is for at most {most_weights} weights, this network has {model.num_weights}: choose a smaller one"
         )
+    if any(parameter.requires_grad for parameter in model.prior.parameters()):
+        raise UserError("nuts needs a fixed prior, as the posterior is of weights alone: give `prior_scale=...`")
     if any(parameter.requires_grad for parameter in model.likelihood.parameters()):
         raise UserError("nuts needs a known noise, as the posterior is of weights alone: give `noise=...`")

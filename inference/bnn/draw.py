@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from data.items import LabelledItems, SupervisedData
 from inference.bnn import plots
 from inference.bnn.algorithms import Algorithm
+from inference.bnn.bands import regression_bands
 from inference.bnn.bnn import BNN, stage_name
 from inference.bnn.report import BnnRecord
 from inference.evaluation.figures import reliability_diagram
@@ -50,7 +51,7 @@ def figures(
             drawn["entropy"] = lambda: entropy(fitted, test, outside, samples)
     elif data.item_shape == (1,):
         named = {name.value: bnn.posterior for name, bnn in fitted.items()}
-        drawn["regression"] = lambda: plots.regression_bands(named, train.items, train.labels)
+        drawn["regression"] = lambda: regression_bands(named, train.items, train.labels)
     return drawn
 
 

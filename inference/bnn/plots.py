@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from data.regression import curve
 from inference.bnn.algorithms import Algorithm
-from inference.bnn.posterior import NetworkPosterior
 from inference.bnn.report import BnnRecord
 from inference.evaluation.figures import COLOURS, STYLE
 
@@ -89,40 +86,6 @@ def predictive_entropy(named: Mapping[str, tuple[Tensor, Tensor]], classes: int)
             axis.title.set_fontsize(9)
         axes[0, 0].set(ylabel="density (1/nat)", yscale="log")
         axes[0, -1].legend(fontsize=8)
-    return figure
-
-
-def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor, *, num_samples: int = 200) -> Figure:
-    """Function-space posteriors of a one-dimensional regression: draws, and bands of ±2 standard deviations.
-
-    Args:
-        named: algorithm -> posterior.
-        x, y: training data, ``[n, 1]`` and ``[n]``.
-    """
-    grid = torch.linspace(-3, 3, 200)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(named), figsize=(3 * len(named), 3.2), sharey=True, layout="constrained", squeeze=False
-        )
-        for axis, (name, posterior) in zip(axes[0], named.items(), strict=True):
-            with torch.no_grad():
-                observation = posterior.observation(posterior.outputs(grid[:, None], num_samples=num_samples))
-                draws, noise = observation.mean.cpu(), observation.variance.mean(0).cpu()
-            mean, variance = draws.mean(0).numpy(), draws.var(0, correction=0)
-            std, total = variance.sqrt().numpy(), (variance + noise).sqrt().numpy()
-            axis.fill_between(grid.numpy(), mean - 2 * total, mean + 2 * total, color=colour(name), alpha=0.15, lw=0)
-            axis.fill_between(grid.numpy(), mean - 2 * std, mean + 2 * std, color=colour(name), alpha=0.35, lw=0)
-            axis.plot(grid.numpy(), draws[:8].T.numpy(), color=colour(name), lw=0.5, alpha=0.7)
-            axis.plot(grid.numpy(), curve(grid).numpy(), "k--", lw=1)
-            axis.scatter(x[:, 0].numpy(), y.numpy(), s=5, color="black", alpha=0.6, zorder=3)
-            axis.set(title=name, xlabel="x", ylim=(-3, 3))
-            axis.title.set_fontsize(9)
-        axes[0, 0].set_ylabel("y")
-        axes[0, -1].plot([], [], color="black", marker="o", ls="", ms=3, label="training data")
-        axes[0, -1].plot([], [], "k--", lw=1, label="true function")
-        axes[0, -1].fill_between([], [], [], color="grey", alpha=0.6, label="±2 sd of the function")
-        axes[0, -1].fill_between([], [], [], color="grey", alpha=0.25, label="±2 sd with noise")
-        axes[0, -1].legend(fontsize=6, loc="lower right")
     return figure
 
 

@@ -17,6 +17,7 @@ from data.seeding import seeded
 from data.sources.glyphs import load_unseen_letters
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.bnn import BNN
+from inference.bnn.comparison import DATA_WIDTHS, compare
 from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from inference.diagnostics.weight_information import generalisation_bound, sharpness, weight_information
 from inference.evaluation import tables
@@ -57,6 +58,8 @@ class BnnRecord(TypedDict):
             the posterior was learned (see :func:`bound_holds`).
         sharpness: rise of the loss around the first posterior's mean, nats per item.
         seconds: of the fit.
+        kl_inside, kl_outside, width, r_hat: beside NUTS of the same run, where there is one and inputs are one number each: see
+            :class:`~inference.bnn.comparison.Agreement`. NUTS's own are of one chain beside the others.
         auroc: of the predictive entropy as a sign of items of another kind.
     """
 
@@ -86,6 +89,10 @@ class BnnRecord(TypedDict):
     sharpness: float | None
     seconds: float | None
     auroc: NotRequired[float]
+    kl_inside: NotRequired[float]
+    kl_outside: NotRequired[float]
+    width: NotRequired[float]
+    r_hat: NotRequired[float | None]
 
 
 def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, split: str, samples: int, seed: int) -> BnnRecord:
@@ -199,6 +206,10 @@ def final_records(
         if outside is not None:
             record["auroc"] = out_of_distribution(bnn, test, outside, samples)
         records.append(record)
+    if train.items.shape[1:] == (1,):
+        agreements = compare({name.value: bnn.posterior for name, bnn in fitted.items()}, train.items)
+        for record in records:
+            record.update(agreements[record["algorithm"]]._asdict() if agreements else {})  # type: ignore[typeddict-item]
     return records
 
 
@@ -248,9 +259,32 @@ COLUMNS = (
 )
 
 
+AGREEMENT = (
+    Column("algorithm", lambda r: r["algorithm"], left=True),
+    Column("KL inside", lambda r: number(r["kl_inside"], ".4f")),
+    Column("KL outside", lambda r: number(r["kl_outside"], ".3f")),
+    Column("width outside", lambda r: number(r["width"], ".2f")),
+    Column("r-hat", lambda r: number(r["r_hat"], ".3f")),
+)
+
+
 def format_table(records: Iterable[BnnRecord]) -> str:
     """The closing table as text."""
     return tables.format_table(records, COLUMNS)
+
+
+def format_agreement(records: Sequence[BnnRecord]) -> str:
+    """Every approximation beside NUTS, and what that means; empty where there is no NUTS."""
+    shown = [record for record in records if "kl_inside" in record]
+    if not shown:
+        return ""
+    lines = (
+        "KL: of nuts's predictive from this one's, nats per point: mean over inputs between the outermost training inputs,",
+        f"and over those up to {DATA_WIDTHS} widths of the data beside them; width: standard deviation of the predictive over",
+        f"that of nuts, {DATA_WIDTHS} widths outside, the worse side; nuts itself: its first chain beside the others, and the",
+        "largest r-hat of its outputs; β = 1 and nuts's prior are those of vanilla, last-layer, low-rank and laplace",
+    )
+    return f"beside nuts\n{tables.format_table(shown, AGREEMENT)}\n\n" + "\n".join(lines)
 
 
 def legend(records: Sequence[BnnRecord]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from pyro.distributions import validation_enabled
 from pyro.infer import MCMC, NUTS
 from pyro.ops.stats import split_gelman_rubin
 from torch import Tensor
@@ -14,7 +15,8 @@ from data.seeding import seeded
 from inference.bnn.posterior import NetworkPosterior
 from models.bayesian.network import BayesianNetwork
 
-MOST_WEIGHTS = 500  # a minute for a few hundred draws of 16 weights; beyond some hundreds chains do not mix in hours
+MOST_WEIGHTS = 500  # a thousand steps of 16 weights take a minute; beyond some hundreds chains do not mix in hours
+MOST_DOUBLINGS = 6  # of a trajectory: 63 steps; more are of little use once the mass matrix is known, and dear before
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ def sample_chains(
     model.eval()
     chains = []
     for number, initial in enumerate(start):
-        kernel = NUTS(potential_fn=potential, full_mass=True)
+        kernel = NUTS(potential_fn=potential, full_mass=True, max_tree_depth=MOST_DOUBLINGS)
         sampler = MCMC(kernel, draws, warmup, initial_params={"weights": initial.clone()}, disable_progbar=not progress)
-        with seeded(seed, number, device=start.device):
+        with seeded(seed, number, device=start.device), validation_enabled(False):  # checks cost as much as the network
             sampler.run()
         chains.append(sampler.get_samples()["weights"])
     return ChainPosterior(model, torch.stack(chains))

@@ -10,9 +10,10 @@ from torch import nn
 
 from data.regression import load_curve
 from inference.bnn.algorithms import Algorithm
+from inference.bnn.bands import regression_bands
 from inference.bnn.bnn import BNN
 from inference.bnn.draw import figures
-from inference.bnn.plots import learning_curves, rate_distortion_curve, regression_bands
+from inference.bnn.plots import learning_curves, rate_distortion_curve
 from inference.bnn.posterior import WeightPosterior
 from inference.runs.folder import RunFolder
 from models.bayesian.network import BayesianNetwork
@@ -35,7 +36,7 @@ def zeros(noises) -> WeightPosterior:
 
 def test_bands_have_the_variance_of_all_posteriors_noises():
     """Two posteriors on one function with noises 1 and 3: the predictive variance is (1 + 9)/2."""
-    figure = regression_bands({"online": zeros([1.0, 3.0])}, torch.zeros(4, 1), torch.zeros(4))
+    figure = regression_bands({"online": zeros([1.0, 3.0])}, torch.linspace(-1, 1, 4)[:, None], torch.zeros(4))
     band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert float(band.max()) == pytest.approx(2 * math.sqrt(5), rel=1e-5)
 
