@@ -14,8 +14,9 @@ class NoSibyl:
             raise ImportError(f"{name} is Sibyl's")
 
 
-sys.meta_path.insert(0, NoSibyl())
-warnings.simplefilter("ignore")
+if __name__ == "__main__":  # not where it is imported to be looked at
+    sys.meta_path.insert(0, NoSibyl())
+    warnings.simplefilter("ignore")
 
 import arviz as az  # noqa: E402
 import matplotlib  # noqa: E402
