@@ -117,7 +117,7 @@ class FitSettings:
     rank: int = 10
     structure: str | None = None
     tune_prior: bool = False
-    chains: int = 2
+    chains: int = 8
     warmup: int = 500
     draws: int = 500
 

@@ -66,7 +66,7 @@ class BnnOptions(RunOptions):
         rank: of low-rank's covariances.
         structure: of laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
         tune_prior: whether laplace chooses the prior's precision by its evidence.
-        chains: of nuts.
+        chains: of nuts, side by side.
         warmup: steps of each chain that are thrown away.
         draws: steps of each chain that are kept.
         samples: draws of the posterior predictive.
@@ -103,7 +103,7 @@ class BnnOptions(RunOptions):
     rank: PositiveInt = 10
     structure: str | None = None
     tune_prior: bool = False
-    chains: TwoOrMore = 2
+    chains: TwoOrMore = 8
     warmup: PositiveInt = 500
     draws: PositiveInt = 500
     samples: PositiveInt = 40

@@ -59,7 +59,7 @@ class BnnRecord(TypedDict):
         sharpness: rise of the loss around the first posterior's mean, nats per item.
         seconds: of the fit.
         kl_inside, kl_outside, width, r_hat: beside NUTS of the same run, where there is one and inputs are one number each: see
-            :class:`~inference.bnn.comparison.Agreement`. NUTS's own are of one chain beside the others.
+            :class:`~inference.bnn.comparison.Agreement`. NUTS's own are of half of its chains beside the others.
         auroc: of the predictive entropy as a sign of items of another kind.
     """
 
@@ -281,8 +281,8 @@ def format_agreement(records: Sequence[BnnRecord]) -> str:
     lines = (
         "KL: of nuts's predictive from this one's, nats per point: mean over inputs between the outermost training inputs,",
         f"and over those up to {DATA_WIDTHS} widths of the data beside them; width: standard deviation of the predictive over",
-        f"that of nuts, {DATA_WIDTHS} widths outside, the worse side; nuts itself: its first chain beside the others, and the",
-        "largest r-hat of its outputs; β = 1 and nuts's prior are those of vanilla, last-layer, low-rank and laplace",
+        f"that of nuts, {DATA_WIDTHS} widths outside, the worse side; nuts itself: half of its chains beside the others, and",
+        "the largest r-hat of its outputs; β = 1 and nuts's prior are those of vanilla, last-layer, low-rank and laplace",
     )
     return f"beside nuts\n{tables.format_table(shown, AGREEMENT)}\n\n" + "\n".join(lines)
 
