@@ -81,9 +81,10 @@ def weights_to_arviz(
     """``InferenceData`` of a posterior; see :meth:`inference.bnn.posterior.NetworkPosterior.to_arviz`."""
     model = posterior.model
     chains = posterior.size if posterior.is_markov else CHAINS
-    wanted = posterior.draws(num_samples) if posterior.is_markov else num_samples
-    draws = whole_chains(wanted, 1 if posterior.is_markov else posterior.size, chains)
-    points = posterior.draws(draws) < draws
+    draws = whole_chains(num_samples, 1 if posterior.is_markov else posterior.size, chains)
+    different = posterior.draws(draws)
+    points = different < draws and not posterior.is_markov
+    draws = min(draws, different) if posterior.is_markov else draws
     weights = posterior.sample(draws, seed=seed)
     sites, thinning = weight_group(model, weights, parameters)
     notes = describe(posterior, points) | thinning

@@ -57,10 +57,13 @@ class TestWeights:
         class Markov(type(posterior())):
             is_markov = True
 
+            def draws(self, num_samples):
+                return min(num_samples, 10)
+
         plain = posterior(components=2)
         fitted = Markov(plain.model, plain.loc, plain.log_scale)
-        saved = fitted.to_arviz(num_samples=10)
-        assert saved.posterior["bias"].shape == (2, 5, 3)
+        saved = fitted.to_arviz(num_samples=40)
+        assert saved.posterior["bias"].shape == saved.prior["bias"].shape == (2, 5, 3), "there are no more"
         expected = fitted.model.split(fitted.sample(10))["bias"]
         torch.testing.assert_close(torch.tensor(saved.posterior["bias"].values[1]), expected[1::2])
         assert (saved.attrs["draws"], saved.attrs["loo"]) == ("Markov chains", LOO["exact"])
