@@ -30,6 +30,11 @@ class BaseAndNewEpisode(NamedTuple):
     way: int
     base_classes: Tensor
 
+    @property
+    def support_labels(self) -> Tensor:
+        """``support_y`` as queries number the new classes, behind the base classes: ``[tasks, way * shot]``."""
+        return self.support_y + self.base_classes.shape[1]
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> BaseAndNewEpisode:
         """Move every tensor; a dtype changes floating-point tensors alone."""
         return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))

@@ -30,6 +30,11 @@ class Episode(NamedTuple):
     query_y: Tensor | None = None
     way: int | None = None
 
+    @property
+    def support_labels(self) -> Tensor:
+        """The support's targets as queries number them: ``support_y`` itself."""
+        return self.support_y
+
     def to(self, *args, **kwargs) -> Episode:
         """Move every tensor, as ``Tensor.to`` does; a dtype changes floating-point tensors alone."""
         device = torch.device(args[0]) if args and isinstance(args[0], str | torch.device) else kwargs.get("device")

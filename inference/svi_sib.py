@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from inference.runs.tensors import Features, dataset_name, load_features
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
 Without arguments it runs the whole job on embedded letters in about two minutes."""
 NOTES = f"* chosen on validation tasks; {UNITS}"
+SAVED_DRAWS, SAVED_TASKS, SAVED_NUMBERS = 200, 8, 2_000_000  # draws, most tasks, most class probabilities of a saved posterior
 REGRESSION = ("sinusoids", "linear")
 
 Records = Sequence[TaskRecord | LwofRecord]
@@ -102,21 +103,31 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         return [*mark_selected(of_tasks(records)), *of_lwof(records)]
 
     def save(self, data: Source, fitted: Fits, records: Records, run: RunFolder) -> None:
-        """ArviZ data of the same eight test tasks under every learner."""
+        """ArviZ data of the same test tasks, eight where they are not large, under every learner; ``lwof-<name>`` under every
+        guide of the LwoF protocol."""
         chosen = selected_variant(fitted.learners, of_tasks(records))
-        part = load_features(run.features)["test"]
-        spec, seed = replace(next(iter(fitted.learners.values())).spec, imbalance=None), self.options.seed
-        episode = EpisodeSampler(part, spec, split="test split").sample(8, seed=seed)
+        part, seed = load_features(run.features)["test"], self.options.seed
+        spec = replace(next(iter(fitted.learners.values())).spec, imbalance=None)
+        tasks = EpisodeSampler(part, spec, split="test split").sample(
+            saved_tasks(spec.way * spec.queries * spec.way), seed=seed
+        )
 
         def content(learner: Learner) -> Any:
-            mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
-            device, dtype = place_of(learner.guide, learner.model)
-            posterior = infer(
-                learner.model, learner.guide, mapped.to(device, dtype=dtype), command=self.command, **learner.attributes()
-            )
-            return posterior.to_arviz(episode.query_y, seed=seed)
+            mapped = tasks._replace(support_x=learner.space(tasks.support_x), query_x=learner.space(tasks.query_x))
+            return export(learner, mapped, learner.attributes())
+
+        def lwof_content(variant: Variant, fit: base_and_new.Fitted) -> Any:
+            classes, learner = fit.testing.base.num_classes + spec.way, fitted.learners[variant]
+            drawn = fit.testing.sample(saved_tasks(2 * spec.way * spec.queries * classes), seed=seed)
+            return export(fit.objective, drawn, {**learner.attributes(), "protocol": "lwof"})
+
+        def export(fit: Any, episode: Any, known: Mapping[str, Any]) -> Any:
+            device, dtype = place_of(fit.guide, fit.model)
+            posterior = infer(fit.model, fit.guide, episode.to(device, dtype=dtype), command=self.command, **known)
+            return posterior.to_arviz(episode.query_y, num_samples=SAVED_DRAWS, seed=seed)
 
         made = {variant.name: partial(content, learner) for variant, learner in fitted.learners.items()}
+        made |= {f"lwof-{variant.name}": partial(lwof_content, variant, fit) for variant, fit in fitted.lwof.items()}
         save_posteriors(made, chosen.name, run)
 
     def figures(self, data: Source, fitted: Fits, records: Records, run: RunFolder) -> Figures:
@@ -135,6 +146,15 @@ class SibStudy(Study[SibOptions, Source, Fits]):
 
     def dataset(self, data: Source) -> str:
         return dataset_name(self.options.features) if self.options.features else self.options.data
+
+
+def saved_tasks(numbers: int) -> int:
+    """How many test tasks a saved posterior has.
+
+    Args:
+        numbers: class probabilities of a draw of one task.
+    """
+    return max(1, min(SAVED_TASKS, SAVED_NUMBERS // (SAVED_DRAWS * numbers)))
 
 
 def of_tasks(records: Records) -> list[TaskRecord]:

@@ -30,7 +30,12 @@ from inference.evaluation.arviz import (
 )
 from inference.evaluation.predictive import is_determined, labels_of, trace_guide, trace_model
 
-EVENT_DIMS = {"weights": ("class", "feature"), "prior_loc": ("feature",), "prior_log_scale": ("feature",)}
+EVENT_DIMS = {
+    "weights": ("class", "feature"),
+    "base_weights": ("base_class", "feature"),
+    "prior_loc": ("feature",),
+    "prior_log_scale": ("feature",),
+}
 """Names of the dimensions of a draw within a task, where they have one."""
 ON_SUPPORT, ON_QUERIES = ["task", "support"], ["task", "query"]
 
@@ -116,8 +121,8 @@ def observed_groups(on_support: Any, before: Any, episode: Episode) -> dict[str,
     return {
         "prior_predictive": Group({name: before.sample()}, dims),
         "posterior_predictive": Group({name: on_support.sample()}, dims),
-        "observed_data": Group({name: episode.support_y}, dims),
-        "log_likelihood": Group({name: on_support.log_prob(episode.support_y)}, dims),
+        "observed_data": Group({name: episode.support_labels}, dims),
+        "log_likelihood": Group({name: on_support.log_prob(episode.support_labels)}, dims),
         "constant_data": Group({"features": episode.support_x}, {"features": [*ON_SUPPORT, "feature"]}),
     }
 
