@@ -1,4 +1,5 @@
-"""Synthetic regression: tasks of ``linear`` (everything known in closed form) and ``sinusoids``, and one ``curve``."""
+"""Synthetic regression: tasks of ``linear`` (everything known in closed form), ``network`` (drawn from the model itself) and
+``sinusoids``, and one ``curve``."""
 
 from __future__ import annotations
 
@@ -48,6 +49,50 @@ def linear_evidence(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor
     """Exact log p(y given x) of each task, nats: ``[tasks]``; y ~ N(x μ, x diag(σ²) xᵀ + noise² I)."""
     covariance = (x * prior_scale**2) @ x.mT + noise**2 * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     return torch.distributions.MultivariateNormal(x @ prior_loc, covariance).log_prob(y)
+
+
+def network_prior(hidden: int = 20, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the weights of :func:`network_tasks`, ``[3 · hidden + 1]`` each.
+
+    The means are one draw that all tasks share: they tell the hidden units apart, so that the posterior is not that of
+    exchangeable units. Output weights are of order 1/√hidden.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inner, outer = torch.randn(2 * hidden, generator=generator), torch.randn(hidden, generator=generator) / hidden**0.5
+    scale = torch.cat([torch.full((2 * hidden,), 0.5), torch.full((hidden,), hidden**-0.5), torch.tensor([0.5])])
+    return torch.cat([inner, outer, torch.zeros(1)]), scale
+
+
+def network_outputs(x: Tensor, weights: Tensor) -> Tensor:
+    """A tanh network of one input, one hidden layer and one output: ``[..., n], [..., 3 · hidden + 1] -> [..., n]``.
+
+    Weights are in the order of ``nn.Sequential(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, 1))``.
+    """
+    hidden = weights.shape[-1] // 3
+    slope, shift, outer, offset = weights[..., None, :].split([hidden, hidden, hidden, 1], dim=-1)
+    return (torch.tanh(x[..., None] * slope + shift) * outer).sum(-1) + offset[..., 0]
+
+
+def network_tasks(
+    tasks: int, queries: int, prior_loc: Tensor, prior_scale: Tensor, *, noise: float, seed: int, support: int = 10
+) -> Episode:
+    """Tasks y = network(x; w_t) + noise with w_t ~ N(prior_loc, prior_scale²) and x ~ U(−3, 3): the model itself.
+
+    Args:
+        tasks, queries, support: sizes.
+        prior_loc, prior_scale: ``[3 · hidden + 1]``, such as :func:`network_prior`.
+        noise: standard deviation.
+        seed: same seed, same tasks.
+
+    Returns:
+        Episode with ``x`` of shape ``[tasks, n, 1]`` and real ``y`` ``[tasks, n]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape, dtype = (tasks, support + queries), prior_loc.dtype
+    weights = prior_loc + prior_scale * torch.randn(tasks, len(prior_loc), generator=generator, dtype=dtype)
+    x = 6 * torch.rand(shape, generator=generator, dtype=dtype) - 3
+    y = network_outputs(x, weights) + noise * torch.randn(shape, generator=generator, dtype=dtype)
+    return Episode(x[:, :support, None], y[:, :support], x[:, support:, None], y[:, support:], way=1)
 
 
 def sinusoid_tasks(

@@ -18,7 +18,7 @@ from inference.meta.base_and_new import LwofRecord, check_lwof, fit_lwof, format
 from inference.meta.draw import figures
 from inference.meta.learner import Learner
 from inference.meta.options import Protocol, SibOptions
-from inference.meta.regression import RegressionStudy
+from inference.meta.regression import PROBLEMS, RegressionStudy
 from inference.meta.report import (
     PROTOCOLS,
     UNITS,
@@ -41,7 +41,6 @@ DESCRIPTION = """Synthetic information bottleneck: few-shot classification by tr
 Without arguments it runs the whole job on embedded letters in about two minutes."""
 NOTES = f"* chosen on validation tasks; {UNITS}"
 SAVED_DRAWS, SAVED_TASKS, SAVED_NUMBERS = 200, 8, 2_000_000  # draws, most tasks, most class probabilities of a saved posterior
-REGRESSION = ("sinusoids", "linear")
 
 Records = Sequence[TaskRecord | LwofRecord]
 
@@ -171,7 +170,7 @@ def of_lwof(records: Records) -> list[LwofRecord]:
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
     options, run = read_command(SibOptions, "svi_sib", DESCRIPTION, arguments)
-    study = RegressionStudy(options) if options.data in REGRESSION else SibStudy(options)
+    study = RegressionStudy(options) if options.data in PROBLEMS else SibStudy(options)
     return study.run(run)
 
 

@@ -12,18 +12,23 @@ from models.plates import task_plate
 
 
 class FullCovarianceGuide(PyroModule):
-    """q(w_t) = N(m_t, L_t L_tᵀ) over all ``way · D`` weights of a task, one set of parameters a task.
+    """q(w_t) = N(m_t, L_t L_tᵀ) over all ``way · D`` weights of a task, one set of parameters per task.
 
     Source: Hu et al. 2019, equation 5 (exact variational inference, before amortization).
 
     Args:
         tasks, way, num_features: sizes.
+        loc, scale: initial means and standard deviations, of shapes that broadcast to ``[tasks, way, num_features]``.
     """
 
-    def __init__(self, tasks: int, way: int, num_features: int) -> None:
+    def __init__(
+        self, tasks: int, way: int, num_features: int, *, loc: Tensor | float = 0.0, scale: Tensor | float = 1.0
+    ) -> None:
         super().__init__()
-        self.loc = nn.Parameter(torch.zeros(tasks, way, num_features))
-        self.factor = nn.Parameter(torch.zeros(tasks, way * num_features, way * num_features))
+        shape = (tasks, way, num_features)
+        start, spread = torch.as_tensor(loc).detach(), torch.as_tensor(scale).detach()
+        self.loc = nn.Parameter(start.expand(shape).clone())
+        self.factor = nn.Parameter(torch.diag_embed(spread.log().expand(shape).flatten(1)).clone())
 
     def scale_tril(self) -> Tensor:
         """L: ``[tasks, way · D, way · D]``, lower triangular with positive diagonal."""

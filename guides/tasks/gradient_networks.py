@@ -107,6 +107,35 @@ def pair_features(logits: Tensor) -> Tensor:
     return torch.stack(features, dim=-1)
 
 
+class ResidualGradient(GradientNetwork):
+    """ξ for regression: the residual of each labelled item, weighted by a small perceptron,
+
+        ξ_i = a_i (ŷ_i − y_i),    a_i = softplus(u(|ŷ_i − y_i|, mean_j |ŷ_j − y_j|, |ŷ_i|, |y_i|)).
+
+    With a Gaussian likelihood the true gradient is one of these, a = 1/noise². It knows neither likelihood nor noise, and it is
+    odd: turning the sign of outputs and labels turns the sign of ξ. Items without labels have no residual: this is for steps on
+    the support.
+
+    Args:
+        hidden: units of the hidden layer.
+    """
+
+    needs_labels = True
+
+    def __init__(self, hidden: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        if labels is None:
+            raise ValueError("this gradient network reads residuals: take the steps on the support, whose labels are known")
+        residual = outputs - labels[..., None]
+        size = residual.abs()
+        seen = (size, size.mean(-2, keepdim=True), outputs.abs(), labels[..., None].abs())
+        features = torch.stack([f.expand_as(size) for f in seen], dim=-1).log1p()
+        return F.softplus(self.layers(features)[..., 0]) * residual
+
+
 class ExactGradient(GradientNetwork):
     """The true gradient in place of ξ, which needs the query labels: an upper reference that shows the amortization gap.
 

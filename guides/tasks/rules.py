@@ -62,18 +62,27 @@ class GradientStep(Rule):
         size: initial η.
         learned: learn one η per step, on the log scale.
         whiten: descend in the prior's units.
+        per_feature: one η per step and dimension. Source: Li et al. 2017, Meta-SGD.
     """
 
     log_size: Tensor
 
     def __init__(
-        self, steps: int, num_features: int, *, size: float = 1e-3, learned: bool = False, whiten: bool = False
+        self,
+        steps: int,
+        num_features: int,
+        *,
+        size: float = 1e-3,
+        learned: bool = False,
+        whiten: bool = False,
+        per_feature: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < size < float("inf"):
             raise ValueError(f"a step size must be positive, not {size}")
         self.whiten = whiten
-        declare(self, "log_size", torch.full((max(steps, 1),), float(size)).log(), learned=learned)
+        shape = (max(steps, 1), num_features) if per_feature else (max(steps, 1),)
+        declare(self, "log_size", torch.full(shape, float(size)).log(), learned=learned)
         self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
 
     @torch.no_grad()

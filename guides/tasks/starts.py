@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.feature_space import class_means
+from models.tasks.predictors import Predictor
 
 
 class Start(nn.Module):
@@ -110,12 +111,38 @@ class RidgeStart(Start):
         self.prior_loc, self.prior_log_scale = nn.Parameter(prior_loc.clone()), nn.Parameter(prior_scale.log())
         self.log_noise = nn.Parameter(torch.tensor(noise).log())
 
+    def design(self, support_x: Tensor) -> tuple[Tensor, Tensor]:
+        """∂ŷ/∂w and ŷ at the prior's mean, ``[tasks, n, D]`` and ``[tasks, n]``."""
+        return support_x, (support_x @ self.prior_loc[:, None])[..., 0]
+
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """``rows`` is 1, the single output of regression."""
         weight = (-2 * self.log_noise).exp()
-        prior_precision = (-2 * self.prior_log_scale).exp()
-        precision = torch.diag(prior_precision) + weight * support_x.mT @ support_x
-        shift = prior_precision * self.prior_loc + weight * (support_x.mT @ support_y[..., None])[..., 0]
-        loc = torch.linalg.solve(precision, shift)
+        design, predicted = self.design(support_x)
+        precision = torch.diag((-2 * self.prior_log_scale).exp()) + weight * design.mT @ design
+        shift = weight * (design.mT @ (support_y - predicted)[..., None])[..., 0]
+        loc = self.prior_loc + torch.linalg.solve(precision, shift)
         log_scale = -0.5 * precision.diagonal(dim1=-2, dim2=-1).log()
         return loc[:, None], log_scale[:, None]
+
+
+class LinearisedStart(RidgeStart):
+    """λ(dˡ) for regression by a network: :class:`RidgeStart` on the network linearised at the prior's mean.
+
+    One Gauss–Newton step from the prior's mean, with learned prior and noise. Source: Khan et al. 2019, "Approximate inference
+    turns deep networks into Gaussian processes", section 3.
+
+    Args:
+        predictor: ŷ(x, w) with one row of weights; the model's own module.
+        prior_loc, prior_scale, noise: as in :class:`RidgeStart`.
+    """
+
+    def __init__(self, predictor: Predictor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> None:
+        super().__init__(prior_loc, prior_scale, noise)
+        self.predictor = predictor
+
+    def design(self, support_x: Tensor) -> tuple[Tensor, Tensor]:
+        prepared = self.predictor.prepare(support_x)
+        weights = self.prior_loc.expand(*support_x.shape[:2], 1, -1)  # [tasks, n, 1, D]: each item has its own copy
+        each = torch.func.vjp(lambda w: self.predictor.outputs(prepared[..., None, :], w)[..., 0, 0], weights)
+        return each[1](torch.ones_like(each[0]))[0][..., 0, :], each[0]

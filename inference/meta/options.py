@@ -56,7 +56,7 @@ class SibOptions(RunOptions):
     """Everything that defines a run.
 
     Args:
-        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images), sinusoids, linear (regression).
+        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images), linear, network, sinusoids (regression).
         root: folder or zip archive of the images.
         image_size: height and width in pixels; the data set's usual size when not given.
         backbone: feature network: conv4-64, conv4-128, wrn-28-10 or a torchvision.models name.
@@ -73,8 +73,9 @@ class SibOptions(RunOptions):
         beta: weight of the rate; several, separated by commas, are a sweep of which validation tasks choose one.
         predictor: distance, cosine or linear; several, separated by commas, are a sweep too.
         posterior: gaussian or delta.
-        gradient: gradient network: equivariant (any way), mlp (the paper's), exact (a reference that sees query labels).
-        initialisation: support (class means), learned (data-independent) or queries (for zero-shot).
+        gradient: gradient network: equivariant (any way), mlp (the paper's), exact (a reference that sees query labels). In
+            regression the equivariant one and the exact one take their steps on the support.
+        initialisation: support (class means; ridge regression), learned (data-independent) or queries (for zero-shot).
         prior: gaussian, mixture (one component per base class) or hierarchical (a posterior on its parameters too).
         rank: discriminant directions of the base classes that features are moved into; 0 only normalises them. When not given:
             32 (or fewer, where there are few base classes) for distance and linear, 0 for cosine.

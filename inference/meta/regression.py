@@ -1,42 +1,51 @@
-"""Few-shot regression on the same hierarchy: ``--data linear`` and ``--data sinusoids``."""
+"""Few-shot regression on the same hierarchy: ``--data linear``, ``--data network`` and ``--data sinusoids``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data.episodes import Episode
 from data.errors import UserError
-from data.regression import linear_posterior, linear_tasks, sinusoid_tasks
-from data.seeding import mix_seed, seeded
-from guides.tasks.conjugate import ConjugateGuide
-from inference.elbo import RateDistortionELBO, RateDistortionModule
+from data.seeding import seeded
+from inference.diagnostics.regret import linear_log_predictive, mixture_log_density, regret
+from inference.elbo import RateDistortionModule
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
-from inference.evaluation.predictive import predictive
+from inference.evaluation.predictive import labels_of, predictive, trace_guide, trace_model
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta.options import SibOptions
-from inference.meta.settings import MetaSchedule, settings
-from inference.meta.training import DRAWS, TASKS
-from inference.meta.variants import short
+from inference.meta.regression_guides import (
+    CONJUGATE,
+    build_guide,
+    fit_evidence,
+    fit_guide,
+    posterior_moments,
+    tempered,
+    training_objective,
+)
+from inference.meta.regression_reference import Reference, reference_for
+from inference.meta.regression_tasks import SUPPORT, TEST, VALIDATION, Problem, exact_nll, stream_seed
+from inference.meta.settings import GuideSettings, MetaSchedule, settings
+from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
-from inference.runs.tensors import save_tensors
-from models.likelihoods import GaussianLikelihood
+from inference.runs.tensors import load_state, save_tensors
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import LinearPredictor
-from models.tasks.priors import GaussianPrior
 
-LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
-NOISE = {"linear": 0.5, "sinusoids": 0.1}
-SUPPORT = 10
-DRAWN = 200  # posterior draws of the predictive distribution
+PROBLEMS = ("linear", "network", "sinusoids")
+DRAWN = 400  # posterior draws of the predictive distribution
 SAVED_DRAWS = 1000  # of a saved posterior: so many that leave-one-out estimates are right to a few hundredths of a nat
-VALIDATION, TEST = 0, 1  # streams of tasks
+TASKS_AT_ONCE = 50
+
+Fits = Mapping[Variant, RateDistortionModule]
 
 
 @dataclass(frozen=True)
@@ -44,15 +53,23 @@ class RegressionRecord:
     """One row of ``metrics.json``.
 
     Attributes:
-        split, steps, shot, queries, episodes: the tasks; nothing is unrolled, so ``steps`` is 0.
+        split, shot, queries, episodes: the tasks.
+        steps: K; 0 where nothing is unrolled.
+        method: ``conjugate``, the exact posterior of the learned model, or ``sib``.
+        variant: its name.
+        start, gradient: of the steps; ``None`` for ``conjugate``.
         beta: weight of the rate.
         rmse: of the predictive mean, in the target's unit.
         nll: −log predictive density, nats per query, each query by itself.
         exact_nll: the same of exact Bayes under the true prior and noise; ``None`` where it is not known.
+        regret, regret_ci95: mean log p*(y given x, support) − log q(y given x, support), nats per query, and the half-width
+            of its 95 % interval over tasks; ``None`` where there is no reference.
+        regret_error: 95 % half-width of the reference's own error.
+        reference: ``exact Bayes`` (under the true prior and noise) or ``NUTS``; ``None`` where there is none.
         coverage90: share of queries in the central 90 % predictive interval.
-        noise: learned standard deviation; the true one is in :data:`NOISE`.
+        noise: standard deviation of the model; the true one is in :data:`~inference.meta.regression_tasks.NOISE`.
         rate, distortion, neg_elbo: nats per task; distortion is of the queries.
-        selected: whether validation tasks chose this β.
+        selected: whether validation tasks chose it.
     """
 
     split: str
@@ -60,10 +77,18 @@ class RegressionRecord:
     shot: int
     queries: int
     episodes: int
+    method: str
+    variant: str
+    start: str | None
+    gradient: str | None
     beta: float
     rmse: float
     nll: float
     exact_nll: float | None
+    regret: float | None
+    regret_ci95: float | None
+    regret_error: float | None
+    reference: str | None
     coverage90: float
     noise: float
     rate: float
@@ -72,107 +97,184 @@ class RegressionRecord:
     selected: bool = False
 
 
-def regression_tasks(name: str, tasks: int, *, queries: int, seed: int) -> Episode:
-    """A batch of ``linear`` or ``sinusoids`` tasks with ten support points, in double precision: the precision matrix of forty
-    overlapping basis functions is nearly singular."""
-    if name == "linear":
-        episode = linear_tasks(tasks, queries, *LINEAR_PRIOR, noise=NOISE[name], seed=seed, support=SUPPORT)
-    else:
-        episode = sinusoid_tasks(tasks, support=SUPPORT, queries=queries, noise=NOISE[name], seed=seed)
-    return episode.to(dtype=torch.float64)
+def regression_variants(options: SibOptions) -> list[Variant]:
+    """Each β with the exact posterior where there is one, and with K steps and with none of SIB's guide."""
+    name = "linear" if Problem(options.data).is_linear else "network"
+    exact = [Variant(CONJUGATE, name, "matrix", beta, 0) for beta in options.betas] if name == "linear" else []
+    swept = itertools.product(options.betas, dict.fromkeys((options.steps, 0)))
+    return exact + [Variant("sib", name, "gaussian", beta, k, reference=k != options.steps) for beta, k in swept]
 
 
-def build_regression(num_features: int, beta: float) -> RateDistortionModule:
-    """Gaussian prior and noise, both learned, a linear predictor, and as guide the exact posterior given the support, tempered
-    by β."""
-    prior, likelihood = GaussianPrior(torch.zeros(num_features), torch.ones(num_features)), GaussianLikelihood(1.0)
-    model = EmpiricalBayesModel(prior, LinearPredictor(1.0, learned=False), likelihood)
-    return RateDistortionELBO(beta=beta)(model.double(), ConjugateGuide(prior, likelihood, beta=beta))
+def check_regression(options: SibOptions) -> None:
+    """Refuse what means nothing for regression.
 
-
-def tempered(evidence: RateDistortionModule, beta: float) -> RateDistortionModule:
-    """The same prior and noise with the posterior of another β."""
-    model: EmpiricalBayesModel = evidence.model
-    guide = ConjugateGuide(evidence.guide.prior, evidence.guide.likelihood, beta=beta)
-    return RateDistortionELBO(beta=beta)(model, guide)
-
-
-def fit_regression(objective: RateDistortionModule, name: str, queries: int, schedule: MetaSchedule) -> None:
-    """Learn prior and noise by Adam with a cosine decay on fresh tasks; deterministic for a seed.
-
-    The support sets score themselves, so that at β = 1 the objective is exactly −log evidence, and its minimum is type-II
-    maximum likelihood. Below β = 1 there is no minimum where features outnumber points: the noise would shrink to nothing.
+    Raises:
+        UserError: in one line.
     """
-    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 10 * schedule.learning_rate)
-    steps = max(1, schedule.tasks // schedule.batch)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        seed = mix_seed(schedule.seed, step, TASKS)
-        episode = regression_tasks(name, schedule.batch, queries=queries, seed=seed).on_support()
-        with seeded(schedule.seed, step, DRAWS):
-            loss = objective(*episode) / schedule.batch
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss became {float(loss)} at step {step}: lower `learning_rate`")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        cosine.step()
+    if not all(options.betas):
+        raise UserError("`beta=0` has no posterior: regression needs a positive one")
+    if options.posterior != "gaussian":
+        raise UserError(f"`posterior={options.posterior}` has no variance: regression needs gaussian")
+    if options.initialisation == "queries":
+        raise UserError("`initialisation=queries` is for tasks without a support: regression takes support or learned")
+    if options.prior != "gaussian":
+        raise UserError(f"`prior={options.prior}` has no exact posterior: regression needs gaussian")
 
 
-@torch.no_grad()
-def score_regression(objective: RateDistortionModule, options: SibOptions, stream: int) -> RegressionRecord:
-    """The record of one β on fresh tasks of a stream."""
-    episode = scored_tasks(options, stream)
-    assert episode.query_y is not None
-    predicted = predictive(objective.model, objective.guide, episode, num_samples=DRAWN)
-    assert predicted.rate is not None
-    means = predicted.labels.mean
-    noise = float(objective.model.likelihood.log_noise.exp())
-    spread = (means.var(0) + noise**2).sqrt()
-    error = means.mean(0) - episode.query_y
-    rate, distortion = float(predicted.rate.mean()), float(predicted.distortion(episode.query_y).mean())
-    return RegressionRecord(
-        split="val" if stream == VALIDATION else "test",
-        steps=0,
-        shot=SUPPORT,
-        queries=options.queries,
-        episodes=options.test_tasks,
-        beta=objective.elbo.beta,
-        rmse=float(error.square().mean().sqrt()),
-        nll=float(-predicted.log_predictive(episode.query_y).mean()),
-        exact_nll=exact_nll(episode) if options.data == "linear" else None,
-        coverage90=float((error.abs() < 1.645 * spread).float().mean()),
-        noise=noise,
-        rate=rate,
-        distortion=distortion,
-        neg_elbo=distortion + rate,
-    )
+def build_fits(options: SibOptions, model: EmpiricalBayesModel) -> dict[Variant, RateDistortionModule]:
+    """Everything a run trains, untrained; all share the model."""
+    problem, chosen = Problem(options.data), settings(GuideSettings, options)
+    fits = {}
+    for variant in regression_variants(options):
+        beta = variant.beta
+        assert beta is not None
+        if variant.method == CONJUGATE:
+            fits[variant] = tempered(model, beta)
+        else:
+            with seeded(options.seed):
+                fits[variant] = training_objective(beta, model, build_guide(problem, model, chosen, variant))
+    return fits
+
+
+def fit_all(options: SibOptions, run: RunFolder) -> Fits:
+    """Learn prior and noise where they are not known, then each guide."""
+    problem, schedule = Problem(options.data), settings(MetaSchedule, options)
+    model = problem.model()
+    if problem.is_linear:
+        with run.timed("evidence"):
+            fit_evidence(model, problem, options.queries, schedule)
+    fits = build_fits(options, model)
+    for variant, objective in fits.items():
+        if variant.method != CONJUGATE:
+            print(f"training {variant.name} ...")
+            with run.timed(variant.name):
+                fit_guide(objective, problem, options.queries, schedule)
+        save_tensors(run.checkpoints / f"{variant.name}.safetensors", objective.state_dict(), {})
+    return fits
+
+
+def load_fits(options: SibOptions, run: RunFolder) -> Fits:
+    """What a finished run has trained.
+
+    Raises:
+        UserError: a checkpoint is missing, damaged or of another configuration.
+    """
+    fits = build_fits(options, Problem(options.data).model())
+    for variant, objective in fits.items():
+        load_state(objective, run.checkpoints / f"{variant.name}.safetensors")
+    return fits
 
 
 def scored_tasks(options: SibOptions, stream: int) -> Episode:
-    """The tasks of a stream, the same for every β."""
-    seed = mix_seed(options.seed, options.tasks, 1, stream)
-    return regression_tasks(options.data, options.test_tasks, queries=options.queries, seed=seed)
+    """The tasks of a stream, the same for every guide."""
+    seed = stream_seed(options.seed, options.tasks, stream)
+    return Problem(options.data).tasks(options.test_tasks, queries=options.queries, seed=seed)
 
 
-def exact_nll(episode: Episode) -> float:
-    """Mean of −log p(y given x, support) of linear tasks under the true prior and noise, nats per query, each query by itself:
-    no method can do better on average."""
+@torch.no_grad()
+def log_predictive(
+    objective: RateDistortionModule, episode: Episode, *, num_samples: int = DRAWN, at_once: int = TASKS_AT_ONCE
+) -> Tensor:
+    """log q(y given x, support) of the queries, nats, each by itself: ``[tasks, query]``; exact where ŷ is linear, else from
+    draws, ``at_once`` tasks at a time."""
     assert episode.query_y is not None
-    noise = NOISE["linear"]
-    loc, scale = (part.to(episode.support_x) for part in LINEAR_PRIOR)
-    mean, covariance = linear_posterior(episode.support_x, episode.support_y, loc, scale, noise)
-    predicted = (episode.query_x @ mean[..., None])[..., 0]
-    variance = ((episode.query_x @ covariance) * episode.query_x).sum(-1) + noise**2
-    return float(-torch.distributions.Normal(predicted, variance.sqrt()).log_prob(episode.query_y).mean())
+    model, guide = objective.model, objective.guide
+    if isinstance(model.predictor, LinearPredictor):
+        fn = trace_guide(guide, episode, 1).nodes["weights"]["fn"]
+        noise = model.likelihood.log_noise.exp()
+        return linear_log_predictive(*posterior_moments(fn), episode.query_x, episode.query_y, noise)
+    parts = []
+    for start in range(0, len(episode.query_x), at_once):
+        part = episode.tasks(slice(start, start + at_once))
+        with seeded(0):  # independent draws for each task, so that their errors average out
+            drawn = trace_guide(guide, part, num_samples)
+        parts.append(mixture_log_density(labels_of(trace_model(model, drawn, part, num_samples)).log_prob(part.query_y)))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def score_regression(
+    objective: RateDistortionModule,
+    options: SibOptions,
+    stream: int,
+    *,
+    variant: Variant | None = None,
+    reference: Reference | None = None,
+) -> RegressionRecord:
+    """The record of one posterior on fresh tasks of a stream.
+
+    Args:
+        variant: what it is; the exact posterior when not given.
+        reference: of these tasks, or of the first of them.
+    """
+    episode = scored_tasks(options, stream)
+    assert episode.query_y is not None
+    kind = variant or Variant(CONJUGATE, "linear", "matrix", objective.elbo.beta, 0)
+    unrolled = kind.method != CONJUGATE
+    scores = predictive_scores(objective, episode)
+    logs = log_predictive(objective, episode)
+    against = None if reference is None else regret(reference.log_predictive, logs[: reference.tasks])
+    return RegressionRecord(
+        split="val" if stream == VALIDATION else "test",
+        steps=kind.steps,
+        shot=SUPPORT,
+        queries=options.queries,
+        episodes=options.test_tasks,
+        method=kind.method,
+        variant=kind.name,
+        start=options.initialisation if unrolled else None,
+        gradient=options.gradient if unrolled else None,
+        beta=objective.elbo.beta,
+        nll=float(-logs.mean()),
+        exact_nll=exact_nll(episode) if options.data == "linear" else None,
+        regret=None if against is None else against.mean,
+        regret_ci95=None if against is None else against.ci95,
+        regret_error=None if against is None else against.error,
+        reference=None if reference is None else reference.name,
+        **scores,  # type: ignore[arg-type]
+    )
+
+
+def predictive_scores(objective: RateDistortionModule, episode: Episode) -> dict[str, float]:
+    """``rmse``, ``coverage90``, ``noise``, ``rate``, ``distortion`` and ``neg_elbo``, as in :class:`RegressionRecord`."""
+    noise = float(objective.model.likelihood.log_noise.exp())
+    errors, inside, rates, distortions = [], [], [], []
+    for start in range(0, len(episode.query_x), TASKS_AT_ONCE):
+        part = episode.tasks(slice(start, start + TASKS_AT_ONCE))
+        assert part.query_y is not None
+        predicted = predictive(objective.model, objective.guide, part, num_samples=DRAWN)
+        assert predicted.rate is not None
+        means = predicted.labels.mean
+        error = means.mean(0) - part.query_y
+        errors.append(error)
+        inside.append(error.abs() < 1.645 * (means.var(0) + noise**2).sqrt())
+        rates.append(predicted.rate)
+        distortions.append(predicted.distortion(part.query_y))
+    rate, distortion = float(torch.cat(rates).mean()), float(torch.cat(distortions).mean())
+    return {
+        "rmse": float(torch.cat(errors).square().mean().sqrt()),
+        "coverage90": float(torch.cat(inside).double().mean()),
+        "noise": noise,
+        "rate": rate,
+        "distortion": distortion,
+        "neg_elbo": distortion + rate,
+    }
+
+
+def regret_cell(record: RegressionRecord) -> str:
+    """Regret with its interval."""
+    return "-" if record.regret is None else f"{record.regret:.3f} ± {record.regret_ci95:.3f}"
 
 
 COLUMNS = (
     Column("", lambda r: "*" if r.selected else " ", left=True),
+    Column("posterior", lambda r: r.method, left=True),
     Column("β", lambda r: number(r.beta, "g")),
+    Column("K", lambda r: "-" if r.method == CONJUGATE else str(r.steps)),
     Column("RMSE", lambda r: number(r.rmse)),
     Column("NLL", lambda r: number(r.nll)),
     Column("exact NLL", lambda r: number(r.exact_nll)),
+    Column("regret", regret_cell),
     Column("in 90 %", lambda r: number(r.coverage90, ".1f", factor=100)),
     Column("noise", lambda r: number(r.noise)),
     Column("rate", lambda r: number(r.rate, ".2f")),
@@ -180,66 +282,64 @@ COLUMNS = (
 )
 
 
-class RegressionStudy(Study[SibOptions, int, dict[float, RateDistortionModule]]):
-    """A run of ``svi_sib`` on regression data: learn prior and noise, choose β on validation tasks."""
+class RegressionStudy(Study[SibOptions, Problem, Fits]):
+    """A run of ``svi_sib`` on regression data: learn prior and noise, train SIB's guide, choose on validation tasks."""
 
     command = "svi_sib"
     resumes = False
 
-    def load(self) -> int:
-        """The number of features."""
-        return regression_tasks(self.options.data, 1, queries=1, seed=0).query_x.shape[-1]
+    def load(self) -> Problem:
+        return Problem(self.options.data)
 
-    def check(self, data: int) -> None:
-        if not all(self.options.betas):
-            raise UserError("`beta=0` has no posterior: regression needs a positive one")
+    def check(self, data: Problem) -> None:
+        check_regression(self.options)
 
-    def fit(self, data: int, run: RunFolder) -> dict[float, RateDistortionModule]:
-        options = self.options
-        evidence = build_regression(data, 1.0)
-        with run.timed("fit"):
-            fit_regression(evidence, options.data, options.queries, settings(MetaSchedule, options))
-        save_tensors(run.checkpoints / "regression.safetensors", evidence.state_dict(), {})
-        return {beta: tempered(evidence, beta) for beta in options.betas}
+    def fit(self, data: Problem, run: RunFolder) -> Fits:
+        return fit_all(self.options, run)
 
-    def evaluate(self, data: int, fitted: dict[float, RateDistortionModule], run: RunFolder) -> Sequence[RegressionRecord]:
-        return [score_regression(f, self.options, stream) for stream in (VALIDATION, TEST) for f in fitted.values()]
+    def evaluate(self, data: Problem, fitted: Fits, run: RunFolder) -> Sequence[RegressionRecord]:
+        model, options = next(iter(fitted.values())).model, self.options
+        with run.timed("reference"):
+            reference = reference_for(data, model, scored_tasks(options, TEST), run.path.parent)
+        scored = ((stream, item) for stream in (VALIDATION, TEST) for item in fitted.items())
+        return [
+            score_regression(fit, options, stream, variant=variant, reference=reference if stream == TEST else None)
+            for stream, (variant, fit) in scored
+        ]
 
     def choose(self, records: Sequence[RegressionRecord]) -> Sequence[RegressionRecord]:
         best = min((record for record in records if record.split == "val"), key=lambda record: record.nll)
-        return [replace(record, selected=record.beta == best.beta) for record in records]
+        return [replace(record, selected=record.variant == best.variant) for record in records]
 
-    def save(
-        self,
-        data: int,
-        fitted: dict[float, RateDistortionModule],
-        records: Sequence[RegressionRecord],
-        run: RunFolder,
-    ) -> None:
-        """ArviZ data of eight test tasks under every β."""
+    def save(self, data: Problem, fitted: Fits, records: Sequence[RegressionRecord], run: RunFolder) -> None:
+        """ArviZ data of eight test tasks under every posterior."""
         episode = scored_tasks(self.options, TEST).tasks(slice(8))
-        chosen = next(record.beta for record in records if record.selected)
+        chosen = next(record.variant for record in records if record.selected)
 
-        def content(objective: RateDistortionModule) -> Any:
-            known = {"command": self.command, "method": "conjugate", "beta": objective.elbo.beta}
+        def content(variant: Variant, objective: RateDistortionModule) -> Any:
+            known = {"command": self.command, "method": variant.method, "steps": variant.steps, "beta": objective.elbo.beta}
             known |= {"dataset": self.options.data, "seed": self.options.seed}
             posterior = infer(objective.model, objective.guide, episode, **known)
             return posterior.to_arviz(episode.query_y, num_samples=SAVED_DRAWS)
 
-        made = {f"beta{short(beta)}": partial(content, objective) for beta, objective in fitted.items()}
-        save_posteriors(made, f"beta{short(chosen)}", run)
+        made = {variant.name: partial(content, variant, objective) for variant, objective in fitted.items()}
+        save_posteriors(made, chosen, run)
 
-    def figures(
-        self,
-        data: int,
-        fitted: dict[float, RateDistortionModule],
-        records: Sequence[RegressionRecord],
-        run: RunFolder,
-    ) -> Figures:
+    def figures(self, data: Problem, fitted: Fits, records: Sequence[RegressionRecord], run: RunFolder) -> Figures:
         return {}
 
-    def report(self, data: int, records: Sequence[RegressionRecord]) -> str:
+    def report(self, data: Problem, records: Sequence[RegressionRecord]) -> str:
         options, tested = self.options, [record for record in records if record.split == "test"]
-        title = f"{options.data}, {SUPPORT} support points, {options.test_tasks} test tasks"
-        notes = "* chosen on validation tasks; NLL in nats per query, rate and distortion in nats per task;"
-        return f"{title}\n{format_table(tested, COLUMNS)}\n\n{notes}\nthe true noise is {NOISE[options.data]:g}"
+        title = f"{options.data}, {SUPPORT} support points, {options.test_tasks} test tasks; "
+        title += f"K steps from the {options.initialisation} start, {options.gradient} gradient"
+        notes = "* chosen on validation tasks; NLL and regret in nats per query, rate and distortion in nats per task;\n"
+        if data.is_linear:
+            notes += f"conjugate: the exact posterior of the learned model; the true noise is {data.noise:g}"
+        else:
+            notes += "prior and noise are the true ones"
+        first = tested[0]
+        if first.reference == "exact Bayes":
+            notes += "\nregret: against exact Bayes under the true prior and noise"
+        elif first.reference:
+            notes += f"\nregret: against {first.reference} on the same model, whose own error is ± {first.regret_error:.3f}"
+        return f"{title}\n{format_table(tested, COLUMNS)}\n\n{notes}"

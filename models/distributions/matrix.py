@@ -30,6 +30,14 @@ class MatrixNormal(dist.TorchDistribution):
         matrix = self.flat.scale_tril.shape[-2:]
         return MatrixNormal(loc.expand(*batch_shape, *self.shape_of_matrix), self.flat.scale_tril.expand(*batch_shape, *matrix))
 
+    @property
+    def mean(self) -> Tensor:
+        return self.flat.mean.unflatten(-1, self.shape_of_matrix)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.flat.variance.unflatten(-1, self.shape_of_matrix)
+
     def rsample(self, sample_shape=()) -> Tensor:
         return self.flat.rsample(sample_shape).unflatten(-1, self.shape_of_matrix)
 

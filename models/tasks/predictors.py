@@ -5,7 +5,8 @@ Shapes: features ``[..., query, D]``, weights ``[..., way, D]``, outputs and cot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -167,6 +168,36 @@ class NetworkPredictor(Predictor):
         parts = weights.split([shape.numel() for shape in self.shapes.values()])
         named = {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
         return torch.func.functional_call(self.network, named, (items,))
+
+
+class PerceptronPredictor(Predictor):
+    """ŷ = a tanh perceptron under one row of weights, ``[..., tasks, 1, P]``, written as batched matrix products.
+
+    The same function as :class:`NetworkPredictor` on ``nn.Sequential(nn.Linear(a, b), nn.Tanh(), …)``, with the weights in the
+    same order, but without ``vmap``: it is quicker, and ``torch.jit.trace`` can follow, so that NUTS may compile the potential.
+
+    Args:
+        widths: of inputs, hidden layers and outputs, such as ``(1, 20, 1)``.
+
+    Attributes:
+        num_weights: P.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.shapes = list(itertools.pairwise(widths))
+        self.num_weights = sum((inputs + 1) * outputs for inputs, outputs in self.shapes)
+
+    def rows(self, way: int) -> int:
+        """1: the network is one row."""
+        return 1
+
+    def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
+        parts = weights.split([n for a, b in self.shapes for n in (a * b, b)], dim=-1)  # [..., 1, n]
+        for layer, (inputs, outputs) in enumerate(self.shapes):
+            matrix = parts[2 * layer].unflatten(-1, (outputs, inputs)).squeeze(-3)  # [..., outputs, inputs]
+            features = (features.tanh() if layer else features) @ matrix.mT + parts[2 * layer + 1]
+        return features
 
 
 PREDICTORS: dict[str, type[Predictor]] = {

@@ -1,0 +1,95 @@
+"""``python -m inference.diagnose``: is the posterior of a finished run right?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from data.errors import UserError
+from inference.diagnostics import plots
+from inference.diagnostics.findings import Finding, format_findings
+from inference.meta.options import SibOptions
+from inference.meta.regression import PROBLEMS
+from inference.meta.regression_diagnosis import diagnose_regression
+from inference.runs.commands import flags_in_errors, notes, read_options, run_command
+from inference.runs.folder import RunFolder, read_json, write_json
+from inference.runs.options import Options, options_from_yaml
+from inference.runs.study import draw_all
+from inference.runs.values import PositiveInt, TwoOrMore
+
+DESCRIPTION = """Is the posterior right? Simulation-based calibration, regret against exact Bayes or NUTS, the amortization gap,
+PSIS k and coverage of a finished run; a table, a verdict for each posterior, pictures and a JSON file in RUN/diagnostics."""
+UNITS = """SBC: simulation-based calibration of weights, outputs and log likelihood, the coordinates that fail; regret in nats
+per query; loss (distortion of the support + rate) and gap (to a diagonal Gaussian optimised on each task) in nats per task;
+± is a 95 % interval over tasks; shift and scale: weights' means and standard deviations beside NUTS's, in its own"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseOptions(Options):
+    """Which run, how closely.
+
+    Args:
+        run: folder of a finished run.
+        tasks: test tasks of all checks but simulation-based calibration.
+        simulations: tasks of simulation-based calibration, drawn from the model itself.
+    """
+
+    run: str
+    tasks: TwoOrMore = 200
+    simulations: PositiveInt = 500
+
+
+@flags_in_errors(DiagnoseOptions)
+def main(arguments: Sequence[str] | None = None) -> list[Finding]:
+    """Run the command; returns what was found, posterior by posterior."""
+    options = read_options(DiagnoseOptions, "diagnose", DESCRIPTION, arguments)
+    run = RunFolder.existing(options.run)
+    with notes():
+        findings = find(run, options)
+    folder = run.path / "diagnostics"
+    content = {"command": "diagnose", "tasks": options.tasks, "simulations": options.simulations}
+    written = write_json(folder / "diagnostics.json", content | {"results": [finding.row() for finding in findings]})
+    drawn = draw_all(lambda: figures(findings), folder)
+    print(f"\n{format_findings(findings)}\n\n{UNITS}\n")
+    print("\n".join(finding.verdict for finding in findings))
+    print(f"\nresults: {written}")
+    for plot in drawn:
+        print(f"plot:    {plot}")
+    return findings
+
+
+def find(run: RunFolder, options: DiagnoseOptions) -> list[Finding]:
+    """The checks that the run's kind has.
+
+    Raises:
+        UserError: the run is not finished, or of a kind without posterior.
+    """
+    if not run.metrics.exists():
+        raise UserError(f"{run.path} is not finished: it has no metrics.json")
+    made_by = read_json(run.metrics)
+    if made_by.get("command") == "svi_sib" and made_by.get("dataset") in PROBLEMS:
+        own = options_from_yaml(SibOptions, run.config.read_text(), run.config)
+        return diagnose_regression(run, own, tasks=options.tasks, simulations=options.simulations)
+    raise UserError(f"{run.path} is a run of {made_by.get('command')} on {made_by.get('dataset')}, which has no such checks")
+
+
+def figures(findings: Sequence[Finding]) -> dict[str, Callable[[], Figure]]:
+    """The pictures by name, each drawn when it is called."""
+    calibrations = {f.name: f.calibration for f in findings if f.calibration is not None}
+    levels = {f.name: f.levels for f in findings if f.levels is not None}
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if calibrations:
+        drawn["calibration"] = lambda: plots.rank_panels(calibrations)
+    if any(f.regret is not None for f in findings):
+        drawn["regret"] = lambda: plots.regret_dots(findings)
+    if levels:
+        drawn["coverage"] = lambda: plots.coverage_curves(levels)
+    if any(f.psis_k is not None for f in findings):
+        drawn["psis_k"] = lambda: plots.k_strips(findings)
+    return drawn
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,148 @@
+"""What the checks say of one posterior: a row of the table, a line of verdict, an entry of the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from inference.diagnostics.calibration import Calibration, central_coverage
+from inference.diagnostics.nuts import Moments
+from inference.diagnostics.regret import Regret
+from inference.evaluation.metrics import confidence_interval
+from inference.evaluation.tables import Column, format_table, number
+
+GOOD_K = 0.7
+"""Pareto k above which importance weights have no usable variance (Vehtari et al. 2024)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One posterior under all checks; what was not checked is ``None``.
+
+    Attributes:
+        name: of the posterior.
+        calibration: simulation-based calibration.
+        regret: against ``reference``.
+        reference: in words.
+        losses: −E_q log p(labels given w) + β KL(q ‖ p), nats: ``[tasks]``.
+        best_losses: the same of a diagonal Gaussian optimised on each task.
+        psis_k: ``[tasks]``.
+        levels: predictive distribution functions at the true targets, any shape.
+        moments: weights beside NUTS's.
+    """
+
+    name: str
+    calibration: Calibration | None = None
+    regret: Regret | None = None
+    reference: str | None = None
+    losses: Tensor | None = None
+    best_losses: Tensor | None = None
+    psis_k: Tensor | None = None
+    levels: Tensor | None = None
+    moments: Moments | None = None
+
+    @property
+    def gap(self) -> tuple[float, float] | None:
+        """Amortization gap, nats per task, with the half-width of its 95 % interval: below 0 where the family is richer."""
+        if self.losses is None or self.best_losses is None:
+            return None
+        difference = (self.losses - self.best_losses).double()
+        return float(difference.mean()), confidence_interval(difference)
+
+    @property
+    def coverage90(self) -> float | None:
+        """Share of targets in the central 90 % predictive interval."""
+        return None if self.levels is None else central_coverage(self.levels)[0.9]
+
+    @property
+    def median_k(self) -> float | None:
+        """Median Pareto k over tasks."""
+        return None if self.psis_k is None else float(self.psis_k.median())
+
+    @property
+    def bad_k(self) -> float | None:
+        """Share of tasks with a Pareto k above :data:`GOOD_K`."""
+        return None if self.psis_k is None else float((self.psis_k > GOOD_K).double().mean())
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        parts = []
+        if self.calibration is not None:
+            parts.append(f"SBC {self.calibration.verdict}")
+        if self.regret is not None:
+            parts.append(regret_words(self.regret, self.reference or "the reference"))
+        if self.gap is not None:
+            parts.append(gap_words(*self.gap))
+        if self.bad_k is not None:
+            parts.append(f"PSIS k above {GOOD_K} in {self.bad_k:.0%} of the tasks")
+        return f"{self.name}: " + "; ".join(parts)
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        calibration = self.calibration
+        return {
+            "name": self.name,
+            "sbc_passed": None if calibration is None else calibration.passed,
+            "sbc_outside": None if calibration is None else int((~calibration.inside).sum()),
+            "sbc_coordinates": None if calibration is None else len(calibration.names),
+            "sbc_simulations": None if calibration is None else len(calibration.ranks),
+            "sbc_spread": None if calibration is None else float(calibration.spread.mean()),
+            "regret": None if self.regret is None else asdict(self.regret),
+            "reference": self.reference,
+            "loss": None if self.losses is None else float(self.losses.mean()),
+            "gap": None if self.gap is None else self.gap[0],
+            "gap_ci95": None if self.gap is None else self.gap[1],
+            "psis_k_median": self.median_k,
+            "psis_k_bad": self.bad_k,
+            "coverage90": self.coverage90,
+            "moments": None if self.moments is None else asdict(self.moments),
+            "verdict": self.verdict,
+        }
+
+
+def regret_words(found: Regret, reference: str) -> str:
+    """What a regret says."""
+    noise = max(found.ci95, found.error)
+    if abs(found.mean) <= noise:
+        return f"predicts as well as {reference} (regret {found} nats per query)"
+    verb = "costs" if found.mean > 0 else "gains"
+    return f"{verb} {found} nats per query against {reference}"
+
+
+def gap_words(gap: float, ci95: float) -> str:
+    """What an amortization gap says."""
+    if gap < -ci95:
+        return f"{-gap:.2f} ± {ci95:.2f} nats per task better than the best diagonal Gaussian"
+    return f"{gap:.2f} ± {ci95:.2f} nats per task above a diagonal Gaussian optimised on each task"
+
+
+def sbc_cell(finding: Finding) -> str:
+    """Pass or fail, with how many coordinates fail."""
+    if finding.calibration is None:
+        return "-"
+    inside = finding.calibration.inside
+    return "passes" if inside.all() else f"fails {int((~inside).sum())}/{len(inside)}"
+
+
+COLUMNS = (
+    Column("posterior", lambda f: f.name, left=True),
+    Column("SBC", sbc_cell),
+    Column("regret", lambda f: "-" if f.regret is None else f"{f.regret.mean:.3f} ± {f.regret.ci95:.3f}"),
+    Column("loss", lambda f: "-" if f.losses is None else f"{float(f.losses.mean()):.2f}"),
+    Column("gap", lambda f: "-" if f.gap is None else f"{f.gap[0]:.3f} ± {f.gap[1]:.3f}"),
+    Column("PSIS k", lambda f: number(f.median_k, ".2f")),
+    Column("k > 0.7 %", lambda f: number(f.bad_k, ".0f", factor=100)),
+    Column("in 90 %", lambda f: number(f.coverage90, ".1f", factor=100)),
+    Column("shift", lambda f: "-" if f.moments is None else f"{f.moments.shift:.2f}"),
+    Column("scale", lambda f: "-" if f.moments is None else f"{f.moments.scale_ratio:.2f}"),
+)
+
+
+def format_findings(findings: Sequence[Finding]) -> str:
+    """The table; columns that nothing was checked for are left out."""
+    filled = [c for c in COLUMNS if any(c.cell(finding) != "-" for finding in findings)]
+    return format_table(findings, filled)

@@ -1,0 +1,128 @@
+"""Pictures of the checks; every function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from inference.diagnostics.calibration import Calibration
+from inference.diagnostics.findings import GOOD_K, Finding
+from inference.evaluation.figures import COLOURS, STYLE
+
+BINS = 20
+PANELS = 6  # a row holds no more
+LEAST_K = -0.5  # smaller ones are as good
+
+
+def rank_panels(named: Mapping[str, Calibration]) -> Figure:
+    """Ranks of each posterior: the histogram of its worst coordinate, above how far the empirical distributions of all
+    coordinates are from the uniform one; grey is where a right posterior stays in, at all points and coordinates at once."""
+    shown = dict(list(named.items())[:PANELS])
+    width = max(5.6, 2.7 * len(shown))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2, len(shown), figsize=(width, 4.8), squeeze=False, sharey="row", height_ratios=(2, 3), layout="constrained"
+        )
+        for column, (name, found) in zip(axes.T, shown.items(), strict=True):
+            histogram(column[0], found)
+            column[0].set_title(f"{name}\n{'passes' if found.passed else 'fails'}", fontsize=9)
+            differences(column[1], found)
+            column[1].set_xlabel("rank of the truth among draws\n(0: below all, 1: above all)")
+        axes[0, 0].set_ylabel("simulations per bin")
+        axes[1, 0].set_ylabel("ECDF of ranks − uniform")
+        handles = {label: handle for axis in axes[1] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+def worst(found: Calibration) -> int:
+    """The coordinate that is farthest from uniform."""
+    return int(np.abs(found.distribution() - found.points).max(-1).argmax())
+
+
+def histogram(axis: Any, found: Calibration) -> None:
+    """Ranks of the worst coordinate with a band of simultaneous level."""
+    index = worst(found)
+    counts, edges = np.histogram(found.ranks[:, index].numpy() / found.draws, bins=BINS, range=(0, 1))
+    tail = (1 - found.level) / (BINS * len(found.names)) / 2
+    bounds = torch.distributions.Binomial(len(found.ranks), torch.tensor(1 / BINS))
+    cumulative = bounds.log_prob(torch.arange(len(found.ranks) + 1.0)).exp().cumsum(0)
+    axis.axhspan(float((cumulative < tail).sum()), float((cumulative < 1 - tail).sum()), color="0.88")
+    axis.stairs(counts, edges, color=COLOURS[0], fill=True, alpha=0.7)
+    axis.text(0.5, 0.95, f"worst: {found.names[index]}", transform=axis.transAxes, ha="center", va="top", fontsize=7)
+
+
+def differences(axis: Any, found: Calibration) -> None:
+    """ECDF − uniform of every coordinate; those that leave the band in colour."""
+    points, (lower, upper) = found.points, found.band()
+    label = f"band that a right posterior stays in, {found.level:.0%} for all at once"
+    axis.fill_between(points, lower - points, upper - points, color="0.88", label=label)
+    inside, labelled = found.inside, set[str]()
+    for row, good in zip(found.distribution(), inside, strict=True):
+        words = "coordinate that stays inside" if good else "coordinate that leaves the band"
+        colour = COLOURS[0] if good else COLOURS[3]
+        axis.plot(points, row - points, color=colour, lw=0.8, label=None if words in labelled else words)
+        labelled.add(words)
+
+
+def regret_dots(findings: Sequence[Finding]) -> Figure:
+    """Regret of each posterior with its 95 % interval."""
+    shown = [finding for finding in findings if finding.regret is not None]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 1.2 + 0.32 * len(shown)), layout="constrained")
+        for place, finding in enumerate(shown):
+            assert finding.regret is not None
+            axis.errorbar(finding.regret.mean, place, xerr=finding.regret.ci95, fmt="o", color=COLOURS[0], capsize=3)
+        axis.axvline(0, color="grey", lw=1)
+        error = max(finding.regret.error for finding in shown if finding.regret is not None)
+        if error:
+            axis.axvspan(-error, error, color="0.88", label="the reference's own error, 95 %")
+            figure.legend(fontsize=8, loc="outside upper right")
+        axis.set_yticks(range(len(shown)), [finding.name for finding in shown])
+        axis.invert_yaxis()
+        axis.set_xlabel(f"regret against {shown[0].reference}, nats per query, ± 95 %")
+    return figure
+
+
+def coverage_curves(named: Mapping[str, Tensor]) -> Figure:
+    """Share of true targets in central predictive intervals, less what these promise.
+
+    Args:
+        named: label -> predictive distribution functions at the targets.
+    """
+    nominal = np.linspace(0.02, 0.98, 49)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8.0, 4.0), layout="constrained")
+        axis.axhline(0, color="grey", lw=1)
+        targets = next(iter(named.values())).numel()
+        chance = 1.96 * np.sqrt(nominal * (1 - nominal) / targets)
+        axis.fill_between(nominal, -chance, chance, color="0.88", label=f"95 % for {targets} independent targets")
+        for index, (name, levels) in enumerate(named.items()):
+            distance = (2 * levels.flatten().numpy() - 1).__abs__()
+            share = (distance[:, None] <= nominal).mean(0)
+            style = ("-", "--", ":")[index // len(COLOURS) % 3]
+            axis.plot(nominal, share - nominal, style, color=COLOURS[index % len(COLOURS)], label=name)
+        axis.set(xlabel="probability of the central predictive interval", ylabel="share of targets inside − probability")
+        figure.legend(fontsize=8, loc="outside right upper")
+    return figure
+
+
+def k_strips(findings: Sequence[Finding]) -> Figure:
+    """Pareto k of each task, posterior by posterior."""
+    shown = [finding for finding in findings if finding.psis_k is not None]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 1.2 + 0.32 * len(shown)), layout="constrained")
+        ks = [np.maximum(finding.psis_k.numpy(), LEAST_K) for finding in shown if finding.psis_k is not None]
+        axis.boxplot(ks, orientation="horizontal")
+        axis.axvline(GOOD_K, color=COLOURS[3], lw=1, label=f"{GOOD_K}: above, draws cannot be reweighted")
+        axis.set_yticks(range(1, len(shown) + 1), [finding.name for finding in shown])
+        axis.invert_yaxis()
+        axis.set_xlabel(f"Pareto k of each task's importance weights ({LEAST_K:g} stands for less)")
+        figure.legend(fontsize=8, loc="outside upper right")
+    return figure

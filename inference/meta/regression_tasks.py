@@ -1,0 +1,110 @@
+"""The regression problems of ``svi_sib``: their tasks, their model, and what exact Bayes says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.episodes import Episode
+from data.regression import (
+    linear_posterior,
+    linear_tasks,
+    network_prior,
+    network_tasks,
+    radial_basis,
+    sinusoid_tasks,
+)
+from data.seeding import mix_seed
+from inference.diagnostics.regret import linear_log_predictive
+from models.likelihoods import GaussianLikelihood
+from models.tasks.model import EmpiricalBayesModel
+from models.tasks.predictors import LinearPredictor, PerceptronPredictor
+from models.tasks.priors import GaussianPrior
+
+LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
+NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1}
+HIDDEN = 20  # units of the network that tasks of `network` are drawn from
+SUPPORT = 10
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A family of regression tasks, by name.
+
+    Attributes:
+        name: ``linear``, ``network`` or ``sinusoids``.
+    """
+
+    name: str
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether ŷ is linear in w, so that the posterior is Gaussian and known."""
+        return self.name != "network"
+
+    @property
+    def noise(self) -> float:
+        """The true standard deviation."""
+        return NOISE[self.name]
+
+    @property
+    def num_weights(self) -> int:
+        """D."""
+        sizes = {"linear": len(LINEAR_PRIOR[0]), "network": 3 * HIDDEN + 1}
+        return sizes[self.name] if self.name in sizes else radial_basis(torch.zeros(1)).shape[-1]
+
+    def tasks(self, count: int, *, queries: int, seed: int) -> Episode:
+        """A batch of tasks with ten support points, in double precision: the precision matrix of forty overlapping basis
+        functions is nearly singular."""
+        if self.name == "linear":
+            episode = linear_tasks(count, queries, *LINEAR_PRIOR, noise=self.noise, seed=seed, support=SUPPORT)
+        elif self.name == "network":
+            episode = network_tasks(count, queries, *network_prior(HIDDEN), noise=self.noise, seed=seed, support=SUPPORT)
+        else:
+            episode = sinusoid_tasks(count, support=SUPPORT, queries=queries, noise=self.noise, seed=seed)
+        return episode.to(dtype=torch.float64)
+
+    def model(self) -> EmpiricalBayesModel:
+        """The program in double precision.
+
+        Linear problems learn prior and noise, from N(0, 1) and 1. The network's are the truth and stay so: of a nonlinear model
+        neither could be learned but through an approximate posterior, and what differs from NUTS would be two things at once.
+        """
+        if self.is_linear:
+            prior = GaussianPrior(torch.zeros(self.num_weights), torch.ones(self.num_weights))
+            model = EmpiricalBayesModel(prior, LinearPredictor(1.0, learned=False), GaussianLikelihood(1.0))
+        else:
+            prior = GaussianPrior(*network_prior(HIDDEN)).requires_grad_(False)
+            likelihood = GaussianLikelihood(self.noise, learned=False)
+            model = EmpiricalBayesModel(prior, PerceptronPredictor((1, HIDDEN, 1)), likelihood)
+        return model.double()
+
+
+def regression_tasks(name: str, tasks: int, *, queries: int, seed: int) -> Episode:
+    """A batch of tasks of a problem by name, see :meth:`Problem.tasks`."""
+    return Problem(name).tasks(tasks, queries=queries, seed=seed)
+
+
+VALIDATION, TEST = 0, 1  # streams of tasks
+
+
+def stream_seed(seed: int, training_tasks: int, stream: int) -> int:
+    """The seed of the tasks of a stream, the same for every guide."""
+    return mix_seed(seed, training_tasks, 1, stream)
+
+
+def exact_log_predictive(episode: Episode) -> Tensor:
+    """log p(y given x, support) of linear tasks under the true prior and noise, nats, each query by itself: ``[tasks, query]``.
+    No method can do better on average."""
+    assert episode.query_y is not None
+    noise = NOISE["linear"]
+    loc, scale = (part.to(episode.support_x) for part in LINEAR_PRIOR)
+    mean, covariance = linear_posterior(episode.support_x, episode.support_y, loc, scale, noise)
+    return linear_log_predictive(mean, covariance, episode.query_x, episode.query_y, noise)
+
+
+def exact_nll(episode: Episode) -> float:
+    """Mean of −log p(y given x, support) of linear tasks, nats per query; see :func:`exact_log_predictive`."""
+    return float(-exact_log_predictive(episode).mean())
