@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.poutine import Trace
@@ -18,30 +18,32 @@ from inference.elbo import RateDistortionELBO
 from inference.evaluation.predictive import labels_of, predictive, trace_guide, trace_model
 
 STEPS, PARTICLES, STEP_SIZE = 2000, 8, 0.05
+FULL_STEP_SIZE, FULL_PARTICLES = 0.005, 4  # all covariances are many parameters, which move together
+
+Free = TypeVar("Free", FreeGaussianGuide, FullCovarianceGuide)
 
 
 def optimise_tasks(
     model: nn.Module,
+    guide: Free,
     episode: Episode,
     *,
     on: Evidence | str = Evidence.SUPPORT,
-    full: FreeGaussianGuide | None = None,
     beta: float = 1.0,
     steps: int = STEPS,
     particles: int = PARTICLES,
     step_size: float = STEP_SIZE,
     seed: int = 0,
-) -> nn.Module:
+) -> Free:
     """A Gaussian for each task, fitted to that task alone: all tasks in one batch, by Adam with a cosine decay.
 
     It minimises −E_q log p(labels given w) + β KL(q ‖ p) and changes nothing of the model.
 
     Args:
         model: with the latent site ``weights``, such as :class:`~models.tasks.model.EmpiricalBayesModel`.
+        guide: where to begin, :func:`prior_guide` or :func:`full_guide`; it is changed.
         episode: the tasks.
         on: whose labels the posterior is given: the support's, or those of the queries, which it is then a reference for.
-        full: a diagonal solution of these tasks, from which all covariances are optimised; without it a diagonal one is, from
-            the prior on.
         beta: weight of the rate.
         steps, particles, step_size: of Adam; draws per step.
         seed: of the draws.
@@ -51,7 +53,6 @@ def optimise_tasks(
     """
     data = given(episode, on)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    guide = prior_guide(model, data) if full is None else full_guide(full)
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:

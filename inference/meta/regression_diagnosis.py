@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from data.episodes import Episode
-from inference.diagnostics.amortization import optimise_tasks, psis_k, task_losses
+from inference.diagnostics.amortization import (
+    FULL_PARTICLES,
+    FULL_STEP_SIZE,
+    full_guide,
+    optimise_tasks,
+    prior_guide,
+    psis_k,
+    task_losses,
+)
 from inference.diagnostics.calibration import Calibration
 from inference.diagnostics.findings import Finding
 from inference.diagnostics.nuts import Moments, compare_moments
@@ -25,7 +33,6 @@ from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 
 DRAWN = 1000
-FULL_STEP = 0.01  # of Adam for all covariances, many of them
 SIMULATED = 3  # stream of tasks beside those of training, validation and test
 
 
@@ -45,9 +52,9 @@ def diagnose_regression(run: RunFolder, options: SibOptions, *, tasks: int, simu
     episode = episode.tasks(slice(tasks if reference is None or reference.weights is None else reference.tasks))
     simulated = problem.tasks(simulations, queries=3, seed=options.seed + SIMULATED)
     print("optimising a Gaussian for each task ...")
-    diagonal = optimise_tasks(model, episode)
-    full = optimise_tasks(model, episode, full=diagonal, step_size=FULL_STEP)
-    free = {name: RateDistortionELBO()(model, guide) for name, guide in (("diagonal", diagonal), ("full covariance", full))}
+    diagonal = optimise_tasks(model, prior_guide(model, episode), episode)
+    full = optimise_tasks(model, full_guide(diagonal), episode, step_size=FULL_STEP_SIZE, particles=FULL_PARTICLES)
+    free = {"per task, diagonal": diagonal, "per task, full covariance": full}
     best = task_losses(model, diagonal, episode, num_samples=DRAWN)
     findings = []
     for variant, objective in fits.items():
@@ -58,7 +65,9 @@ def diagnose_regression(run: RunFolder, options: SibOptions, *, tasks: int, simu
         if variant.method == CONJUGATE and variant.beta == 1:
             control = calibrate_tasks(model, objective.guide, simulated, seed=options.seed, scale=0.5)
             findings.append(Finding(f"{name}, scales halved", control))
-    return findings + [examine(f"optimised per task, {name}", objective, episode, reference, best, None) for name, objective in free.items()]
+    return findings + [
+        examine(name, RateDistortionELBO()(model, guide), episode, reference, best, None) for name, guide in free.items()
+    ]
 
 
 def label(variant: Variant, options: SibOptions) -> str:

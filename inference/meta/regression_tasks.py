@@ -76,7 +76,7 @@ class Problem:
             prior = GaussianPrior(torch.zeros(self.num_weights), torch.ones(self.num_weights))
             model = EmpiricalBayesModel(prior, LinearPredictor(1.0, learned=False), GaussianLikelihood(1.0))
         else:
-            prior = GaussianPrior(*network_prior(HIDDEN)).requires_grad_(False)
+            prior = GaussianPrior(*network_prior(HIDDEN), learned=False)
             likelihood = GaussianLikelihood(self.noise, learned=False)
             model = EmpiricalBayesModel(prior, PerceptronPredictor((1, HIDDEN, 1)), likelihood)
         return model.double()

@@ -57,12 +57,15 @@ class GaussianPrior(Prior):
     Args:
         loc: ``[D]``, initial μ.
         scale: ``[D]``, initial σ.
+        learned: whether ψ is; a known prior keeps them.
     """
 
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+    log_scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor, *, learned: bool = True) -> None:
         super().__init__()
-        self.loc = nn.Parameter(loc.clone())
-        self.log_scale = nn.Parameter(scale.log())
+        declare(self, "loc", loc.clone(), learned=learned)
+        declare(self, "log_scale", scale.log(), learned=learned)
 
     @classmethod
     def from_class_means(cls, means: Tensor) -> GaussianPrior:
@@ -95,11 +98,7 @@ class HierarchicalGaussianPrior(GaussianPrior):
     """
 
     def __init__(self, loc: Tensor, scale: Tensor, *, width: float = 1.0) -> None:
-        super().__init__(loc, scale)
-        for name in ("loc", "log_scale"):
-            fixed = getattr(self, name).detach()
-            delattr(self, name)
-            declare(self, name, fixed, learned=False)
+        super().__init__(loc, scale, learned=False)
         self.width = width
 
     def hyperparameters(self) -> tuple[Tensor, ...]:

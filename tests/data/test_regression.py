@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from data.regression import curve, linear_evidence, linear_posterior, linear_tasks, load_curve, radial_basis, sinusoid_tasks
+from data.regression import (
+    curve,
+    linear_evidence,
+    linear_posterior,
+    linear_tasks,
+    load_curve,
+    network_outputs,
+    network_prior,
+    network_tasks,
+    radial_basis,
+    sinusoid_tasks,
+)
 
 
 def test_linear_tasks_follow_their_prior_and_noise(float64):
@@ -58,3 +69,22 @@ def test_curve_leaves_a_gap_and_follows_its_function():
     assert float(x.abs().max()) <= 2
     assert float((data.train.labels - curve(x)).std()) == pytest.approx(0.1, rel=0.2)
     assert float(curve(torch.tensor(1.0))) == pytest.approx(0.9093 + 0.5, abs=1e-4)
+
+
+def test_network_tasks_are_drawn_from_their_own_prior_and_noise():
+    """The same weights give the same outputs in torch's own network, in the order of its parameters."""
+    loc, scale = network_prior(20)
+    assert loc.shape == scale.shape == (61,)
+    network = torch.nn.Sequential(torch.nn.Linear(1, 20), torch.nn.Tanh(), torch.nn.Linear(20, 1))
+    weights = loc + scale * torch.randn(61)
+    torch.nn.utils.vector_to_parameters(weights, network.parameters())
+    x = torch.linspace(-3, 3, 7)
+    torch.testing.assert_close(network(x[:, None])[:, 0], network_outputs(x, weights))
+    point = torch.full_like(scale, 1e-6)  # one function alone: what is left is the noise
+    episode = network_tasks(500, 5, loc, point, noise=0.2, seed=0, support=15)
+    residual = episode.support_y - network_outputs(episode.support_x[..., 0], loc)
+    assert float(residual.std()) == pytest.approx(0.2, rel=0.03)
+    assert float(episode.query_x.abs().max()) <= 3
+    assert torch.equal(
+        network_tasks(2, 5, loc, scale, noise=0.2, seed=1).query_y, network_tasks(2, 5, loc, scale, noise=0.2, seed=1).query_y
+    )

@@ -16,7 +16,7 @@ from models.tasks.priors import GaussianPrior
 
 def known_model():
     likelihood = GaussianLikelihood(NOISE["linear"], learned=False)
-    prior = GaussianPrior(*LINEAR_PRIOR).requires_grad_(False)
+    prior = GaussianPrior(*LINEAR_PRIOR, learned=False)
     return EmpiricalBayesModel(prior, LinearPredictor(1.0, learned=False), likelihood).double()
 
 

@@ -16,7 +16,8 @@ from guides.empty import EmptyGuide
 from inference.evaluation.evaluate import batches, evaluate, readings
 from inference.evaluation.predictive import divergence, place_of, predictive
 from inference.meta.methods.nearest_mean import NearestMeanModel
-from inference.meta.regression import LINEAR_PRIOR, build_regression, regression_tasks
+from inference.meta.regression_guides import build_regression
+from inference.meta.regression_tasks import LINEAR_PRIOR, regression_tasks
 from models.tasks.predictors import DistancePredictor
 from models.tasks.priors import HierarchicalGaussianPrior
 from tests.conftest import gaussian_bank
@@ -25,7 +26,7 @@ from tests.guides.tasks.test_unrolled import WAY, build, episode
 
 def linear(count=6):
     """Linear tasks and the program at their true prior and noise."""
-    objective = build_regression(3, 1.0)
+    objective = build_regression("linear", 1.0)
     objective.model.prior.loc.data = LINEAR_PRIOR[0].double()
     objective.model.prior.log_scale.data = LINEAR_PRIOR[1].double().log()
     objective.model.likelihood.log_noise.data = torch.tensor(0.5, dtype=torch.float64).log()

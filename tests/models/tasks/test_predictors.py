@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor
+from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor, NetworkPredictor, PerceptronPredictor
 
 
 @pytest.mark.usefixtures("float64")
@@ -40,3 +40,16 @@ def test_cosine_ignores_lengths():
     torch.testing.assert_close(predictor(3 * features, 0.2 * weights), predictor(features, weights))
     expected = 10 * F.cosine_similarity(features[:, None], weights[None], dim=-1)
     torch.testing.assert_close(predictor(features, weights), expected)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("batch", [(3,), (2, 3)])
+def test_a_perceptron_is_the_network_of_the_same_weights(batch):
+    """Outputs and pull-backs, with draws in front of the tasks and without."""
+    layers = [torch.nn.Linear(2, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)]
+    network, perceptron = NetworkPredictor(torch.nn.Sequential(*layers)), PerceptronPredictor((2, 5, 4, 3))
+    assert perceptron.num_weights == network.num_weights
+    items, weights = torch.randn(3, 7, 2), torch.randn(*batch, 1, perceptron.num_weights)
+    torch.testing.assert_close(perceptron(items, weights), network(items, weights))
+    cotangent = torch.randn(*batch, 7, 3)
+    torch.testing.assert_close(perceptron.pull_back(items, weights, cotangent), network.pull_back(items, weights, cotangent))
