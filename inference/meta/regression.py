@@ -136,13 +136,20 @@ def build_fits(options: SibOptions, model: EmpiricalBayesModel) -> dict[Variant,
     return fits
 
 
-def fit_all(options: SibOptions, run: RunFolder) -> Fits:
-    """Learn prior and noise where they are not known, then each guide."""
-    problem, schedule = Problem(options.data), settings(MetaSchedule, options)
+def fit_model(options: SibOptions) -> EmpiricalBayesModel:
+    """The model, with prior and noise learned where they are not known."""
+    problem = Problem(options.data)
     model = problem.model()
     if problem.is_linear:
-        with run.timed("evidence"):
-            fit_evidence(model, problem, options.queries, schedule)
+        fit_evidence(model, problem, options.queries, settings(MetaSchedule, options))
+    return model
+
+
+def fit_all(options: SibOptions, run: RunFolder) -> Fits:
+    """The model, then each guide."""
+    problem, schedule = Problem(options.data), settings(MetaSchedule, options)
+    with run.timed("evidence"):
+        model = fit_model(options)
     fits = build_fits(options, model)
     for variant, objective in fits.items():
         if variant.method != CONJUGATE:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.episodes import Episode
+from data.seeding import mix_seed
 from inference.diagnostics.amortization import (
     FULL_PARTICLES,
     FULL_STEP_SIZE,
+    STEPS,
     full_guide,
     optimise_tasks,
     prior_guide,
@@ -21,18 +23,20 @@ from inference.diagnostics.calibration import Calibration
 from inference.diagnostics.findings import Finding
 from inference.diagnostics.nuts import Moments, compare_moments
 from inference.diagnostics.regret import regret
-from inference.diagnostics.tasks import calibrate_tasks, predictive_levels
+from inference.diagnostics.tasks import OUTPUTS, calibrate_tasks, predictive_levels
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.evaluation.predictive import trace_guide
 from inference.meta.options import SibOptions
 from inference.meta.regression import load_fits, log_predictive, scored_tasks
-from inference.meta.regression_guides import CONJUGATE
+from inference.meta.regression_guides import CONJUGATE, tempered
 from inference.meta.regression_reference import Reference, reference_for
 from inference.meta.regression_tasks import TEST, Problem
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
+from models.tasks.model import EmpiricalBayesModel
 
 DRAWN = 1000
+DIAGONAL, FULL = "per task, diagonal", "per task, full covariance"
 SIMULATED = 3  # stream of tasks beside those of training, validation and test
 
 
@@ -45,35 +49,60 @@ def diagnose_regression(run: RunFolder, options: SibOptions, *, tasks: int, simu
         tasks: test tasks for everything but calibration; NUTS has its own number.
         simulations: of calibration.
     """
-    problem, fits = Problem(options.data), load_fits(options, run)
-    model = next(iter(fits.values())).model.requires_grad_(False)
+    fits = load_fits(options, run)
+    model = next(iter(fits.values())).model
     episode = scored_tasks(options, TEST)
-    reference = reference_for(problem, model, episode, run.path.parent)
+    reference = reference_for(Problem(options.data), model, episode, run.path.parent)
     episode = episode.tasks(slice(tasks if reference is None or reference.weights is None else reference.tasks))
-    simulated = problem.tasks(simulations, queries=3, seed=options.seed + SIMULATED)
+    simulated = simulated_tasks(options, simulations)
     print("optimising a Gaussian for each task ...")
-    diagonal = optimise_tasks(model, prior_guide(model, episode), episode)
-    full = optimise_tasks(model, full_guide(diagonal), episode, step_size=FULL_STEP_SIZE, particles=FULL_PARTICLES)
-    free = {"per task, diagonal": diagonal, "per task, full covariance": full}
-    best = task_losses(model, diagonal, episode, num_samples=DRAWN)
-    findings = []
+    free = per_task(model, episode)
+    best = task_losses(model, free[DIAGONAL].guide, episode, num_samples=DRAWN)
+    findings = exact_findings(model, options, episode, reference, best, simulated)
     for variant, objective in fits.items():
+        if variant.method == CONJUGATE and variant.beta == 1:
+            continue  # the first row
         name = label(variant, options)
         print(f"checking {name} ...")
         calibration = calibrate_tasks(model, objective.guide, simulated, seed=options.seed)
         findings.append(examine(name, objective, episode, reference, best, calibration))
-        if variant.method == CONJUGATE and variant.beta == 1:
-            control = calibrate_tasks(model, objective.guide, simulated, seed=options.seed, scale=0.5)
-            findings.append(Finding(f"{name}, scales halved", control))
-    return findings + [
-        examine(name, RateDistortionELBO()(model, guide), episode, reference, best, None) for name, guide in free.items()
-    ]
+    return findings + [examine(name, objective, episode, reference, best, None) for name, objective in free.items()]
+
+
+def simulated_tasks(options: SibOptions, simulations: int) -> Episode:
+    """Inputs for calibration."""
+    return Problem(options.data).tasks(simulations, queries=OUTPUTS, seed=mix_seed(options.seed, SIMULATED))
+
+
+def per_task(model: EmpiricalBayesModel, episode: Episode) -> dict[str, RateDistortionModule]:
+    """Gaussians optimised on each task: diagonal, and with all covariances."""
+    diagonal = optimise_tasks(model, prior_guide(model, episode), episode, steps=STEPS)
+    begin, size = full_guide(diagonal), FULL_STEP_SIZE
+    full = optimise_tasks(model, begin, episode, steps=STEPS, step_size=size, particles=FULL_PARTICLES)
+    return {name: RateDistortionELBO()(model, guide) for name, guide in ((DIAGONAL, diagonal), (FULL, full))}
+
+
+def exact_findings(
+    model: EmpiricalBayesModel,
+    options: SibOptions,
+    episode: Episode,
+    reference: Reference | None,
+    best: Tensor,
+    simulated: Episode,
+) -> list[Finding]:
+    """The exact posterior where there is one, and as a control that must fail, the same with halved scales."""
+    if not Problem(options.data).is_linear:
+        return []
+    exact = tempered(model, 1.0)
+    right, halved = (calibrate_tasks(model, exact.guide, simulated, seed=options.seed, scale=s) for s in (1.0, 0.5))
+    found = examine("exact posterior", exact, episode, reference, best, right)
+    return [found, Finding("exact posterior, scales halved", halved)]
 
 
 def label(variant: Variant, options: SibOptions) -> str:
     """The posterior's name for people."""
     beta = f", β = {variant.beta:g}" if len(options.betas) > 1 else ""
-    return f"exact posterior{beta}" if variant.method == CONJUGATE else f"K = {variant.steps}{beta}"
+    return f"exact posterior, tempered{beta}" if variant.method == CONJUGATE else f"K = {variant.steps}{beta}"
 
 
 def examine(
@@ -81,7 +110,7 @@ def examine(
     objective: RateDistortionModule,
     episode: Episode,
     reference: Reference | None,
-    best: torch.Tensor,
+    best: Tensor,
     calibration: Calibration | None,
 ) -> Finding:
     """One posterior under all checks."""
