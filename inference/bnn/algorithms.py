@@ -16,7 +16,7 @@ class Algorithm(StrEnum):
     """
 
     VANILLA = "vanilla"
-    """A prior of choice and β = 1: Bayes by backprop."""
+    """A prior of choice, its scales learned or not, and β = 1: Bayes by backprop."""
     FIXED = "fixed-prior"
     """m = N(0, I), β chosen on validation data."""
     BETA_BNN = "beta-bnn"
@@ -24,7 +24,7 @@ class Algorithm(StrEnum):
     ONLINE = "online"
     """The same mixture, refreshed after each posterior."""
     DETERMINISTIC = "deterministic"
-    """Maximum likelihood, one network: what a posterior is compared with."""
+    """Maximum likelihood: a network, or with K > 1 a deep ensemble (Lakshminarayanan, Pritzel and Blundell 2017)."""
     LAST_LAYER = "last-layer"
     """Vanilla for the weights of the last layer alone; the others are points, trained by the same objective."""
     LOW_RANK = "low-rank"
@@ -49,6 +49,11 @@ class Algorithm(StrEnum):
             Algorithm.LAPLACE,
             Algorithm.NUTS,
         )
+
+    @property
+    def learns_prior(self) -> bool:
+        """Whether it can learn the scales of the prior, or of the Gaussian that a mixture starts from."""
+        return self.is_mixture or (self.takes_prior and self not in (Algorithm.LAPLACE, Algorithm.NUTS))
 
     @property
     def trains_points(self) -> bool:
@@ -80,14 +85,19 @@ class FitSettings:
     """How posteriors are fitted, whatever the network, the data and the algorithm.
 
     Args:
-        posteriors: K, components of the mixture; 1 in algorithms without one.
+        posteriors: K, networks of which predictions are averaged, in the mixtures its components; when not given, 4 in the
+            mixtures and 1 in the other algorithms.
         bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
         rounds: T, how often the mixture is refreshed (once for each posterior in online); 1 in algorithms without one.
         epochs: passes of each posterior over its data, in all rounds together.
         batch: items per step, for each posterior.
-        learning_rate: of Adam, decayed to zero by a cosine.
-        initial_scale: initial standard deviation of the weights.
+        learning_rate: of Adam, decayed to zero by a cosine. Weights are measured in units of their scale, 1/√fan-in at first,
+            so that it is the largest relative change per step.
+        initial_scale: initial standard deviation of the weights, in the same units; small, so that the means are found before
+            the noise grows.
         scale_speed: learning rate of log standard deviations relative to that of the means.
+        prior_speed: learning rate of the prior's log scales relative to that of the means.
+        beta_warmup: share of the first round's epochs in which β rises to its value.
         seed: of initial weights, bootstrap samples, order and draws.
         weights: which are random: ``"all"``, ``"last"`` (of the last layer), or names or patterns of parameters such as
             ``"*.bias"``; the others are points, shared by the K.
@@ -103,14 +113,16 @@ class FitSettings:
         UserError: a number out of its range.
     """
 
-    posteriors: int = 4
+    posteriors: int | None = None
     bootstrap_size: int | None = None
     rounds: int = 3
     epochs: int = 12
     batch: int = 100
-    learning_rate: float = 2e-3
-    initial_scale: float = 0.02
-    scale_speed: float = 10.0
+    learning_rate: float = 0.05
+    initial_scale: float = 0.1
+    scale_speed: float = 2.0
+    prior_speed: float = 1.0
+    beta_warmup: float = 0.3
     seed: int = 0
     weights: str | tuple[str, ...] = "all"
     particles: int = 1
@@ -124,16 +136,18 @@ class FitSettings:
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is None and name == "bootstrap_size":
+            if value is None and name in ("bootstrap_size", "posteriors"):
                 continue
             if not isinstance(value, int) or value < least:
                 raise UserError(f"`{name}={value}` must be a whole number, {least} or more")
         if self.structure not in (None, *STRUCTURES):
             raise UserError(f"unknown structure {self.structure!r}: choose {', '.join(STRUCTURES)}")
-        for name in ("learning_rate", "initial_scale", "scale_speed"):
+        for name in ("learning_rate", "initial_scale", "scale_speed", "prior_speed"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise UserError(f"`{name}={value}` must be a positive number")
+        if not isinstance(self.beta_warmup, int | float) or not 0 <= self.beta_warmup <= 1:
+            raise UserError(f"`beta_warmup={self.beta_warmup}` must be a share of the epochs, from 0 to 1")
 
     def plan(self, algorithm: Algorithm) -> Plan:
         """The algorithm's order of training.
@@ -141,11 +155,12 @@ class FitSettings:
         Raises:
             UserError: epochs that the rounds of a mixture cannot share equally.
         """
+        many = self.posteriors if self.posteriors is not None else 4 if algorithm.is_mixture else 1
         if not algorithm.is_mixture:
-            return Plan(epochs=self.epochs)
+            return Plan(many, epochs=self.epochs)
         if self.epochs % self.rounds:
             raise UserError(f"{algorithm}: `epochs={self.epochs}` must be a multiple of `rounds={self.rounds}`")
-        return Plan(self.posteriors, self.rounds, self.epochs, online=algorithm is Algorithm.ONLINE)
+        return Plan(many, self.rounds, self.epochs, online=algorithm is Algorithm.ONLINE)
 
     def items_per_epoch(self, algorithm: Algorithm, available: int) -> int:
         """How many items a posterior sees in an epoch: n_b in a mixture, else all that are ``available``.
@@ -211,6 +226,11 @@ class Plan:
     def sparse(self) -> int:
         """Epochs between two checkpoints or looks at the test items: about sixty of them in all."""
         return max(1, self.total_epochs // 60)
+
+    def warmed(self, epoch: float, share: float) -> float:
+        """The part of β that counts at a fractional ``epoch`` of the loop: it rises in a ``share`` of the first round."""
+        place, rise = self.position(int(epoch)), share * self.epochs_per_round
+        return 1.0 if place.round or not rise else min(1.0, (place.epoch + epoch % 1) / rise)
 
     def position(self, epoch: int) -> Position:
         """Where the loop's ``epoch`` stands."""

@@ -41,7 +41,8 @@ from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.runs.training import Loop, train
 from models.bayesian.network import BayesianNetwork
-from models.bayesian.weight_priors import GaussianWeightPrior, MixtureWeightPrior, WeightPrior
+from models.bayesian.weight_priors import GaussianWeightPrior, MixtureWeightPrior, ScaledWeightPrior, WeightPrior
+from models.bayesian.weight_scales import PriorScales, WeightScales
 from models.likelihoods import Likelihood
 
 
@@ -52,7 +53,8 @@ class Recipe:
     Args:
         algorithm, beta: what is fitted.
         likelihood: p(y given ŷ).
-        prior: m(w); ``None``: the algorithm's own.
+        prior: m(w), or what a mixture starts from; ``None``: N(0, I).
+        prior_scales: scales of the prior's weights.
         settings: how it is fitted.
     """
 
@@ -60,6 +62,7 @@ class Recipe:
     beta: float
     likelihood: Likelihood
     prior: WeightPrior | None = None
+    prior_scales: PriorScales = PriorScales.FIXED
     settings: FitSettings = FitSettings()  # noqa: RUF009 (frozen)
 
 
@@ -73,6 +76,7 @@ class BNN:
         rates: ``[K]``, KL(q_k ‖ m) against the prior or mixture each posterior was trained against, nats; NaN where there is
             none, as for points.
         seconds: it took to fit, in all sessions of a resumed run.
+        warning: one line where standard deviations did not reach their optimum, else ``None``.
     """
 
     algorithm: Algorithm
@@ -80,6 +84,7 @@ class BNN:
     posterior: NetworkPosterior
     rates: Tensor
     seconds: float | None = None
+    warning: str | None = None
 
     @classmethod
     def fit(
@@ -92,6 +97,7 @@ class BNN:
         beta: float | None = None,
         prior: WeightPrior | str | None = None,
         prior_scale: float | None = None,
+        prior_scales: PriorScales | str | None = None,
         likelihood: Likelihood | str | None = None,
         noise: float | None = None,
         device: str = "auto",
@@ -112,7 +118,10 @@ class BNN:
             beta: weight of the rate; 1 when not given. Vanilla has 1 and deterministic 0.
             prior: by name or as a module, of the algorithms that approximate the posterior under it (vanilla, last-layer,
                 low-rank, laplace, nuts); a module is fixed-prior's too. The others have their own.
-            prior_scale: of a prior by name; 1 when not given.
+            prior_scales: of a prior by name, and of the Gaussian that a mixture starts from: learned per ``layer`` or ``input``
+                unit (empirical Bayes), ``fan-in`` or ``fixed``, see :class:`~models.bayesian.weight_scales.PriorScales`.
+                When not given ``layer``, but ``fixed`` with a ``prior_scale``, and for laplace and nuts, which learn none.
+            prior_scale: of the same priors: the scale, in units of 1/√fan-in unless ``fixed``; 1 when not given.
             likelihood: by name or as a module; categorical for integer ``y``, Gaussian for floats, when not given.
             noise: known standard deviation of Gaussian targets; learned when not given.
             device: auto, cpu or cuda.
@@ -127,13 +136,13 @@ class BNN:
         if unknown := settings.keys() - (known := {field.name for field in fields(FitSettings)}):
             raise UserError(f"unknown argument {', '.join(sorted(unknown))}: choose {', '.join(sorted(known))}")
         chosen, way = FitSettings(**settings), choose_algorithm(algorithm)
-        weight, m = choose_beta(way, beta), choose_prior(way, prior, prior_scale)
+        weight, (m, scales) = choose_beta(way, beta), choose_prior(way, prior, prior_scale, prior_scales)
         observation = choose_likelihood(likelihood, y, noise)
         data = read_data(x, y, observation)
         check_device(device)
         if out is not None and RunFolder(out).config.exists():
             raise UserError(f"{out} already holds a run: choose another `out`")
-        recipe = Recipe(way, weight, observation, m, chosen)
+        recipe = Recipe(way, weight, observation, m, scales, chosen)
         prepare(network, data, recipe)
         with tempfile.TemporaryDirectory() as scratch:
             described = {"algorithm": way.value, "beta": weight, "likelihood": likelihood_name(observation), **asdict(chosen)}
@@ -169,7 +178,8 @@ def fit_posterior(
     job = Job(prepare(network, data, recipe, watch=watch), data, recipe, loop, run, stage)
     with nullcontext() if job.file.exists() else run.timed(stage), seeded(recipe.settings.seed):
         posterior, rates = FITTED_BY.get(recipe.algorithm, by_training)(job)
-    return BNN(recipe.algorithm, recipe.beta, posterior, rates, run.seconds().get(stage))
+    warning = None if recipe.algorithm is Algorithm.NUTS else job.module.scale_warning()
+    return BNN(recipe.algorithm, recipe.beta, posterior, rates, run.seconds().get(stage), warning)
 
 
 @dataclass(frozen=True)
@@ -277,8 +287,12 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
     random = choose_weights(network, "last" if algorithm is Algorithm.LAST_LAYER else settings.weights)
     random = random if algorithm.random_subset else None
     model = BayesianNetwork(network, prior, likelihood, num_data=num_data, posteriors=plan.at_once, random=random)
+    units = WeightScales(model.shapes, PriorScales.FAN_IN)
+    if recipe.prior_scales is not PriorScales.FIXED:
+        units = WeightScales(model.shapes, recipe.prior_scales)
+        model.prior = ScaledWeightPrior(prior, units)
     if recipe.algorithm.is_mixture:
-        model.prior = MixtureWeightPrior.standard(plan.posteriors, model.num_weights)
+        model.prior = MixtureWeightPrior.standard(plan.posteriors, model.num_weights, model.prior)
     try:
         model.prior(model.num_weights)
     except RuntimeError as error:
@@ -290,17 +304,17 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
     elbo = RateDistortionELBO(
         beta=recipe.beta, num_particles=settings.particles, vectorize_particles=many, max_plate_nesting=2 if many else math.inf
     )
-    return elbo(model, build_guide(recipe, first)), start
+    return elbo(model, build_guide(recipe, first, units)), start
 
 
-def build_guide(recipe: Recipe, start: Tensor) -> MeanFieldGuide | PointGuide:
-    """The algorithm's guide, at ``[K, P]`` initial means."""
+def build_guide(recipe: Recipe, start: Tensor, units: WeightScales) -> MeanFieldGuide | PointGuide:
+    """The algorithm's guide, at ``[K, P]`` initial means, with parameters in these units."""
     settings = recipe.settings
     if recipe.algorithm.trains_points:
-        return PointGuide(start)
+        return PointGuide(start, units)
     if recipe.algorithm is Algorithm.LOW_RANK:
-        return LowRankGuide(start, settings.initial_scale, rank=settings.rank)
-    return MeanFieldGuide(start, settings.initial_scale)
+        return LowRankGuide(start, settings.initial_scale, rank=settings.rank, scales=units)
+    return MeanFieldGuide(start, settings.initial_scale, scales=units)
 
 
 def check_device(device: str) -> None:

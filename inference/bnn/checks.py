@@ -15,6 +15,7 @@ from inference.bnn.algorithms import Algorithm
 from inference.runs.checks import check_items
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import PriorName, WeightPrior, build_weight_prior
+from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import LIKELIHOODS, CategoricalLikelihood, GaussianLikelihood, Likelihood, LikelihoodName
 from models.networks.layers import embed
 
@@ -132,27 +133,46 @@ def choose_beta(algorithm: Algorithm, beta: float | None) -> float:
     return fixed
 
 
-def choose_prior(algorithm: Algorithm, prior: WeightPrior | str | None, scale: float | None) -> WeightPrior | None:
-    """The prior of algorithms that take one (N(0, scale²) when not given) or, as a module, of fixed-prior; ``None``: the
-    algorithm's own.
+def choose_prior(
+    algorithm: Algorithm,
+    prior: WeightPrior | str | None = None,
+    scale: float | None = None,
+    scales: PriorScales | str | None = None,
+) -> tuple[WeightPrior | None, PriorScales]:
+    """The prior and its scales: of algorithms that take one; of a mixture, which starts there; as a module, of fixed-prior too.
+
+    Args:
+        prior: Gaussian when not given; ``None`` is returned where the algorithm has its own.
+        scale: its standard deviation or scale, in units of 1/√fan-in unless the ``scales`` are fixed; 1 when not given.
+        scales: learned for each layer when not given, but fixed where a ``scale`` or a module is, or where they cannot be
+            learned.
 
     Raises:
         UserError: an unknown name, a scale that is not positive, or a prior for an algorithm that has its own.
     """
     module = isinstance(prior, WeightPrior)
-    if module and scale is not None:
-        raise UserError(f"`prior_scale={scale:g}` is of a prior by name: a module has its own")
-    if algorithm.takes_prior or (algorithm is Algorithm.FIXED and module):
-        if isinstance(prior, WeightPrior):
-            return prior
+    if scales is not None and scales not in list(PriorScales):
+        raise UserError(f"unknown prior_scales {scales!r}: choose {', '.join(PriorScales)}")
+    if module and (scale is not None or scales is not None):
+        given = f"prior_scale={scale:g}" if scale is not None else f"prior_scales={scales}"
+        raise UserError(f"`{given}` is of a prior by name: a module has its own")
+    fixed = module or scale is not None or not algorithm.learns_prior
+    kind = PriorScales(scales) if scales is not None else PriorScales.FIXED if fixed else PriorScales.LAYER
+    if algorithm.takes_prior and kind.learned and not algorithm.learns_prior:
+        raise UserError(f"{algorithm} cannot learn its prior: choose `prior_scales=fixed` or `prior_scales=fan-in`")
+    if isinstance(prior, WeightPrior) and (algorithm.takes_prior or algorithm is Algorithm.FIXED):
+        return prior, kind
+    if algorithm.takes_prior or (algorithm.is_mixture and prior is None):
         try:
-            return build_weight_prior(PriorName.GAUSSIAN if prior is None else prior, 1.0 if scale is None else scale)
+            name = PriorName.GAUSSIAN if prior is None else str(prior)
+            return build_weight_prior(name, 1.0 if scale is None else scale), kind
         except ValueError as error:
             raise UserError(str(error)) from None
-    if prior is not None or scale is not None:
-        given = f"`prior_scale={scale:g}`" if prior is None else f"`prior={type(prior).__name__ if module else prior}`"
-        raise UserError(f"{algorithm} has a prior of its own ({OWN_PRIORS[algorithm]}): leave out {given}")
-    return None
+    if prior is not None or scale is not None or scales is not None:
+        given = f"prior_scale={scale:g}" if scale is not None else f"prior_scales={scales}"
+        given = given if prior is None else f"prior={type(prior).__name__ if module else prior}"
+        raise UserError(f"{algorithm} has a prior of its own ({OWN_PRIORS[algorithm]}): leave out `{given}`")
+    return None, kind
 
 
 def choose_weights(network: nn.Module, weights: str | Sequence[str]) -> Callable[[str], bool] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +13,13 @@ from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.bnn import BNN, Recipe, fit_posterior, stage_name
-from inference.bnn.checks import choose_likelihood, choose_prior
+from inference.bnn.checks import choose_likelihood
 from inference.bnn.options import BnnOptions
 from inference.bnn.report import BnnRecord, make_record
 from inference.runs.folder import RunFolder
 from inference.runs.training import Loop
 from models.bayesian.weight_priors import WeightPrior
+from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import CategoricalLikelihood, Likelihood
 from models.networks.backbones import Standardize
 from models.networks.classifiers import build_network
@@ -47,17 +48,17 @@ class Problem:
         network: untrained.
         train: all training items.
         likelihood: p(y given ŷ).
-        prior: of the algorithms that take one.
+        priors: algorithm -> its prior and the prior's scales.
     """
 
     network: nn.Module
     train: LabelledItems
     likelihood: Likelihood
-    prior: WeightPrior | None
+    priors: Mapping[Algorithm, tuple[WeightPrior | None, PriorScales]]
 
     def recipe(self, algorithm: Algorithm, beta: float, settings: FitSettings) -> Recipe:
         """How one algorithm is fitted at one β."""
-        return Recipe(algorithm, beta, self.likelihood, self.prior if algorithm.takes_prior else None, settings)
+        return Recipe(algorithm, beta, self.likelihood, *self.priors[algorithm], settings)
 
 
 def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[dict[Algorithm, BNN], list[BnnRecord]]:
@@ -85,11 +86,11 @@ def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[
 
 
 def make_problem(options: BnnOptions, data: SupervisedData) -> Problem:
-    """Training items, untrained network, likelihood and prior of the options."""
+    """Training items, untrained network, likelihood and priors of the options."""
     train = data.train.choose(options.train_size, options.seed)
     likelihood = choose_likelihood(options.likelihood, train.labels, options.noise)
     network = make_network(options.network, data, likelihood, widths=options.widths, seed=options.seed)
-    return Problem(network, train, likelihood, choose_prior(Algorithm.VANILLA, options.prior, options.prior_scale))
+    return Problem(network, train, likelihood, {algorithm: options.prior_of(algorithm) for algorithm in options.algorithms})
 
 
 def choose_beta(records: Sequence[BnnRecord]) -> float:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm, FitSettings
+from inference.bnn.checks import choose_prior
 from inference.runs.options import RunOptions
 from inference.runs.values import (
     Choices,
+    NonNegativeNumber,
     OpenUnitInterval,
     PositiveInt,
     PositiveNumber,
@@ -18,7 +20,8 @@ from inference.runs.values import (
     Widths,
     register_names,
 )
-from models.bayesian.weight_priors import PriorName
+from models.bayesian.weight_priors import PriorName, WeightPrior
+from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import LikelihoodName
 
 
@@ -29,6 +32,7 @@ class Algorithms(Choices[Algorithm]):
 
 
 register_names(PriorName)
+register_names(PriorScales)
 register_names(LikelihoodName)
 
 
@@ -50,16 +54,21 @@ class BnnOptions(RunOptions):
         beta: weight of the rate; several, separated by commas, are a sweep of which validation data choose one per algorithm.
         validation: fraction of the training data that chooses β; the chosen one is trained again on all.
         prior: of vanilla, last-layer, low-rank, laplace and nuts: gaussian, laplace, scale-mixture or spike-and-slab.
-        prior_scale: its scale.
-        posteriors: K, components of the mixture.
+        prior_scales: of the same algorithms' prior, and of the Gaussian that the mixtures start from: layer or input (learned,
+            one for each parameter tensor or input unit), fan-in (1/√fan-in) or fixed. When not given layer, but fixed with a
+            prior_scale or beside laplace or nuts, which cannot learn them.
+        prior_scale: of the same priors: the scale, in units of 1/√fan-in unless prior_scales is fixed; 1 when not given.
+        posteriors: K, networks whose predictions are averaged, the same number for every algorithm but nuts; in the mixtures
+            its components.
         bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
         rounds: T, how often the mixture is refreshed (once for each posterior in online).
         epochs: passes of each posterior over its data, in all rounds together.
         batch: items per step, over all processes, for each posterior.
-        learning_rate: of Adam, decayed to zero by a cosine.
-        initial_scale: initial standard deviation of the weights; small, so that the means are found before the noise grows.
-        scale_speed: learning rate of log standard deviations relative to that of the means. Adam moves a number by at most its
-            learning rate per step, so with 1 a short training stops well before they reach their optimum.
+        learning_rate: of Adam, decayed to zero by a cosine; weights are in units of their scale, 1/√fan-in at first.
+        initial_scale: initial standard deviation of the weights, in the same units.
+        scale_speed: learning rate of log standard deviations relative to that of the means.
+        prior_speed: learning rate of the prior's log scales relative to that of the means.
+        beta_warmup: share of the (first round's) epochs in which β rises to its value.
         weights: which are random: all, last (of the last layer), or names or patterns of parameters, separated by commas; the
             others are points. Last-layer has its own, deterministic and nuts do without.
         particles: draws of the weights per step.
@@ -89,15 +98,18 @@ class BnnOptions(RunOptions):
     beta: Sweep = Sweep((0.01, 0.1))
     validation: OpenUnitInterval = 0.2
     prior: PriorName = PriorName.GAUSSIAN
-    prior_scale: PositiveNumber = 1.0
+    prior_scales: PriorScales | None = None
+    prior_scale: PositiveNumber | None = None
     posteriors: PositiveInt = 4
     bootstrap_size: PositiveInt | None = None
     rounds: PositiveInt = 3
     epochs: PositiveInt = 12
     batch: PositiveInt = 100
-    learning_rate: PositiveNumber = 2e-3
-    initial_scale: PositiveNumber = 0.02
-    scale_speed: PositiveNumber = 10.0
+    learning_rate: PositiveNumber = 0.05
+    initial_scale: PositiveNumber = 0.1
+    scale_speed: PositiveNumber = 2.0
+    prior_speed: PositiveNumber = 1.0
+    beta_warmup: NonNegativeNumber = 0.3
     weights: str = "all"
     particles: PositiveInt = 1
     rank: PositiveInt = 10
@@ -110,9 +122,9 @@ class BnnOptions(RunOptions):
 
     def check(self) -> None:
         super().check()
-        if (self.prior, self.prior_scale) != (PriorName.GAUSSIAN, 1.0) and not any(a.takes_prior for a in self.algorithms):
+        if self.prior != PriorName.GAUSSIAN and not any(a.takes_prior for a in self.algorithms):
             takers = ", ".join(algorithm for algorithm in Algorithm if algorithm.takes_prior)
-            raise UserError(f"`prior` and `prior_scale` are of {takers}, none of which is among the `algorithms`")
+            raise UserError(f"`prior` is of {takers}, none of which is among the `algorithms`")
         for algorithm in self.algorithms:
             self.fit.plan(algorithm)
 
@@ -126,6 +138,19 @@ class BnnOptions(RunOptions):
         """Widths of the hidden layers."""
         return self.hidden
 
+    def prior_of(self, algorithm: Algorithm) -> tuple[WeightPrior | None, PriorScales]:
+        """An algorithm's prior, and the prior's scales.
+
+        Raises:
+            UserError: see :func:`~inference.bnn.checks.choose_prior`.
+        """
+        given = self.prior_scales
+        if given is None and any(a.takes_prior and not a.learns_prior for a in self.algorithms):
+            given = PriorScales.FIXED  # one prior for all that are compared
+        if algorithm.takes_prior:
+            return choose_prior(algorithm, self.prior, self.prior_scale, given)
+        return choose_prior(algorithm, None, self.prior_scale, given) if algorithm.is_mixture else choose_prior(algorithm)
+
     @property
     def fit(self) -> FitSettings:
         """How its posteriors are fitted."""
@@ -138,6 +163,8 @@ class BnnOptions(RunOptions):
             learning_rate=self.learning_rate,
             initial_scale=self.initial_scale,
             scale_speed=self.scale_speed,
+            prior_speed=self.prior_speed,
+            beta_warmup=self.beta_warmup,
             seed=self.seed,
             weights=self.weights if self.weights in ("all", "last") else tuple(self.weights.split(",")),
             particles=self.particles,

@@ -18,8 +18,11 @@ from inference.bnn.posterior import WeightPosterior
 from inference.elbo import RateDistortionModule
 from inference.runs.processes import our_part
 from models.bayesian.weight_priors import MixtureWeightPrior
+from models.bayesian.weight_scales import fan_in
 
 WATCH_DRAWS = 16
+STILL, NEAR_REACH = 0.05, 0.9  # a log standard deviation has hardly moved; it has used up this share of what Adam allows
+WORTH_SAYING = 0.01  # share of the weights
 BOOTSTRAP, ORDER, DRAWS = 0, 1, 2  # streams of random numbers
 
 
@@ -27,8 +30,12 @@ class BnnTraining(lightning.LightningModule):
     """θ_k ← argmin distortion(B_k) + β KL(q_k ‖ m) for the posteriors of a :class:`~inference.bnn.algorithms.Plan`.
 
     With a :class:`~models.bayesian.weight_priors.MixtureWeightPrior` the prior's components are Θ, the posteriors so far: they
-    are refreshed when a posterior has finished its round, and each round starts from them. The bootstrap samples B_k are drawn
-    anew each round; without a mixture the only posterior sees all data.
+    are refreshed when a posterior has finished its round, and each round starts from them. Before the first of them is finished
+    the prior is a Gaussian, whose scales may be learned; the components start there. The bootstrap samples B_k are drawn anew
+    each round; without a mixture every posterior sees all data, in an order of its own.
+
+    Weights and standard deviations are trained in units of the weights' scales. In these Adam brings standard deviations from
+    their start to their optimum in a few epochs; :meth:`scale_warning` says where it has not.
 
     Source: slide "β-BNN".
 
@@ -67,7 +74,6 @@ class BnnTraining(lightning.LightningModule):
         own = objective.model.likelihood
         every = own.copies(plan.posteriors)  # another module only where posteriors train one after another
         self.likelihoods = None if every is own else every.requires_grad_(False)
-        self.register_load_state_dict_pre_hook(give_each_its_likelihood)
 
     @property
     def mixture(self) -> MixtureWeightPrior | None:
@@ -75,13 +81,21 @@ class BnnTraining(lightning.LightningModule):
         prior = self.objective.model.prior
         return prior if isinstance(prior, MixtureWeightPrior) else None
 
+    @property
+    def steps(self) -> int:
+        """Steps per epoch."""
+        return max(1, self.bootstrap_size // self.batch)
+
     def train_dataloader(self) -> DataLoader:
         """Batch numbers alone: items are taken in :meth:`training_step`, where a resumed run knows its epoch for certain."""
-        steps = max(1, self.bootstrap_size // self.batch)
-        return DataLoader(torch.arange(steps), batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(torch.arange(self.steps), batch_size=None)  # type: ignore[arg-type]
 
     def on_train_epoch_start(self) -> None:
         place = self.plan.position(self.current_epoch)
+        if self.mixture is not None:  # the first segment has no posteriors to mix: it learns the prior that they start from
+            self.mixture.begun = self.current_epoch >= self.plan.epochs_per_round
+            for scales in self.mixture.parameters():
+                scales.requires_grad_(not self.mixture.begun)
         if place.epoch == 0:
             self.start_segment(place.round, place.rows)
         members = range(*place.rows.indices(self.plan.posteriors))
@@ -91,13 +105,12 @@ class BnnTraining(lightning.LightningModule):
         """Put the posteriors ``rows`` of Θ into the guide, with their likelihood's numbers; Adam starts anew."""
         guide = self.objective.guide
         with torch.no_grad():
-            if number == 0 or self.mixture is None:
-                guide.loc.copy_(self.start[rows])
-                if isinstance(guide, MeanFieldGuide):
-                    guide.log_scale.fill_(math.log(self.settings.initial_scale))
+            if number and self.mixture is not None:
+                guide.place(self.mixture.loc[rows], self.mixture.log_scale[rows])
+            elif isinstance(guide, MeanFieldGuide):
+                guide.restart(self.start[rows], self.settings.initial_scale)
             else:
-                guide.loc.copy_(self.mixture.loc[rows])
-                guide.log_scale.copy_(self.mixture.log_scale[rows])
+                guide.place(self.start[rows])
             for own, every in self.learned_numbers():
                 own.copy_(every[rows].reshape(own.shape))
         self.trainer.optimizers[0].state.clear()
@@ -131,7 +144,10 @@ class BnnTraining(lightning.LightningModule):
         values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
         logged = {name: value.detach() for name, value in values.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        return (terms.loss + (part.weight - 1) * terms.distortion) * per_item  # all processes have the whole rate
+        epoch = self.current_epoch + index / self.steps
+        beta = self.objective.elbo.beta * self.plan.warmed(epoch, self.settings.beta_warmup)
+        loss = part.weight * terms.distortion  # all processes have the whole rate
+        return (loss + beta * terms.rate if beta else loss) * per_item
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
@@ -140,6 +156,8 @@ class BnnTraining(lightning.LightningModule):
         if isinstance(guide, MeanFieldGuide) and self.plan.ends_segment(self.current_epoch):
             self.rates[place.rows] = WeightPosterior(model, guide.loc, guide.log_scale, factor=guide.factor).rate()
             if self.mixture is not None:
+                if not self.mixture.begun:
+                    self.mixture.begin()
                 self.mixture.refresh(place.rows, guide.loc, guide.log_scale)
             for own, every in self.learned_numbers():
                 every[place.rows] = own
@@ -153,35 +171,47 @@ class BnnTraining(lightning.LightningModule):
     def posterior(self) -> WeightPosterior:
         """The posteriors as they are: those in training, and Θ for the others."""
         guide = self.objective.guide
-        log_scale, factor = (guide.log_scale, guide.factor) if isinstance(guide, MeanFieldGuide) else (None, None)
-        if self.mixture is None or len(guide.loc) == self.plan.posteriors:
-            return WeightPosterior(self.objective.model, guide.loc, log_scale, factor=factor)
+        if self.mixture is None or self.plan.at_once == self.plan.posteriors:
+            parts = (guide.log_scale, guide.factor) if isinstance(guide, MeanFieldGuide) else (None, None)
+            log_scale, factor = (None if part is None else part.detach() for part in parts)
+            return WeightPosterior(self.objective.model, guide.loc.detach(), log_scale, factor=factor)
         return WeightPosterior(self.objective.model, self.mixture.loc, self.mixture.log_scale, self.likelihoods)
 
+    def scale_warning(self) -> str | None:
+        """One line where standard deviations did not reach their optimum: they are where they began, or where Adam's learning
+        rate let them go and no further. Of those in training at the end."""
+        guide = self.objective.guide
+        if not isinstance(guide, MeanFieldGuide) or guide.factor is not None:
+            return None
+        moved = (guide.standard_log_scale.detach() - math.log(self.settings.initial_scale)).abs()
+        reach = 0.5 * self.plan.epochs * self.steps * self.settings.scale_speed * self.settings.learning_rate
+        if float((moved < STILL).float().mean()) > 0.5:
+            return "most standard deviations have hardly moved from `initial_scale`: more `epochs`, or a higher `scale_speed`"
+        if float((moved > NEAR_REACH * reach).float().mean()) > WORTH_SAYING:
+            return (
+                f"standard deviations went as far as Adam lets them, a factor of {math.exp(reach):.2g}: more `epochs`, or a "
+                "higher `scale_speed`"
+            )
+        return None
+
     def configure_optimizers(self):
+        """Adam with one group per speed, and a cosine from the learning rate to zero over each posterior's epochs."""
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters())
-        scale = "objective.guide.log_scale"
-        others = [p for name, p in self.named_parameters() if p.requires_grad and name != scale]
-        groups: list[dict[str, Any]] = [{"params": others}]
-        groups += [
-            {"params": [p], "lr": self.settings.scale_speed * self.settings.learning_rate}
-            for name, p in self.named_parameters()
-            if name == scale
-        ]
-        optimizer = torch.optim.Adam(groups, self.settings.learning_rate, fused=fused)
-        steps = max(1, self.bootstrap_size // self.batch)
+        speeds = {"guide.standard_log_scale": self.settings.scale_speed, "scales.log_scale": self.settings.prior_speed}
+        network = self.objective.model.__dict__["_modules"]["network"]
+        fans = fan_in({name: p.shape for name, p in network.named_parameters()})  # units of weights that are not random
+        speeds |= {f"model.network.{name}": fan**-0.5 for name, fan in fans.items()}
+        groups: list[dict[str, Any]] = []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                speed = next((speed for end, speed in speeds.items() if name.endswith(end)), 1.0)
+                groups.append({"params": [parameter], "lr": speed * self.settings.learning_rate})
+        # the loss is per item, so that gradients of a rate near its optimum are tiny: `eps` must be small beside them
+        optimizer = torch.optim.Adam(groups, self.settings.learning_rate, eps=1e-12, fused=fused)
 
         def cosine(step: int) -> float:
-            epoch = min(step / steps, self.plan.total_epochs - 1e-6)
+            epoch = min(step / self.steps, self.plan.total_epochs - 1e-6)
             return 0.5 * (1 + math.cos(math.pi * self.plan.progress(epoch)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def give_each_its_likelihood(module: BnnTraining, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Earlier versions kept one likelihood for posteriors that train one after another: its numbers are then those of each."""
-    if module.likelihoods is not None:
-        for name, parameter in module.likelihoods.named_parameters():
-            shared = state.get(f"{prefix}objective.model.likelihood.{name}", parameter)
-            state.setdefault(f"{prefix}likelihoods.{name}", shared.expand_as(parameter))

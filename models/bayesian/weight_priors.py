@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from models.bayesian.weight_scales import WeightScales
 from models.distributions.mixture import GaussianMixture
 from models.distributions.scale_mixture import ScaleMixture
+from models.distributions.scaled import Scaled
 
 
 class WeightPrior(nn.Module):
-    """Base class: ``prior(P)`` is a distribution with event_shape ``[P]``. Its numbers are buffers: fixed, not learned.
+    """Base class: ``prior(P)`` is a distribution with event_shape ``[P]``. Numbers that are buffers are not learned.
 
     Attributes:
-        sees_data: whether it is made from the training data; a rate against it then bounds no information about them.
+        sees_data: whether it is made from the training data, or learned: a rate against it bounds no information about them.
     """
 
-    sees_data: ClassVar[bool] = False
+    sees_data: bool = False
 
     def forward(self, num_weights: int) -> dist.TorchDistribution:
         raise NotImplementedError
@@ -93,6 +95,33 @@ class SpikeAndSlabWeightPrior(ScaleMixtureWeightPrior):
         super().__init__(slab, spike, probability=probability, kl=kl)
 
 
+class ScaledWeightPrior(WeightPrior):
+    """w_i = s_i z_i with z ~ ``base``: one of the families above, with a scale for each group of weights.
+
+    Learned scales maximise the ELBO, which is a bound on the log evidence: empirical Bayes. Where q may be any Gaussian the
+    optimum of N(0, s²) is s² = mean(μ² + σ²) over the group and over all posteriors, and that of Laplace(0, s) is mean E|w|;
+    the other families have no closed form, and a gradient step serves them all (see
+    :class:`~models.distributions.scaled.ScaledGaussian` for why it is also the faster one).
+
+    Source: MacKay 1992; Blundell et al. 2015, section 3.3, who found no gain where each scale was of all weights.
+
+    Args:
+        base: in units of the scales.
+        scales: s.
+    """
+
+    def __init__(self, base: WeightPrior, scales: WeightScales) -> None:
+        super().__init__()
+        self.base, self.scales = base, scales
+
+    @property
+    def sees_data(self) -> bool:  # type: ignore[override]
+        return self.base.sees_data or isinstance(self.scales.log_scale, nn.Parameter)
+
+    def forward(self, num_weights: int) -> dist.TorchDistribution:
+        return Scaled(self.base(num_weights), self.scales)
+
+
 class MixtureWeightPrior(WeightPrior):
     """m(w) = 1/K Σ_k N(w; μ_k, diag σ_k²), jointly over all weights: the marginal m̃ of β-BNN, refreshed by :meth:`refresh`.
 
@@ -102,25 +131,40 @@ class MixtureWeightPrior(WeightPrior):
         loc: ``[K, P]``.
         log_scale: the same shape.
         kl: ``"bound"`` or ``"monte_carlo"``, see :class:`~models.distributions.mixture.GaussianMixture`.
+        start: what stands in for the mixture until :meth:`begin`, when there are no posteriors yet; a Gaussian around 0.
+
+    Attributes:
+        begun: whether it is the mixture, or still ``start``.
     """
 
     loc: Tensor
     log_scale: Tensor
     sees_data = True
 
-    def __init__(self, loc: Tensor, log_scale: Tensor, *, kl: str = "bound") -> None:
+    def __init__(self, loc: Tensor, log_scale: Tensor, *, kl: str = "bound", start: WeightPrior | None = None) -> None:
         super().__init__()
+        self.start, self.begun = start, start is None
+        self.register_load_state_dict_post_hook(has_begun)
         self.register_buffer("loc", loc.detach().clone())
         self.register_buffer("log_scale", log_scale.detach().clone())
         self.kl = kl
         self.known: tuple[Any, ...] = ()  # the mixture, and the tensors and versions it was made from
 
     @classmethod
-    def standard(cls, posteriors: int, num_weights: int) -> MixtureWeightPrior:
-        """θ_k = (0, I) for all K: the start of the algorithm, where m̃ = N(0, I)."""
-        return cls(torch.zeros(posteriors, num_weights), torch.zeros(posteriors, num_weights))
+    def standard(cls, posteriors: int, num_weights: int, start: WeightPrior | None = None) -> MixtureWeightPrior:
+        """θ_k = (0, I) for all K: the start of the algorithm, where m̃ = N(0, I), or ``start``."""
+        return cls(torch.zeros(posteriors, num_weights), torch.zeros(posteriors, num_weights), start=start)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """From here on it is the mixture, and every component is ``start``, until a posterior takes its place."""
+        if self.start is not None:
+            self.log_scale.copy_(0.5 * self.start(self.log_scale.shape[-1]).variance.log())
+        self.begun = True
 
     def forward(self, num_weights: int) -> dist.TorchDistribution:
+        if self.start is not None and not self.begun:
+            return self.start(num_weights)
         if not self.is_known():  # what distances to the components need is kept from step to step
             uniform = self.loc.new_zeros(len(self.loc))
             mixture = GaussianMixture(uniform, self.loc.clone(), self.log_scale.exp(), kl=self.kl, validate_args=False)
@@ -140,6 +184,11 @@ class MixtureWeightPrior(WeightPrior):
         """Put new posteriors in place of components ``rows``."""
         self.loc[rows] = loc
         self.log_scale[rows] = log_scale
+
+
+def has_begun(prior: MixtureWeightPrior, _: Any) -> None:
+    """A mixture that is read back has its posteriors."""
+    prior.begun = True
 
 
 class PriorName(StrEnum):

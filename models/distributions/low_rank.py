@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence, register_kl
 
 from models.distributions.diagonal import DiagonalGaussian
+from models.distributions.scaled import Scaled
 
 
 def low_rank_gaussian(loc: Tensor, log_scale: Tensor, factor: Tensor) -> LowRankMultivariateNormal:
@@ -29,4 +30,10 @@ def _kl_low_rank_independent(q: LowRankMultivariateNormal, p: Independent) -> Te
     depends on the marginals alone."""
     if p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError(f"KL({q} || {p}): only distributions over vectors, to_event(1), are supported")
+    return kl_divergence(DiagonalGaussian(q.loc, 0.5 * q.variance.log()), p) + correlation_information(q)
+
+
+@register_kl(LowRankMultivariateNormal, Scaled)
+def _kl_low_rank_scaled(q: LowRankMultivariateNormal, p: Scaled) -> Tensor:
+    """The same by marginals: the prior's scales change its factors, not that it has them."""
     return kl_divergence(DiagonalGaussian(q.loc, 0.5 * q.variance.log()), p) + correlation_information(q)

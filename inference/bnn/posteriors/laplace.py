@@ -20,6 +20,7 @@ from data.seeding import mix_seed
 from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import WeightPrior
+from models.distributions.scaled import Scaled
 from models.likelihoods import CategoricalLikelihood, GaussianLikelihood, Likelihood
 
 FULL_AT_MOST = 2000  # weights whose Hessian is kept whole when not asked otherwise
@@ -175,10 +176,12 @@ def prior_precision(prior: WeightPrior, sizes: Sequence[int]) -> Tensor:
     Raises:
         UserError: another prior.
     """
-    p = prior(sum(sizes))
+    p, unit = prior(sum(sizes)), None
+    if isinstance(p, Scaled):
+        p, unit = p.base, p.log_scales().detach().exp()
     if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal) and not bool(p.base_dist.loc.any())):
         raise UserError("laplace needs a Gaussian prior centred at zero: `prior=gaussian`")
-    each = p.base_dist.scale.detach().expand(sum(sizes)) ** -2
+    each = (p.base_dist.scale.detach().expand(sum(sizes)) * (1 if unit is None else unit)) ** -2
     groups = torch.stack([part[0] for part in each.split(list(sizes))])
     if bool((groups.repeat_interleave(torch.tensor(sizes, device=groups.device)) != each).any()):
         return each

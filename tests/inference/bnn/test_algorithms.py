@@ -16,16 +16,28 @@ class TestPlan:
         assert [online.position(e).round for e in (5, 6)] == [0, 1]
         assert online.progress(6) == 0.5
 
+    def test_beta_rises_in_a_share_of_the_first_round_alone(self):
+        plan = Plan(posteriors=2, rounds=2, epochs=8)
+        assert [plan.warmed(epoch, 0.5) for epoch in (0, 0.5, 1, 2, 3.9, 4, 4.5)] == [0, 0.25, 0.5, 1, 1, 1, 1]
+        assert plan.warmed(0, 0.0) == 1
+        online = Plan(posteriors=2, rounds=2, epochs=8, online=True)
+        assert [online.warmed(epoch, 1.0) for epoch in (3, 4, 5, 8)] == [0.75, 0, 0.25, 1], "each posterior has its own"
+
 
 class TestFitSettings:
-    def test_only_mixtures_have_rounds_posteriors_and_bootstrap_samples(self):
+    def test_only_mixtures_have_rounds_and_bootstrap_samples(self):
         settings = FitSettings(posteriors=3, rounds=2, epochs=4, bootstrap_size=7)
         assert settings.plan(Algorithm.BETA_BNN) == Plan(3, 2, 4)
         assert settings.plan(Algorithm.ONLINE) == Plan(3, 2, 4, online=True)
-        assert settings.plan(Algorithm.VANILLA) == Plan(1, 1, 4)
+        assert settings.plan(Algorithm.VANILLA) == settings.plan(Algorithm.DETERMINISTIC) == Plan(3, 1, 4)
         assert settings.items_per_epoch(Algorithm.ONLINE, 100) == 7
         assert settings.items_per_epoch(Algorithm.FIXED, 100) == 100
         assert FitSettings().items_per_epoch(Algorithm.ONLINE, 100) == 100
+
+    def test_networks_are_as_many_as_asked_for_else_four_in_a_mixture_and_one_elsewhere(self):
+        for algorithm in Algorithm:
+            assert FitSettings().plan(algorithm).posteriors == (4 if algorithm.is_mixture else 1)
+            assert FitSettings(posteriors=2).plan(algorithm).posteriors == 2
 
     @pytest.mark.parametrize("algorithm", Algorithm)
     def test_rounds_are_asked_of_mixtures_alone(self, algorithm):
@@ -45,6 +57,8 @@ class TestFitSettings:
             ({"seed": -1}, "`seed=-1` must be a whole number, 0 or more"),
             ({"learning_rate": 0.0}, "`learning_rate=0.0` must be a positive number"),
             ({"initial_scale": "wide"}, "`initial_scale=wide` must be"),
+            ({"prior_speed": 0}, "`prior_speed=0` must be a positive number"),
+            ({"beta_warmup": 1.5}, "`beta_warmup=1.5` must be a share"),
         ],
     )
     def test_bad_arguments_are_named(self, argument, message):

@@ -22,7 +22,9 @@ def training(algorithm=Algorithm.BETA_BNN, n=400, likelihood=None, **settings) -
         data = LabelledItems(data.items, torch.randn(n), ())
     outputs = 3 if likelihood is None else 1
     chosen = FitSettings(**{"posteriors": 2, "rounds": 2, "epochs": 4} | settings)
-    module = prepare(nn.Linear(4, outputs), data, Recipe(algorithm, 1.0, likelihood or CategoricalLikelihood(), None, chosen))
+    module = prepare(
+        nn.Linear(4, outputs), data, Recipe(algorithm, 1.0, likelihood or CategoricalLikelihood(), settings=chosen)
+    )
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 0.1)
     module._trainer = SimpleNamespace(optimizers=[optimizer], world_size=1, current_epoch=0)
     return module
@@ -77,8 +79,7 @@ class TestRounds:
         module = training()
         module.trainer.current_epoch = 1  # the last of the first round, whose mixture is N(0, I)
         with torch.no_grad():
-            module.objective.guide.loc.fill_(2.0)
-            module.objective.guide.log_scale.zero_()
+            module.objective.guide.place(torch.full_like(module.start, 2.0), torch.zeros_like(module.start))
         module.on_train_epoch_end()
         torch.testing.assert_close(module.rates, torch.full((2,), 0.5 * 4 * module.start.shape[1]))
         torch.testing.assert_close(module.mixture.loc, module.objective.guide.loc.detach())
@@ -101,14 +102,9 @@ class TestNoise:
         torch.testing.assert_close(outputs, torch.tensor([-1.0, -2.0, -1.0, -2.0]))
 
     @pytest.mark.parametrize("algorithm", [Algorithm.BETA_BNN, Algorithm.ONLINE])
-    def test_states_round_trip_and_those_with_one_noise_for_all_load(self, algorithm):
+    def test_states_round_trip(self, algorithm):
         module = training(algorithm, likelihood=GaussianLikelihood(1.0))
         state = module.state_dict()
         other = training(algorithm, likelihood=GaussianLikelihood(0.2))
         other.load_state_dict(state)
         torch.testing.assert_close(other.state_dict(), state)
-        old = {name: value for name, value in state.items() if not name.startswith("likelihoods.")}
-        old["objective.model.likelihood.log_noise"] = torch.tensor(-0.7)
-        other.load_state_dict(old)
-        noise = other.posterior().observation(torch.zeros(2, 5, 1)).scale.log()
-        torch.testing.assert_close(noise, torch.full((2, 5), -0.7))

@@ -1,0 +1,84 @@
+"""One scale per weight, shared within groups: the unit that a prior, and the posterior's parameters, are measured in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+
+class PriorScales(StrEnum):
+    """Which scales a prior over weights has. Learned ones maximise the ELBO: empirical Bayes."""
+
+    LAYER = "layer"
+    """One per parameter tensor, learned."""
+    INPUT = "input"
+    """One per input unit or channel of each parameter tensor, learned: units that are not needed fall silent."""
+    FAN_IN = "fan-in"
+    """1/√fan-in, not learned."""
+    FIXED = "fixed"
+    """One for all weights, not learned."""
+
+    @property
+    def learned(self) -> bool:
+        """Whether the training data choose them."""
+        return self in (PriorScales.LAYER, PriorScales.INPUT)
+
+
+class WeightScales(nn.Module):
+    """log s of all weights of a network, ``[P]``; the same within a group.
+
+    Where they are learned, ``log_scale`` is a parameter, else a buffer: ``[groups]``. They are 1/√fan-in, as the weights of an
+    untrained network are; learned ones start there.
+
+    Args:
+        shapes: parameter name -> shape, in the order of the weight vector.
+        kind: which weights share a scale, and whether it is learned; not ``FIXED``, which has no scales but the prior's own.
+    """
+
+    log_scale: Tensor
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], kind: PriorScales) -> None:
+        super().__init__()
+        self.shapes = [tuple(shape) for shape in shapes.values()]
+        self.groups = [group_shape(shape, kind) for shape in self.shapes]
+        fans = zip(self.groups, fan_in(shapes).values(), strict=True)
+        parts = [torch.full(group, -0.5 * math.log(fan)) for group, fan in fans]
+        start = torch.cat([part.flatten() for part in parts])
+        if kind.learned:
+            self.log_scale = nn.Parameter(start)
+        else:
+            self.register_buffer("log_scale", start, persistent=False)
+
+    def forward(self) -> Tensor:
+        """log s, ``[P]``, differentiable."""
+        parts = self.log_scale.split([math.prod(group) for group in self.groups])
+        grouped = zip(parts, self.groups, self.shapes, strict=True)
+        return torch.cat([part.view(group).expand(shape).flatten() for part, group, shape in grouped])
+
+
+def group_shape(shape: tuple[int, ...], kind: PriorScales) -> tuple[int, ...]:
+    """Of a parameter's scales, to be broadcast against its ``shape``."""
+    if kind is PriorScales.INPUT and len(shape) > 1:
+        return (1, shape[1], *(1 for _ in shape[2:]))
+    return tuple(1 for _ in shape)
+
+
+def fan_in(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """How many inputs each output of a parameter's layer adds up, by the parameter's name.
+
+    Of a bias those of its weight, ``name.bias`` and ``name.weight``; 1 of any other parameter without a matrix, such as the
+    gain of a normalisation.
+    """
+
+    def inputs(name: str) -> int:
+        shape = shapes[name]
+        partner = f"{name.removesuffix('bias')}weight"
+        if len(shape) < 2 and name.split(".")[-1] == "bias" and partner in shapes:
+            shape = shapes[partner]
+        return math.prod(shape[1:]) if len(shape) > 1 else 1
+
+    return {name: inputs(name) for name in shapes}
