@@ -95,7 +95,8 @@ class TestEmpiricalBayes:
     def test_a_scale_for_each_input_is_exact_and_silences_what_explains_nothing(self, float64):
         fitted, x, y = self.fit(torch.tensor([2.0, -1.0, 0.0, 0.0, 0.5]), prior_scales="input", epochs=400)
         excess = (x.T @ y / self.C**2).square() - self.NOISE**2 / self.C**2
-        assert bool((excess < 0).any()) and bool((excess > 0).any())
+        assert bool((excess < 0).any())
+        assert bool((excess > 0).any())
         scales = fitted.posterior.model.prior(5).variance.sqrt().detach()
         torch.testing.assert_close(scales[excess > 0], excess[excess > 0].sqrt(), atol=0, rtol=0.05)
         assert float(scales[excess < 0].max()) < 0.02
@@ -129,7 +130,8 @@ class TestEmpiricalBayes:
         """Until there are posteriors it is that prior; then its other components are. Afterwards nothing more is learned."""
         fitted = BNN.fit(nn.Linear(4, 3), *blobs(60), algorithm="online", posteriors=2, rounds=1, epochs=15, batch=10, beta=1.0)
         mixture = fitted.posterior.model.prior
-        assert isinstance(mixture, MixtureWeightPrior) and mixture.begun
+        assert isinstance(mixture, MixtureWeightPrior)
+        assert mixture.begun
         scale = mixture.start(15).variance.sqrt()
         assert float(scale.std()) > 0.01, "learned"
         first = kl_divergence(DiagonalGaussian(fitted.posterior.loc[0], fitted.posterior.log_scale[0]), mixture.start(15))
@@ -172,7 +174,7 @@ class TestAlgorithms:
         network = nn.Linear(4, 3)
         rates = {}
         for algorithm in ("beta-bnn", "online"):
-            options = {"epochs": 40, "rounds": 1, "posteriors": 2, "batch": 60, "prior_scale": 1.0}
+            options = {"epochs": 80, "rounds": 1, "posteriors": 2, "batch": 60, "prior_scale": 1.0, "learning_rate": 0.1}
             fitted = BNN.fit(network, x, y, algorithm=algorithm, beta=1.0, seed=5, **options)
             rates[algorithm] = fitted.rates
         prior_alone = rates["beta-bnn"]
