@@ -34,7 +34,7 @@ def rate_distortion_curve(records: Sequence[BnnRecord]) -> Figure:
         for axis, (label, value) in zip(axes, panels, strict=True):
             for algorithm in dict.fromkeys(r["algorithm"] for r in records):
                 rows = sorted((r for r in records if r["algorithm"] == algorithm), key=lambda r: r["beta"])
-                rates, values = [max(r["rate"] or 0.0, 1e-3) for r in rows], [value(r) for r in rows]
+                rates, values = [max(r["rate"] or r["mixture_rate"] or 0.0, 1e-3) for r in rows], [value(r) for r in rows]
                 axis.plot(rates, values, color=colour(algorithm), label=algorithm)
                 for row, rate, height in zip(rows, rates, values, strict=True):
                     axis.plot(rate, height, marker=markers[row["beta"]], color=colour(algorithm))

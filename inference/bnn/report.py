@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NotRequired, TypedDict
 
@@ -42,22 +42,25 @@ class BnnRecord(TypedDict):
         accuracy, ece, brier: of held-out items, with classes.
         nll: −log predictive density per held-out item.
         rmse: of held-out items with other targets, in their unit.
-        rate: mean over posteriors of KL(q_k ‖ m), m as it was while q_k trained; ``None`` for points.
-        rate_against: what m was: ``"prior"``, fixed before the data, or ``"mixture"``, of the posteriors of the round before.
+        rate: mean over posteriors of KL(q_k ‖ m) against a prior; ``None`` for points, and where m is a mixture.
+        mixture_rate: the same where m is the mixture of posteriors of the round before, as it was while q_k trained: another
+            quantity, at most about log K where posteriors stay where they are.
+        rate_against: what m was: ``"prior"``, fixed or learned, or ``"mixture"``.
         distortion: −E_q Σ log p over the training data, from at most 10 000 of them.
-        neg_elbo: distortion + rate over the training data; where the rate is against a prior, at least −log evidence.
+        neg_elbo: distortion + rate over the training data, at least −log evidence; none against a mixture.
         evidence: estimate of log p(y given x) of the training data, where the method has one.
         guess: n log C, the distortion of uniform guessing, with classes.
         scale_quantiles: 5, 50 and 95 % quantiles of the weights' standard deviations.
         train_accuracy, train_nll: of at most 10 000 training items, with as many draws as ``distortion``.
         gibbs_accuracy, train_gibbs_accuracy: of held-out and training items, with the same draws.
         gap: Gibbs error on held-out items less Gibbs error on training items, the same draws for both.
-        information: upper bound on I(w; S): the rate, where it is against a prior. Against a mixture the Monte Carlo estimate
+        information: upper bound on I(w; S): the rate, where it is against a prior that is not learned. Against a mixture the Monte Carlo estimate
             between its bootstrap samples, at most log K, which is no bound.
         bound: on the expectation of ``gap``, sqrt(information/2n), where ``information`` is an upper bound and nothing but
             the posterior was learned (see :func:`bound_holds`).
         sharpness: rise of the loss around the first posterior's mean, nats per item.
         seconds: of the fit.
+        warning: where standard deviations did not reach their optimum.
         kl_inside, kl_outside, width, r_hat: beside NUTS of the same run, where there is one and inputs are one number each: see
             :class:`~inference.bnn.comparison.Agreement`. NUTS's own are of half of its chains beside the others.
         auroc: of the predictive entropy as a sign of items of another kind.
@@ -73,6 +76,7 @@ class BnnRecord(TypedDict):
     brier: float | None
     rmse: float | None
     rate: float | None
+    mixture_rate: float | None
     rate_against: str | None
     distortion: float
     neg_elbo: float | None
@@ -88,6 +92,7 @@ class BnnRecord(TypedDict):
     bound: float | None
     sharpness: float | None
     seconds: float | None
+    warning: str | None
     auroc: NotRequired[float]
     kl_inside: NotRequired[float]
     kl_outside: NotRequired[float]
@@ -111,7 +116,8 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
     classes = "accuracy" in scores
     gibbs = posterior.scores(held_out, num_samples=few)["gibbs_accuracy"] if classes else None
     distortion = on_train["distortion"] * len(train) / len(part)
-    rate = None if bool(bnn.rates.isnan().any()) else float(bnn.rates.mean())
+    nats = None if bool(bnn.rates.isnan().any()) else float(bnn.rates.mean())
+    rate = None if bnn.algorithm.is_mixture else nats
     log_scales = posterior.log_scales()
     information = weight_information_of(bnn, rate)
     bounded = classes and information is not None and bound_holds(bnn)
@@ -126,6 +132,7 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         "brier": scores.get("brier"),
         "rmse": scores.get("rmse"),
         "rate": rate,
+        "mixture_rate": nats if bnn.algorithm.is_mixture else None,
         "rate_against": bnn.rate_against,
         "distortion": distortion,
         "neg_elbo": None if rate is None else distortion + rate,
@@ -141,6 +148,7 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         "bound": generalisation_bound(information, len(train)) if bounded and information is not None else None,
         "sharpness": posterior_sharpness(bnn.posterior, part),
         "seconds": bnn.seconds,
+        "warning": bnn.warning,
     }
 
 
@@ -148,7 +156,7 @@ def weight_information_of(bnn: BNN, rate: float | None) -> float | None:
     """``information`` of a :class:`BnnRecord`."""
     posterior = bnn.posterior
     if not isinstance(posterior, WeightPosterior) or posterior.log_scale is None or not bnn.algorithm.is_mixture:
-        return rate
+        return None if posterior.model.prior.sees_data else rate
     with seeded(0, device=posterior.loc.device):
         return weight_information(posterior.loc, posterior.log_scale)
 
@@ -235,21 +243,18 @@ def accuracy_cell(record: BnnRecord) -> str:
     return number(record["accuracy"], ".2f", factor=100)
 
 
-def rate_cell(against: str) -> Callable[[BnnRecord], str]:
-    """The rate of a record, in the column of what it is against."""
-    return lambda record: number(record["rate"] if record["rate_against"] == against else None, ".1f")
-
-
 COLUMNS = (
     Column("algorithm", lambda r: r["algorithm"], left=True),
     Column("β", lambda r: number(r["beta"], "g")),
     Column("accuracy %", accuracy_cell),
     Column("NLL", lambda r: number(r["nll"], ".4f")),
     Column("ECE %", lambda r: number(r["ece"], ".2f", factor=100)),
-    Column("rate (prior)", rate_cell("prior")),
-    Column("rate (mixture)", rate_cell("mixture")),
+    Column("rate (prior)", lambda r: number(r["rate"], ".1f")),
+    Column("rate (mixture)", lambda r: number(r["mixture_rate"], ".1f")),
     Column("distortion", lambda r: number(r["distortion"], ".1f")),
-    Column("−ELBO", lambda r: number(r["neg_elbo"] if r["rate_against"] == "prior" else None, ".1f")),
+    Column("−ELBO", lambda r: number(r["neg_elbo"], ".1f")),
+    Column("guess", lambda r: number(r["guess"], ".1f")),
+    Column("σ 5 / 50 / 95 %", lambda r: " ".join(f"{q:.2g}" for q in r["scale_quantiles"] or ()) or "-"),
     Column("−log evidence", lambda r: number(None if r["evidence"] is None else -r["evidence"], ".1f")),
     Column("gap %", lambda r: number(r["gap"], ".2f", factor=100)),
     Column("I(w; S)", lambda r: number(r["information"], ".2f")),
@@ -293,13 +298,14 @@ def legend(records: Sequence[BnnRecord]) -> str:
         "β: chosen on validation data, where there are several; NLL: nats per item; rate, distortion, −ELBO: nats, all items",
         "rate: KL(q ‖ m) against a prior, or against the mixture of the round before, which has seen the data",
         "gap: Gibbs error (of single draws) on test items less that on training items",
-        "I(w; S): at most the rate against a prior; against a mixture an estimate (≤ log K), so no bound follows",
+        "I(w; S): at most the rate against a prior that is not learned; against a mixture an estimate (≤ log K), and no bound",
         "bound: on the expected gap, sqrt(I(w; S)/2n); seconds: of the fit",
     ]
     if any(record["evidence"] is not None for record in records):
         lines.append("−log evidence: Laplace's estimate under its prior; −ELBO is at least −log evidence of the same prior")
     if records and records[0]["guess"] is not None:
-        lines.append(f"guessing uniformly has distortion n log C = {records[0]['guess']:.1f} and rate 0")
+        lines.append(f"guess: what guessing uniformly costs, n log C = {records[0]['guess']:.1f}, with rate 0")
+    lines += [f"{record['algorithm']}: {record['warning']}" for record in records if record["warning"]]
     return "\n".join(lines)
 
 

@@ -12,9 +12,10 @@ from inference.bnn import report
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.bnn import BNN
 from inference.bnn.posterior import WeightPosterior
-from inference.bnn.report import BnnRecord, bound_holds, format_table, make_record
+from inference.bnn.report import BnnRecord, bound_holds, format_table, legend, make_record
 from models.bayesian.network import BayesianNetwork
-from models.bayesian.weight_priors import MixtureWeightPrior
+from models.bayesian.weight_priors import MixtureWeightPrior, ScaledWeightPrior
+from models.bayesian.weight_scales import PriorScales, WeightScales
 from tests.inference.bnn.conftest import items
 
 
@@ -51,7 +52,16 @@ class TestRecord:
 
     def test_points_have_no_rate(self):
         found = record(fitted(Algorithm.DETERMINISTIC, scale=None), items(50), items(20))
-        for name in ("rate", "rate_against", "neg_elbo", "scale_quantiles", "information", "bound", "sharpness"):
+        for name in (
+            "rate",
+            "mixture_rate",
+            "rate_against",
+            "neg_elbo",
+            "scale_quantiles",
+            "information",
+            "bound",
+            "sharpness",
+        ):
             assert found[name] is None, name
 
     def test_fields_are_those_of_the_type(self):
@@ -96,6 +106,8 @@ class TestBound:
         """Its components have seen the data, and the estimate of I(w; S) is between bootstrap samples of one set."""
         found = record(fitted(algorithm, components=3), items(50), items(20))
         assert found["rate_against"] == "mixture"
+        assert found["rate"] is found["neg_elbo"] is None, "which are against a prior"
+        assert found["mixture_rate"] > 0
         assert 0 <= found["information"] <= math.log(3) + 1e-6
         assert found["bound"] is None
 
@@ -106,6 +118,11 @@ class TestBound:
         learned = fitted()
         learned.posterior.model.prior.scale = nn.Parameter(torch.tensor(1.0))
         assert not bound_holds(learned), "a prior fitted to the data"
+        model = fitted().posterior.model
+        learned.posterior.model.prior = ScaledWeightPrior(model.prior, WeightScales(model.shapes, PriorScales.LAYER))
+        found = record(learned, items(50), items(20))
+        assert found["information"] is found["bound"] is None
+        assert found["rate"] is not None
 
     def test_information_has_the_same_digits_each_time(self):
         bnn, train, test = fitted(Algorithm.BETA_BNN, components=2, scale=3.0), items(50), items(20)
@@ -121,5 +138,14 @@ def test_table_says_what_a_rate_is_against():
     assert columns[1][at["rate (prior)"]] == f"{rows[0]['rate']:.1f}"
     assert columns[1][at["rate (mixture)"]] == "-"
     assert columns[2][at["rate (prior)"]] == "-"
-    assert columns[2][at["rate (mixture)"]] == f"{rows[1]['rate']:.1f}"
+    assert columns[2][at["rate (mixture)"]] == f"{rows[1]['mixture_rate']:.1f}"
+    assert [row[at["−ELBO"]] for row in columns[1:]] == [f"{rows[0]['neg_elbo']:.1f}", "-"]
     assert columns[2][at["bound %"]] == "-"
+    assert columns[1][at["guess"]] == f"{50 * math.log(3):.1f}"
+    assert columns[1][at["σ 5 / 50 / 95 %"]] == "0.1 0.1 0.1"
+
+
+def test_legend_warns_of_scales_that_did_not_reach_their_optimum():
+    rows = [record(replace(fitted(), warning=warning), items(50), items(20)) for warning in (None, "more epochs")]
+    assert "fixed-prior: more epochs" in legend(rows).splitlines()
+    assert "fixed-prior" not in legend(rows[:1])
