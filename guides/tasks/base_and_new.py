@@ -34,7 +34,8 @@ class BaseAndNewGuide(SyntheticGradientGuide):
         """Sample ``base_weights`` and ``weights``; shapes as in :class:`~models.tasks.base_and_new.BaseAndNewModel`."""
         assert base_classes is not None
         known = known_components(self.prior, base_classes)
-        parameters = self.unroll(support_x, support_y, query_x, query_y, way, hyperparameters=known, known_weights=known[0])[-1]
+        trajectory = self.unroll(support_x, support_y, query_x, query_y, way, hyperparameters=known, known_weights=known[0])
+        parameters = self.read(trajectory)
         with task_plate(query_x, None):
             base = plated_base_weights(self.prior, base_classes)
             pyro.sample("base_weights", base if self.family is Family.GAUSSIAN else dist.Delta(base.mean, event_dim=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,13 @@ class Rule(nn.Module):
 
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
         """θ after step ``index`` (from 0); steps beyond the trained number repeat the last one's numbers."""
+        raise NotImplementedError
+
+    def shrink(self, index: int, factor: float) -> None:
+        """Make step ``index`` ``factor`` times as large; with 0 it is the identity.
+
+        A rule of fewer steps repeats its last one's numbers, which then change for all of them.
+        """
         raise NotImplementedError
 
     def stand_still(self) -> None:
@@ -84,6 +92,11 @@ class GradientStep(Rule):
         shape = (max(steps, 1), num_features) if per_feature else (max(steps, 1),)
         declare(self, "log_size", torch.full(shape, float(size)).log(), learned=learned)
         self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
+
+    @torch.no_grad()
+    def shrink(self, index: int, factor: float) -> None:
+        self.log_size[index] += math.log(factor) if factor else -torch.inf
+        self.scale_shift[index] *= factor
 
     @torch.no_grad()
     def stand_still(self) -> None:

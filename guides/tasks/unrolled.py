@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from guides.tasks.families import Family, PosteriorParameters
+from guides.tasks.gate import PriorGate
 from guides.tasks.hyper import HyperGuide
 from guides.tasks.rules import Pull, Rule
 from models.plates import num_classes, task_plate
@@ -53,7 +54,10 @@ class UnrolledGuide(PyroModule):
         closed_form: use the predictor's closed-form pull-back; ``False`` takes the generic one.
         hyper: q(ψ) of a hierarchical prior.
         num_tasks: as in :class:`~models.tasks.model.EmpiricalBayesModel`.
+        gate: how far θ⁰ departs from the prior; λ alone where it is not given.
     """
+
+    every = False  # read after every step, not after the last alone
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class UnrolledGuide(PyroModule):
         closed_form: bool = True,
         hyper: HyperGuide | None = None,
         num_tasks: int | None = None,
+        gate: PriorGate | None = None,
     ) -> None:
         super().__init__()
         if steps < 0 or inner_samples < 0:
@@ -80,7 +85,7 @@ class UnrolledGuide(PyroModule):
         self.start, self.gradient, self.rule = start, gradient, rule
         self.steps, self.on, self.beta, self.inner_samples = steps, Evidence(on), beta, inner_samples
         self.family, self.first_order, self.closed_form = Family(family), first_order, closed_form
-        self.num_tasks = num_tasks
+        self.num_tasks, self.gate = num_tasks, gate
 
     @property
     def saw_labels(self) -> bool:
@@ -93,6 +98,13 @@ class UnrolledGuide(PyroModule):
         other.steps = steps
         return other
 
+    def at_every_step(self) -> UnrolledGuide:
+        """The same guide, sharing all modules, read after each of its steps: its site ``weights`` has the plate ``steps`` of
+        :class:`~guides.tasks.every_step.EveryStep` on the left, ``steps + 1`` posteriors from one unrolling."""
+        other = copy.copy(self)
+        other.every = True
+        return other
+
     def forward(
         self,
         support_x: Tensor,
@@ -103,10 +115,25 @@ class UnrolledGuide(PyroModule):
     ) -> PosteriorParameters:
         """Sample the site ``weights`` (event ``[rows, D]``) in the plate ``tasks``; shapes as in the model."""
         hyperparameters = self.hyper() if self.hyper is not None else self.prior.hyperparameters()
-        parameters = self.unroll(support_x, support_y, query_x, query_y, way, hyperparameters=hyperparameters)[-1]
+        parameters = self.read(self.unroll(support_x, support_y, query_x, query_y, way, hyperparameters=hyperparameters))
         with task_plate(query_x, self.num_tasks if self.training else None):
             pyro.sample("weights", self.family.distribution(parameters))
         return parameters
+
+    def stay_at_prior(self) -> None:
+        """Make every posterior the prior, whatever the task and the number of steps.
+
+        Raises:
+            ValueError: the guide has no gate.
+        """
+        if self.gate is None:
+            raise ValueError("a guide without a gate cannot stay at the prior")
+        self.gate.close()
+        self.rule.stand_still()
+
+    def read(self, trajectory: list[PosteriorParameters]) -> PosteriorParameters:
+        """θ of the last step; of all steps, stacked in front, where the guide is read after every one."""
+        return PosteriorParameters(*map(torch.stack, zip(*trajectory, strict=True))) if self.every else trajectory[-1]
 
     def unroll(
         self,
@@ -135,6 +162,8 @@ class UnrolledGuide(PyroModule):
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = num_classes(support_y) if way is None else way
         parameters = PosteriorParameters(*self.start(support_x, support_y, query_x, self.predictor.rows(way)))
+        if self.gate is not None:
+            parameters = self.gate(parameters, PosteriorParameters(*self.prior.moments(hyperparameters)))
         items, labels = (query_x, query_y) if self.on is Evidence.QUERIES else (support_x, support_y)
         prepared = self.predictor.prepare(items)
         trajectory = [parameters]

@@ -25,7 +25,8 @@ from inference.meta.learner import TEST_SEED
 from inference.meta.methods import sib
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
-from inference.meta.stages import feature_space, keep_steps_that_pay, map_items
+from inference.meta.stages import feature_space, map_items
+from inference.meta.steps import keep_none_where_it_is_better, keep_steps_that_pay
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
@@ -186,7 +187,7 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
         train_lwof(objective, samplers, options, run, f"lwof-{variant.name}")
         fitted[variant] = Fitted(objective, testing)
         objectives = {v: fit.objective for v, fit in fitted.items()}
-        for changed in keep_steps_that_pay(objectives, variant, samplers["val"], lwof_schedule(options)):
+        for changed in keep_none_where_it_is_better(objectives, variant, samplers["val"], lwof_schedule(options)):
             save_tensors(run.checkpoints / f"lwof-{changed.name}.safetensors", objectives[changed].state_dict(), {})
     return fitted
 
@@ -216,6 +217,7 @@ def train_lwof(
             module = MetaTraining(objective, samplers["train"], samplers["val"], schedule)
             loop = options.loop.unmixed
             train(module, loop, run, stage, epochs=schedule.validations, monitor="val/loss", patience=schedule.patience)
+        keep_steps_that_pay(objective, samplers["val"], schedule, stage)
         save_tensors(finished, objective.state_dict(), {})
     load_state(objective, finished)
 

@@ -326,8 +326,9 @@ def rank_of(directions: Tensor) -> int:
 
 
 def read_settings(written: Mapping[str, Any]) -> GuideSettings:
-    """The settings of a checkpoint."""
-    return GuideSettings(**{field.name: written[field.name] for field in fields(GuideSettings)})
+    """The settings of a checkpoint, also of versions before 0.3, whose guides had no gate."""
+    known = {"gate": False, **written}
+    return GuideSettings(**{field.name: known[field.name] for field in fields(GuideSettings)})
 
 
 def read_spec(written: Mapping[str, Any]) -> TaskSpec:

@@ -67,7 +67,9 @@ class SibOptions(RunOptions):
         way: classes per task.
         shot: support images per class.
         queries: query images per class.
-        imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) instead of balanced ones.
+        mixed: train on balanced tasks and on tasks with query proportions ~ Dirichlet(2), half and half, as far as the classes
+            have images for it; false trains on balanced tasks alone.
+        imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) alone.
         methods: separated by commas: sib, and to stand beside it nearest-mean.
         steps: K, synthetic gradient steps.
         beta: weight of the rate; several, separated by commas, are a sweep of which validation tasks choose one.
@@ -106,6 +108,7 @@ class SibOptions(RunOptions):
     way: TwoOrMore = 5
     shot: PositiveInt = 1
     queries: PositiveInt = 15
+    mixed: bool = True
     imbalance: PositiveNumber | None = None
     methods: MethodNames = MethodNames(("sib",))
     steps: NonNegativeInt = 3

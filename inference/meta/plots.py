@@ -26,8 +26,8 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
     """
     panels = (
         ("val/accuracy", "validation accuracy (%)", 100),
-        ("train/distortion", "distortion (nats per task)", 1),
-        ("train/rate", "rate (nats per task)", 1),
+        ("val/distortion", "validation distortion (nats per task)", 1),
+        ("val/rate", "validation rate (nats per task)", 1),
     )
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")

@@ -58,6 +58,7 @@ class GuideSettings:
         way: classes per task, for parts that are built for one number of them.
         tasks: N, training tasks in all.
         seed: of what starts at random.
+        gate: whether a learned gate holds the start back towards the prior; checkpoints of versions before 0.3 have none.
     """
 
     prior: str
@@ -71,6 +72,7 @@ class GuideSettings:
     way: int
     tasks: int
     seed: int
+    gate: bool = True
 
     def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
         """Discriminant directions for a predictor; cosine does better on all dimensions, distances on the leading ones.
@@ -97,6 +99,9 @@ class MetaSchedule:
         patience: stop after this many validations without a better objective; 0 never stops early.
         seed: training and validation tasks, posterior draws.
         validation_tasks: tasks per validation.
+        earlier: weight in the loss of each step before the last, whose weight is 1.
+        scale_speed: how many times faster logarithms of scales, and the gate to the prior, are learned: where β is large, the
+            scales of prior and logits must fall by orders of magnitude.
     """
 
     tasks: int
@@ -106,6 +111,8 @@ class MetaSchedule:
     patience: int = 0
     seed: int = 0
     validation_tasks: int = 300
+    earlier: float = 0.5
+    scale_speed: float = 5.0
 
     @property
     def steps(self) -> int:

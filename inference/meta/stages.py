@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from data.episodes import EpisodeSampler
-from data.errors import UserError
+from data.errors import DataWarning, UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
+from data.mixed import MixedSampler
 from data.seeding import seeded
 from inference.elbo import RateDistortionModule
-from inference.evaluation.evaluate import evaluate
 from inference.meta.learner import RENAMED, Learner
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import WATCHED, pretraining
 from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, VariantSettings, settings
+from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_is_better, keep_steps_that_pay
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
@@ -27,6 +28,9 @@ from inference.runs.training import Loop, train
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace, class_means
 from models.networks.layers import embed
+
+MIXED_IMBALANCE = 2.0
+"""Concentration of the Dirichlet that draws query proportions of half the training tasks."""
 
 
 def all_variants(options: SibOptions) -> list[Variant]:
@@ -87,50 +91,34 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
     for variant in variants:
         space, means = feature_space(chosen, variant.predictor, features["train"])
         learner = Learner.build(variant, chosen, spec, space, means, network, dataset)
-        samplers = {
-            split: EpisodeSampler(map_items(space, features[split]), spec, split=f"{split} split") for split in ("train", "val")
-        }
+        samplers = {split: task_sampler(options, map_items(space, features[split]), split) for split in ("train", "val")}
         meta_train(learner, samplers, schedule, loop.unmixed, run)
         fitted[variant], objectives[variant] = learner, learner.objective
-        for changed in keep_steps_that_pay(objectives, variant, samplers["val"], schedule):
+        for changed in keep_none_where_it_is_better(objectives, variant, deciding(samplers), schedule):
             fitted[changed].save(run.checkpoints / f"{changed.name}.safetensors")
     return fitted
 
 
-def keep_steps_that_pay(
-    objectives: Mapping[Variant, RateDistortionModule], variant: Variant, validation: Any, schedule: MetaSchedule
-) -> list[Variant]:
-    """K steps contain none, their sizes zero: where validation tasks find the objective after them worse than that of the
-    reference without steps, they become that reference.
+def task_sampler(options: SibOptions, part: LabelledItems, split: str) -> EpisodeSampler | MixedSampler:
+    """Tasks to train on, or to choose by: half of them balanced, half with unequal class proportions, unless the options ask
+    for one kind or the split's classes have too few images for the second."""
+    spec = options.spec()
+    usual = EpisodeSampler(part, spec, split=f"{split} split")
+    if not options.mixed or not spec.balanced:
+        return usual
+    with warnings.catch_warnings():  # training tasks need not have the proportions that they claim
+        warnings.simplefilter("ignore", DataWarning)
+        try:
+            unequal = EpisodeSampler(part, options.spec(imbalance=MIXED_IMBALANCE), split=f"{split} split")
+        except UserError:
+            return usual
+    return MixedSampler((usual, unequal))
 
-    Args:
-        objectives: what has been trained.
-        variant: just trained; nothing happens until its partner is, too.
-        validation: sampler of validation tasks, in the variants' feature space.
 
-    Returns:
-        the variants that changed.
-    """
-    partners = [v for v in objectives if replace(v, steps=0, reference=False) == replace(variant, steps=0, reference=False)]
-    if len(partners) < 2:
-        return []
-    none, some = sorted(partners, key=lambda v: v.steps)
-    losses = {}
-    for v in partners:
-        tasks, seed = schedule.validation_tasks, schedule.seed
-        scores = evaluate(objectives[v].model, objectives[v].guide, validation, tasks=tasks, seed=seed)
-        losses[v] = scores.distortion + (v.beta or 0.0) * (scores.rate or 0.0)
-    if losses[some] <= losses[none]:
-        return []
-    print(
-        f"{some.name}: {losses[some]:.2f} nats per validation task with its steps and {losses[none]:.2f} without: "
-        "they are left out"
-    )
-    kept = {name: value for name, value in objectives[none].state_dict().items() if ".rule." not in name}
-    objectives[some].load_state_dict(kept, strict=False)
-    rule: Any = objectives[some].guide.rule
-    rule.stand_still()
-    return [some]
+def deciding(samplers: Mapping[str, Any]) -> MixedSampler:
+    """Training and validation tasks, which decide about trained steps together: validation classes alone are few, so that by
+    chance all of them may be harder, or easier, than new classes are."""
+    return MixedSampler((samplers["train"], samplers["val"]))
 
 
 def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) -> tuple[FeatureSpace, torch.Tensor]:
@@ -202,9 +190,7 @@ def pretrain(chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFo
     return network
 
 
-def meta_train(
-    learner: Learner, samplers: Mapping[str, EpisodeSampler], schedule: MetaSchedule, loop: Loop, run: RunFolder
-) -> None:
+def meta_train(learner: Learner, samplers: Mapping[str, Any], schedule: MetaSchedule, loop: Loop, run: RunFolder) -> None:
     """Train one learner on tasks of the training split, choosing its checkpoint on validation tasks; or read it back.
 
     A method without parameters is ready as it is.
@@ -225,5 +211,7 @@ def meta_train(
                     mode="min",
                     patience=schedule.patience,
                 )
+        keep_steps_that_pay(learner.objective, deciding(samplers), schedule, name)
+        guess_where_it_is_cheaper(learner.objective, samplers["train"], schedule, name)
         learner.save(finished)
     load_state(learner.state(), finished, renamed=RENAMED)

@@ -6,21 +6,39 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.seeding import mix_seed, seeded
+from guides.tasks.every_step import EveryStep, step_weights
 from inference.elbo import RateDistortionModule
-from inference.evaluation.evaluate import evaluate
+from inference.evaluation.evaluate import evaluate, readings
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
 from inference.runs.processes import our_part
 
+LOGARITHMS = (".log_scale", ".gate.logit")  # parameters that are learned ``scale_speed`` times faster
 TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
 
 
+def every_step(objective: RateDistortionModule, earlier: float) -> RateDistortionModule:
+    """The objective after every step of a guide that takes steps, as a weighted mean, from one unrolling; of other guides the
+    objective itself.
+
+    Args:
+        earlier: weight of each step before the last, whose weight is 1.
+    """
+    guide = objective.guide
+    if not earlier or not getattr(guide, "steps", 0) or not hasattr(guide, "at_every_step"):
+        return objective
+    device, dtype = place_of(objective)
+    weights = step_weights(guide.steps, earlier).to(device, dtype)
+    return RateDistortionModule(EveryStep(objective.model, weights), EveryStep(guide.at_every_step(), weights), objective.elbo)
+
+
 class MetaTraining(lightning.LightningModule):
-    """Minimise distortion + β · rate over tasks drawn from the base classes; ``val/loss`` is the same on validation tasks.
+    """Minimise distortion + β · rate over tasks drawn from the base classes, after every step of the guide, so that it can be
+    read after any of them; ``val/loss`` is the same on validation tasks.
 
     Source: Hu et al. 2019, equation 6; the E-step is the guide's unrolling, the M-step this optimizer.
 
@@ -50,7 +68,8 @@ class MetaTraining(lightning.LightningModule):
         device, dtype = place_of(self.objective)
         episode = self.training_tasks.sample(batch, seed=mix_seed(*seeds, TASKS))
         with seeded(*seeds, DRAWS, device=self.device), our_part(self, batch) as part:
-            terms = self.objective.terms(*episode.tasks(part.rows).to(device, dtype=dtype))
+            objective = every_step(self.objective, self.schedule.earlier)
+            terms = objective.terms(*episode.tasks(part.rows).to(device, dtype=dtype))
             share = batch / self.trainer.world_size  # of each process; their mean is the batch's loss
             tasks = getattr(self.objective.model, "num_tasks", None) or share  # what the terms are sums over
             loss = terms.loss / tasks
@@ -60,17 +79,24 @@ class MetaTraining(lightning.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        schedule = self.schedule
-        model, guide = self.objective.model, self.objective.guide
+        schedule, model = self.schedule, self.objective.model
+        guides = readings(self.objective.guide) if schedule.earlier else {0: self.objective.guide}
         tasks, seed = schedule.validation_tasks, schedule.seed
-        scores = evaluate(model, guide, self.validation, tasks=tasks, seed=seed, num_samples=8)
-        rate = scores.rate or 0.0
-        values = {"val/loss": scores.distortion + self.objective.elbo.beta * rate, "val/rate": rate}
-        values |= {"val/accuracy": scores.accuracy, "val/nll": scores.nll}
+        scores = [evaluate(model, g, self.validation, tasks=tasks, seed=seed, num_samples=8) for g in guides.values()]
+        losses = torch.tensor([score.distortion + self.objective.elbo.beta * (score.rate or 0.0) for score in scores])
+        last = scores[-1]
+        values = {"val/loss": float(losses @ step_weights(len(losses) - 1, schedule.earlier)), "val/rate": last.rate or 0.0}
+        values |= {"val/distortion": last.distortion, "val/accuracy": last.accuracy, "val/nll": last.nll}
         self.log_dict(values, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], self.schedule.learning_rate)
+        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[name.endswith(LOGARITHMS)].append(parameter)
+        rate, speed = self.schedule.learning_rate, self.schedule.scale_speed
+        rates = ({"params": part, "lr": rate * speed if fast else rate} for fast, part in groups.items() if part)
+        optimizer = torch.optim.Adam(rates)
         total = self.schedule.steps * self.schedule.validations
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}

@@ -59,6 +59,11 @@ class ScaledPredictor(Predictor):
     def scale(self) -> Tensor:
         return self.log_scale.exp()
 
+    @torch.no_grad()
+    def flatten(self) -> None:
+        """Make all outputs 0, whatever the weights: the probabilities of all classes are then equal."""
+        self.log_scale.fill_(-torch.inf)
+
 
 class CosinePredictor(ScaledPredictor):
     """logits = scale · (cos(f, w) + bias), with learned scale and bias.

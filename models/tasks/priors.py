@@ -28,6 +28,10 @@ class Prior(nn.Module):
         """p(w given ψ) with batch_shape ``[]`` and event_shape ``[way, D]``."""
         raise NotImplementedError
 
+    def moments(self, hyperparameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of each weight given ψ, ``[..., 1, D]``."""
+        return self.distribution(hyperparameters, 1).mean, 0.5 * self.variance(hyperparameters).log()
+
     def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
         """Marginal variance of each weight given ψ, ``[..., 1, D]``."""
         return self.distribution(hyperparameters, 1).variance
@@ -79,6 +83,11 @@ class GaussianPrior(Prior):
         loc, log_scale = hyperparameters  # [..., D], with leading dimensions where ψ is sampled in particles
         shape = (*loc.shape[:-1], way, loc.shape[-1])
         return dist.Normal(loc[..., None, :].expand(shape), log_scale.exp()[..., None, :].expand(shape)).to_event(2)
+
+    def moments(self, hyperparameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """ψ itself, to the last digit."""
+        loc, log_scale = hyperparameters
+        return loc[..., None, :], log_scale[..., None, :]
 
     def kl_gradient(self, hyperparameters: tuple[Tensor, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """Closed form: (m − μ) / σ² for the mean and s² / σ² − 1 for the log standard deviation."""
@@ -140,6 +149,9 @@ class MixturePrior(Prior):
             loc, log_scale = loc.unsqueeze(-3), log_scale.unsqueeze(-3)
         mixture = GaussianMixture(loc.new_zeros(loc.shape[-2]), loc, log_scale.exp(), kl=self.kl)
         return mixture.expand([way]).to_event(1)
+
+    def moments(self, hyperparameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return hyperparameters[0].mean(-2, keepdim=True), 0.5 * self.variance(hyperparameters).log()
 
     def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
         loc, log_scale = hyperparameters

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.tasks.families import Family
+from guides.tasks.gate import PriorGate
 from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, GradientNetwork, MLPGradient
 from guides.tasks.hyper import HyperGuide
 from guides.tasks.rules import GradientStep
@@ -21,6 +22,7 @@ from models.tasks.predictors import PREDICTORS
 from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior, Prior
 
 START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
+GATE_SLOPE = 10.0  # the gate to the prior starts open by 1 / (1 + slope · β)
 
 
 def variants(swept: VariantSettings) -> list[Variant]:
@@ -50,6 +52,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         family=variant.posterior or Family.DELTA,
         hyper=HyperGuide(prior) if isinstance(prior, HierarchicalGaussianPrior) else None,
         num_tasks=model.num_tasks,
+        gate=build_gate(settings, variant, means.shape[-1]),
     )
     return model, guide
 
@@ -69,6 +72,11 @@ def build_start(settings: GuideSettings, means: Tensor) -> Start:
         return SupportMeans(means.shape[-1], scale)
     kind = LearnedStart if settings.initialisation == "learned" else QueryMeans
     return kind.random(means.shape[-1], settings.way, scale)
+
+
+def build_gate(settings: GuideSettings, variant: Variant, num_features: int) -> PriorGate | None:
+    """The gate to the prior, where there is a rate; the larger β, the nearer to the prior training starts."""
+    return PriorGate(num_features, 1 / (1 + GATE_SLOPE * variant.beta)) if settings.gate and variant.beta else None
 
 
 def build_gradient(settings: GuideSettings) -> GradientNetwork:
