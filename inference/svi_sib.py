@@ -26,6 +26,7 @@ from inference.meta.report import (
     evaluate_protocols,
     final_records,
     format_records,
+    guessing,
     mark_selected,
     selected_variant,
     validate,
@@ -138,7 +139,8 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         title = f"{self.dataset(data)}, {options.way}-way {options.shot}-shot, {options.test_tasks} test tasks"
         if "sib" in options.methods:
             title += f", {options.posterior} posterior, {options.gradient} gradient network"
-        text = f"{title}\n{format_records(final_records(of_tasks(records)))}\n\n{NOTES}"
+        final = final_records(of_tasks(records))
+        text = f"{title}\n{format_records(final)}\n\n{NOTES}" + "".join(f"\n{guessing(record)}" for record in final[:1])
         if lwof := of_lwof(records):
             text += f"\n\nlearning without forgetting, {options.test_tasks} tasks\n{format_lwof(lwof)}\n"
         return text

@@ -43,6 +43,9 @@ def figures(
     if selected.posterior is not None:
         drawn["weight_posterior"] = lambda: weight_posterior(learner, data, run)
     swept = [r for r in final_records(test) if r.balanced and r.trained_steps == selected.steps and r.rate is not None]
+    bounded = [r for r in test if r.balanced and r.objective is not None]
+    if bounded and selected.steps:
+        drawn["objective_by_step"] = lambda: plots.objective_by_step(bounded)
     if len({record.beta for record in swept}) > 1:
         drawn["rate_distortion"] = lambda: plots.rate_distortion_curve(swept)
     return drawn

@@ -73,6 +73,36 @@ def accuracy_by_step(records: Sequence[TaskRecord]) -> Figure:
     return figure
 
 
+def objective_by_step(records: Sequence[TaskRecord]) -> Figure:
+    """distortion + β · rate of balanced test tasks after every step, a panel per predictor and a curve per β.
+
+    Hollow markers are guides trained with K = 0; the dotted line is what guessing costs.
+
+    Args:
+        records: with an objective, of every number of steps.
+    """
+    names, betas = sorted({r.predictor for r in records}), sorted({r.beta or 0.0 for r in records})
+    trained = max(r.trained_steps for r in records)
+    with plt.rc_context(STYLE):
+        size = (1.6 + 3.6 * len(names), 3.6)
+        figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        for axis, name in zip(axes[0], names, strict=True):
+            for colour, beta in zip(COLOURS, betas, strict=False):
+                rows = [r for r in records if r.predictor == name and (r.beta or 0.0) == beta]
+                own = [r for r in rows if r.trained_steps == trained]
+                label = f"β = {beta:g}"
+                axis.plot([r.steps for r in own], [r.objective for r in own], marker="o", color=colour, label=label)
+                for reference in (r for r in rows if r.trained_steps < trained):
+                    axis.plot([0], [reference.objective], "o", ms=9, mfc="none", color=colour)
+            axis.axhline(records[0].guess, ls=":", color="black", label="guessing")
+            axis.plot([], [], "o", ms=9, mfc="none", color="grey", label="trained with K = 0")
+            axis.set(title=name, xlabel="synthetic gradient steps K")
+            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes[0, 0].set_ylabel("distortion + β · rate (nats per task)")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return figure
+
+
 def task_sheet(images: Episode, posterior: TaskPosterior, *, names: Sequence[str] = (), shown: int = 6) -> Figure:
     """One task: its support images, and its most and least certain queries with predicted class probabilities.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -29,6 +30,8 @@ class TaskRecord:
         beta: ``None`` where there is no rate to weigh.
         accuracy, ci95, nll, ece, brier, rate, distortion: as in :class:`~inference.evaluation.metrics.Scores`.
         neg_elbo: distortion + rate, nats per task: the negative evidence lower bound, whatever β; ``None`` without a rate.
+        objective: distortion + β · rate, nats per task: what was trained; ``None`` without a rate.
+        guess: what q = p with equal probabilities costs, queries · log way, nats per task, whatever β.
         method, predictor, posterior, variant: which learner.
         saw_labels: whether the posterior saw the query labels: a reference, not a prediction.
         reference: whether it stands beside another for comparison and is never chosen, as K = 0 beside K = 3.
@@ -51,6 +54,8 @@ class TaskRecord:
     rate: float | None
     distortion: float
     neg_elbo: float | None
+    objective: float | None
+    guess: float
     trained_steps: int
     method: str
     predictor: str
@@ -74,6 +79,8 @@ def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores
         beta=variant.beta,
         **asdict(scores),
         neg_elbo=None if scores.rate is None else scores.distortion + scores.rate,
+        objective=None if scores.rate is None or variant.beta is None else scores.distortion + variant.beta * scores.rate,
+        guess=spec.way * spec.queries * math.log(spec.way),
         trained_steps=variant.steps,
         method=variant.method,
         predictor=variant.predictor,
@@ -158,10 +165,20 @@ COLUMNS = (
     Column("Brier", lambda r: number(r.brier)),
     Column("rate", lambda r: number(r.rate, ".1f")),
     Column("distortion", lambda r: number(r.distortion, ".1f")),
+    Column("−ELBO", lambda r: number(r.neg_elbo, ".1f")),
+    Column("objective", lambda r: number(r.objective, ".1f")),
 )
 
 
-UNITS = "NLL in nats per query, rate and distortion in nats per task, ± is a 95 % interval"
+UNITS = (
+    "NLL in nats per query, ± is a 95 % interval; in nats per task: −ELBO = distortion + rate, "
+    "objective = distortion + β · rate"
+)
+
+
+def guessing(record: TaskRecord) -> str:
+    """What the nats of a table are to be held against."""
+    return f"guessing (a posterior that is the prior, equal probabilities) costs {record.guess:.1f} nats per task"
 
 
 def format_records(records: Iterable[TaskRecord]) -> str:

@@ -5,12 +5,11 @@ import torch
 
 from data.episodes import EpisodeSampler
 from data.errors import UserError
-from inference.evaluation.evaluate import evaluate
-from inference.evaluation.metrics import Scores
+from data.mixed import MixedSampler
 from inference.meta import stages
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
+from inference.meta.settings import GuideSettings, PretrainSettings, settings
 from inference.meta.sib import SIB
 from inference.meta.stages import (
     all_variants,
@@ -18,7 +17,6 @@ from inference.meta.stages import (
     feature_space,
     fit,
     hold_out,
-    keep_steps_that_pay,
     learned_features,
 )
 from inference.runs.folder import RunFolder
@@ -132,33 +130,8 @@ def test_variants_of_all_methods():
     ]  # fmt: skip
 
 
-def objective_of(learner, sampler):
-    scores = evaluate(learner.model, learner.guide, sampler, tasks=50, seed=0)
-    return scores.distortion + learner.variant.beta * scores.rate
-
-
-def test_k_steps_never_end_with_a_worse_objective_than_none(tmp_path, capsys):
-    """Steps that went astray in training are found out on validation tasks, and left out; steps that pay are kept."""
-    file = save_features(tmp_path / "marked.safetensors", marked_splits(noise=3.0))
-    options = SibOptions(features=str(file), rank=0, **{**TINY, "tasks": 320})
-    run = RunFolder.create(tmp_path / "run", "sib", "")
-    fitted = fit(options, None, run)
-    some, none = fitted
-    sampler = EpisodeSampler(marked_splits(noise=3.0)["val"], options.spec())
-    sampler = EpisodeSampler(stages.map_items(fitted[some].space, sampler.source), options.spec())
-    fitted[some].guide.rule.scale_shift.data.fill_(30.0)  # every step makes the posterior far too narrow
-    fitted[some].guide.start.coefficient.data.mul_(-30)
-    assert objective_of(fitted[some], sampler) > objective_of(fitted[none], sampler)
-    schedule = settings(MetaSchedule, options)
-    objectives = {variant: learner.objective for variant, learner in fitted.items()}
-    assert keep_steps_that_pay(objectives, some, sampler, schedule) == [some]
-    assert "left out" in capsys.readouterr().out
-    assert objective_of(fitted[some], sampler) == pytest.approx(objective_of(fitted[none], sampler), rel=1e-5)
-    assert keep_steps_that_pay({some: objectives[some]}, some, sampler, schedule) == [], "nothing to compare with"
-
-
 def test_steps_left_out_are_saved_as_such(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "keep_steps_that_pay", spoil)
+    monkeypatch.setattr(stages, "keep_none_where_it_is_better", spoil)
     file = save_features(tmp_path / "marked.safetensors", marked_splits())
     run = RunFolder.create(tmp_path / "run", "sib", "")
     for variant in fit(SibOptions(features=str(file), rank=0, **TINY), None, run):
@@ -182,18 +155,22 @@ def test_a_feature_file_is_read_once(tmp_path):
     torch.testing.assert_close(first["train"].items, again["train"].items)
 
 
-@pytest.mark.parametrize(("rate", "kept"), [(1.0, True), (30.0, False)])
-def test_what_pays_is_the_objective_and_not_the_distortion(rate, kept, tmp_path, monkeypatch):
-    """Steps that take 1 nat off the distortion may cost up to 10 nats of rate where β is 0.1, and no more."""
-    file = save_features(tmp_path / "marked.safetensors", marked_splits())
-    options = SibOptions(features=str(file), rank=0, **TINY)
-    run = RunFolder.create(tmp_path / "run", "sib", "")
-    fitted = fit(options, None, run)
-    some, none = fitted
-    fitted[some].guide.rule.log_size.data.fill_(-1.0)
-    scores = {id(fitted[some].guide): (9.0, rate), id(fitted[none].guide): (10.0, 0.0)}
-    found = lambda model, guide, *rest, **options: Scores(2, 0.5, 0.1, 1.0, 0.1, 0.1, *scores[id(guide)][::-1])  # noqa: E731
-    monkeypatch.setattr(stages, "evaluate", found)
-    objectives = {variant: learner.objective for variant, learner in fitted.items()}
-    assert bool(keep_steps_that_pay(objectives, some, None, settings(MetaSchedule, options))) is not kept
-    assert bool(fitted[some].guide.rule.log_size.isfinite().all()) is kept
+def test_half_of_the_training_tasks_are_imbalanced(tmp_path, monkeypatch):
+    """As far as the classes have images for it; not where one kind is asked for."""
+    part = marked_splits(images=60)["train"]
+    sampler = stages.task_sampler(SibOptions(way=3, queries=4), part, "train")
+    assert isinstance(sampler, MixedSampler)
+    assert [s.spec.imbalance for s in sampler.samplers] == [None, 2.0]
+    for options in ({"mixed": False}, {"imbalance": 0.5}):
+        one = stages.task_sampler(SibOptions(way=3, queries=4, **options), part, "train")
+        assert isinstance(one, EpisodeSampler)
+        assert one.spec.imbalance == options.get("imbalance")
+    few = marked_splits(images=16)["train"]
+    assert isinstance(stages.task_sampler(SibOptions(way=5, queries=15), few, "train"), EpisodeSampler)
+
+
+def test_training_and_validation_tasks_decide_about_steps():
+    samplers = {split: EpisodeSampler(part, SibOptions(**TINY).spec()) for split, part in marked_splits().items()}
+    episode = stages.deciding(samplers).sample(8, seed=0)
+    assert splits_of(episode.query_x[::2]) == {"train"}
+    assert splits_of(episode.query_x[1::2]) == {"val"}

@@ -7,12 +7,13 @@ import torch
 
 from data.episodes import EpisodeSampler, TaskSpec
 from data.seeding import mix_seed, seeded
+from guides.tasks.gate import PriorGate
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.evaluate import evaluate
 from inference.meta.settings import MetaSchedule
-from inference.meta.training import DRAWS, TASKS, MetaTraining
+from inference.meta.training import DRAWS, TASKS, MetaTraining, every_step
 from tests.conftest import gaussian_bank
-from tests.guides.tasks.test_unrolled import build
+from tests.guides.tasks.test_unrolled import DIM, build
 from tests.inference.evaluation.test_predictive import hierarchical
 
 SCHEDULE = MetaSchedule(tasks=64, batch=8, validations=2, validation_tasks=10, seed=4)
@@ -32,10 +33,10 @@ def expected_terms(module: MetaTraining):
     seeds = (SCHEDULE.seed, 0, 0, 0)
     episode = module.training_tasks.sample(SCHEDULE.batch, seed=mix_seed(*seeds, TASKS)).to(dtype=torch.float64)
     with seeded(*seeds, DRAWS):
-        return module.objective.terms(*episode)
+        return every_step(module.objective, SCHEDULE.earlier).terms(*episode)
 
 
-def test_a_step_is_the_objective_per_task():
+def test_a_step_is_the_objective_per_task_over_every_step():
     module = training(*build())
     loss, terms = module.training_step(0, 0), expected_terms(module)
     torch.testing.assert_close(loss, (terms.distortion + 0.5 * terms.rate) / 8)
@@ -53,15 +54,49 @@ def test_every_step_of_every_epoch_has_tasks_of_its_own():
     assert len(set(seen)) == 3
 
 
+def test_the_last_step_counts_twice_and_all_count():
+    """Weights ½ for θ⁰, θ¹, θ² and 1 for θ³, divided by their sum: rates have no noise, so they tell."""
+    model, guide = build(steps=3, beta=0.5)
+    module = training(model, guide)
+    rate = expected_terms(module).rate / 8
+    tasks = module.training_tasks.sample(8, seed=mix_seed(SCHEDULE.seed, 0, 0, 0, TASKS)).to(dtype=torch.float64)
+    each = [RateDistortionELBO(beta=0.5)(model, guide.after(k)).terms(*tasks).rate / 8 for k in range(4)]
+    torch.testing.assert_close(rate, 0.2 * (each[0] + each[1] + each[2]) + 0.4 * each[3])
+    assert len({round(part.item(), 6) for part in each}) == 4
+
+
+def test_what_takes_no_steps_is_trained_as_it_is():
+    objective = RateDistortionELBO(beta=0.5)(*build(steps=0))
+    assert every_step(objective, 0.5) is objective
+    objective = RateDistortionELBO(beta=0.5)(*build(steps=2))
+    assert every_step(objective, 0.0) is objective
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_validation_watches_the_objective(beta):
-    """What chooses the checkpoint is distortion + β · rate, with the β of training, on validation tasks."""
-    module = training(*build(), beta=beta)
+    """What chooses the checkpoint is distortion + β · rate after every step, with the β and the weights of training, on
+    validation tasks."""
+    model, guide = build(steps=2)
+    module = training(model, guide, beta=beta)
     module.on_train_epoch_end()
-    scores = evaluate(module.objective.model, module.objective.guide, module.validation, tasks=10, seed=4, num_samples=8)
-    assert module.logged["val/loss"] == pytest.approx(scores.distortion + beta * scores.rate)
-    named = (module.logged["val/accuracy"], module.logged["val/nll"], module.logged["val/rate"])
-    assert named == pytest.approx((scores.accuracy, scores.nll, scores.rate))
+    sampler = module.validation
+    scores = [evaluate(model, guide.after(k), sampler, tasks=10, seed=4, num_samples=8) for k in range(3)]
+    losses = [score.distortion + beta * score.rate for score in scores]
+    assert module.logged["val/loss"] == pytest.approx(0.25 * losses[0] + 0.25 * losses[1] + 0.5 * losses[2])
+    named = tuple(module.logged[f"val/{name}"] for name in ("accuracy", "nll", "rate", "distortion"))
+    assert named == pytest.approx((scores[2].accuracy, scores[2].nll, scores[2].rate, scores[2].distortion))
+
+
+def test_scales_and_the_gate_learn_faster():
+    """On the logarithmic axes along which they must fall by orders of magnitude where β is large."""
+    model, guide = build(gate=PriorGate(DIM, 0.5), learned=True)
+    module = training(model, guide)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    fast = [model.prior.log_scale, guide.start.log_scale, guide.gate.logit, model.predictor.log_scale]
+    assert {rates.pop(id(p)) for p in fast} == {5 * SCHEDULE.learning_rate}
+    assert set(rates.values()) == {SCHEDULE.learning_rate}
+    assert len(rates) + len(fast) == sum(1 for _ in module.parameters())
 
 
 def test_a_hierarchical_prior_is_logged_per_task_too():
