@@ -16,7 +16,7 @@ from inference.bnn.posterior import NetworkPosterior
 from models.bayesian.network import BayesianNetwork
 
 MOST_WEIGHTS = 500  # minutes for some tens of them; beyond some hundreds chains do not mix in hours
-MOST_DOUBLINGS = 7  # of a trajectory, 127 steps: in warm-up, where steps are short, more are dear and of little use
+MOST_DOUBLINGS = 6  # of a trajectory, 63 steps: in warm-up, where steps are short, more are dear and of little use
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def sample_chains(
     """Pyro's NUTS on as many independent copies of the posterior as there are rows in ``start``, side by side.
 
     Each row is a chain: under the product of C posteriors the rows are independent. They share step size, trajectory and
-    acceptance, and thereby the cost of the network: sixteen chains take little longer than one.
+    acceptance, and thereby the cost of the network: four chains take little longer than one. Each has a full mass matrix.
 
     Args:
         model: of one posterior, all of whose weights are random, with nothing to be learned in prior or likelihood.
@@ -88,15 +88,18 @@ def sample_chains(
     Source: Hoffman and Gelman 2014, algorithm 6.
     """
     x, y = data.items.to(start), model.likelihood.cast(data.labels.to(start.device), start)
+    sites = [f"weights of chain {c}" for c in range(len(start))]
 
-    def potential(sites: dict[str, Tensor]) -> Tensor:
-        weights = sites["weights"]
+    def potential(values: dict[str, Tensor]) -> Tensor:
+        weights = torch.stack([values[site] for site in sites])
         log_likelihood = model.likelihood(model.map_weights(x, weights)).log_prob(y)
         return -(model.prior(model.num_weights).log_prob(weights).sum() + log_likelihood.sum())
 
     model.eval()
-    kernel = NUTS(potential_fn=potential, max_tree_depth=MOST_DOUBLINGS)
-    sampler = MCMC(kernel, draws, warmup, initial_params={"weights": start.clone()}, disable_progbar=not progress)
+    kernel = NUTS(potential_fn=potential, full_mass=[(site,) for site in sites], max_tree_depth=MOST_DOUBLINGS)
+    initial = dict(zip(sites, start.clone(), strict=True))
+    sampler = MCMC(kernel, draws, warmup, initial_params=initial, disable_progbar=not progress)
     with seeded(seed, device=start.device), validation_enabled(False):  # checks cost as much as the network
         sampler.run()
-    return ChainPosterior(model, sampler.get_samples()["weights"].transpose(0, 1).contiguous())
+    drawn = sampler.get_samples()
+    return ChainPosterior(model, torch.stack([drawn[site] for site in sites]))
