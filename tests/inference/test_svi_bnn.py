@@ -8,6 +8,7 @@ import pytest
 
 from data.errors import UserError
 from inference.bnn import plots
+from inference.bnn.comparison import Agreement
 from inference.bnn.report import BnnRecord
 from inference.svi_bnn import main as svi_bnn
 from tests.conftest import explore_elsewhere, kill_midway
@@ -15,6 +16,11 @@ from tests.conftest import explore_elsewhere, kill_midway
 TINY = ["--data", "curve", "--hidden", "10", "--epochs", "4", "--rounds", "2", "--posteriors", "2", "--batch", "30"]
 TINY += ["--samples", "8", "--progress", "false"]
 ALGORITHMS = ["deterministic", "vanilla", "fixed-prior", "beta-bnn", "online"]
+
+
+def numbers(run) -> list[dict]:
+    """The records, without what differs from run to run."""
+    return [record | {"seconds": None} for record in json.loads(run.metrics.read_text())["results"]]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ class TestCommand:
         test = [r for r in metrics["results"] if r["split"] == "test"]
         assert [r["algorithm"] for r in test] == ALGORITHMS
         for record in metrics["results"]:
-            assert record.keys() == BnnRecord.__annotations__.keys() - {"auroc"}
+            assert record.keys() == BnnRecord.__annotations__.keys() - {"auroc", *Agreement._fields}
         assert {p.stem for p in run.plots.glob("*.png")} == {"learning_curves", "rate_distortion", "regression"}
 
     def test_every_posterior_is_saved_by_name(self, run):
@@ -71,12 +77,42 @@ class TestCommand:
         mixture = [r for r in records if r["algorithm"] in ("beta-bnn", "online")]
         assert all(r["information"] <= math.log(2) + 1e-6 for r in mixture)
 
+    def test_every_approximation_stands_beside_nuts(self, tmp_path, capsys):
+        pytest.importorskip("laplace")
+        names = ["deterministic", "last-layer", "low-rank", "laplace", "nuts"]
+        options = [
+            "--algorithms",
+            ",".join(names),
+            "--noise",
+            "0.1",
+            "--prior-scale",
+            "1",
+            "--train-size",
+            "10",
+            "--hidden",
+            "2",
+        ]
+        options += ["--chains", "4", "--warmup", "4", "--draws", "8", "--rank", "2", "--epochs", "2"]
+        run = svi_bnn([*TINY, *options, "--out", str(tmp_path / "run")])
+        records = json.loads(run.metrics.read_text())["results"]
+        assert [record["algorithm"] for record in records] == names
+        for record in records:
+            assert all(math.isfinite(record[name]) for name in ("kl_inside", "kl_outside", "width", "seconds"))
+            assert (record["r_hat"] is None) == (record["algorithm"] != "nuts")
+            assert (record["evidence"] is None) == (record["algorithm"] != "laplace")
+        printed = capsys.readouterr().out
+        assert "beside nuts" in printed
+        assert "−log evidence" in printed
+        assert arviz.from_netcdf(run.posteriors / "nuts.nc").posterior.sizes["chain"] == 4
+        again = json.loads(svi_bnn(["--resume", str(run.path)]).metrics.read_text())["results"]
+        assert again == records, "all is read back"
+
     def test_killed_run_ends_with_the_numbers_of_an_unbroken_one(self, tmp_path):
         arguments = [*TINY, "--epochs", "24", "--rounds", "3", "--algorithms", "online", "--beta", "1"]
         whole = svi_bnn([*arguments, "--out", str(tmp_path / "whole")])
         kill_midway("svi_bnn", arguments, tmp_path / "broken", "online-beta1")
         broken = svi_bnn(["--resume", str(tmp_path / "broken")])
-        first, second = (json.loads(r.metrics.read_text())["results"] for r in (whole, broken))
+        first, second = (numbers(r) for r in (whole, broken))
         assert first == second
 
 
