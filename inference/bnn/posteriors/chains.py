@@ -17,8 +17,9 @@ from inference.bnn.posterior import NetworkPosterior
 from models.bayesian.network import BayesianNetwork
 
 MOST_WEIGHTS = 500  # minutes for some tens of them; beyond some hundreds chains do not mix in hours
-MOST_DOUBLINGS = 6  # of a trajectory, 63 steps: in warm-up, where steps are short, more are dear and of little use
+MOST_DOUBLINGS = 9  # of a trajectory: 511 steps, which is what it takes to cross the posterior of a small network
 SEARCH = 1000  # steps to the modes
+ACCEPTED = 0.7  # of the sixteen or so chains together
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def sample_chains(
 
     with seeded(seed, device=start.device), validation_enabled(False):  # checks cost as much as the network
         initial = {"standard weights": find_modes(potential, start / unit)}
-        kernel = NUTS(potential_fn=potential, adapt_mass_matrix=False, max_tree_depth=MOST_DOUBLINGS)
+        options = {"adapt_mass_matrix": False, "target_accept_prob": ACCEPTED, "max_tree_depth": MOST_DOUBLINGS}
+        kernel = NUTS(potential_fn=potential, **options)
         sampler = MCMC(kernel, draws, warmup, initial_params=initial, disable_progbar=not progress)
         sampler.run()
     return ChainPosterior(model, (sampler.get_samples()["standard weights"] * unit).transpose(0, 1).contiguous())
