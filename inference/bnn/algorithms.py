@@ -129,9 +129,9 @@ class FitSettings:
     rank: int = 10
     structure: str | None = None
     tune_prior: bool = False
-    chains: int = 8
-    warmup: int = 500
-    draws: int = 500
+    chains: int = 16
+    warmup: int = 50
+    draws: int = 120
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():

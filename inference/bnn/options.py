@@ -115,9 +115,9 @@ class BnnOptions(RunOptions):
     rank: PositiveInt = 10
     structure: str | None = None
     tune_prior: bool = False
-    chains: TwoOrMore = 8
-    warmup: PositiveInt = 500
-    draws: PositiveInt = 500
+    chains: TwoOrMore = 16
+    warmup: PositiveInt = 50
+    draws: PositiveInt = 120
     samples: PositiveInt = 40
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from data.seeding import seeded
 from inference.bnn.posterior import NetworkPosterior
 from models.bayesian.network import BayesianNetwork
 
-MOST_WEIGHTS = 500  # minutes for some tens of them; beyond some hundreds chains do not mix in hours
+MOST_WEIGHTS = 500  # two minutes for 31; beyond some hundreds chains do not mix in hours
 MOST_DOUBLINGS = 9  # of a trajectory: 511 steps, which is what it takes to cross the posterior of a small network
 SEARCH = 1000  # steps to the modes
 ACCEPTED = 0.7  # of the sixteen or so chains together
