@@ -54,8 +54,8 @@ class BnnRecord(TypedDict):
         train_accuracy, train_nll: of at most 10 000 training items, with as many draws as ``distortion``.
         gibbs_accuracy, train_gibbs_accuracy: of held-out and training items, with the same draws.
         gap: Gibbs error on held-out items less Gibbs error on training items, the same draws for both.
-        information: upper bound on I(w; S): the rate, where it is against a prior that is not learned. Against a mixture the Monte Carlo estimate
-            between its bootstrap samples, at most log K, which is no bound.
+        information: upper bound on I(w; S): the rate, where it is against a prior that is not learned. Against a mixture the
+            Monte Carlo estimate between its bootstrap samples, at most log K, which is no bound.
         bound: on the expectation of ``gap``, sqrt(information/2n), where ``information`` is an upper bound and nothing but
             the posterior was learned (see :func:`bound_holds`).
         sharpness: rise of the loss around the first posterior's mean, nats per item.
