@@ -222,6 +222,20 @@ class TestFiles:
             Learner.load(run).posterior(*task()).probabilities(), first.posterior(*task()).probabilities()
         )
 
+    def test_loads_guides_of_versions_before_gates(self, tmp_path):
+        """They have none, and predict what they did."""
+        first = learner()
+        first.guide.gate = None
+        run = self.saved(first, tmp_path)
+        path = run.checkpoints / f"{first.variant.name}.safetensors"
+        tensors, metadata = load_tensors(path)
+        del metadata["settings"]["gate"]
+        save_tensors(path, tensors, metadata)
+        again = Learner.load(run)
+        assert again.guide.gate is None
+        expected = first.posterior(*task()).probabilities()
+        torch.testing.assert_close(again.posterior(*task()).probabilities(), expected, rtol=0, atol=0)
+
     def test_old_delta_runs_are_found_by_their_old_name(self, tmp_path):
         run = RunFolder.create(tmp_path / "run", "sib", "")
         record = {"selected": True, "trained_steps": 3, "predictor": "cosine", "beta": None}

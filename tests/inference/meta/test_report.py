@@ -1,6 +1,7 @@
 """Selection and records: what is chosen by what, and what a row says."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from inference.meta.report import (
     evaluate_protocols,
     final_records,
     format_records,
+    guessing,
     make_record,
     mark_selected,
     selected_variant,
@@ -112,8 +114,19 @@ def test_a_record_says_what_it_is_of(fitted):
     record = make_record(learner, replace(learner.spec, imbalance=2.0), "test", 2, scores(0.4))
     assert (record.steps, record.trained_steps, record.beta, record.balanced) == (2, 3, 0.1, False)
     assert record.neg_elbo == pytest.approx(42.0), "distortion + rate, whatever β"
+    assert record.objective == pytest.approx(40.2), "distortion + β · rate"
+    assert record.guess == pytest.approx(12 * math.log(3)), "four queries of each of three classes"
+    shown = dict(zip(*(line.split() for line in aligned(record)), strict=True))
+    assert (shown["−ELBO"], shown["objective"]) == ("42.0", "40.2")
+    assert "costs 13.2 nats" in guessing(record)
     assert not record.saw_labels
     assert make_record(learner, learner.spec, "test", 2, scores(0.4, rate=None)).neg_elbo is None
+
+
+def aligned(record) -> list[str]:
+    """Heading and row of a table, without what has blanks in it or none."""
+    heading, row = format_records([replace(record, selected=False)]).splitlines()
+    return [heading.replace("accuracy %", "accuracy").replace("ECE %", "ECE"), row.replace(" ± ", "±")]
 
 
 def test_exact_gradients_are_marked_as_having_seen_the_labels(tmp_path):
