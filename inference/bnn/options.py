@@ -100,7 +100,7 @@ class BnnOptions(RunOptions):
     prior: PriorName = PriorName.GAUSSIAN
     prior_scales: PriorScales | None = None
     prior_scale: PositiveNumber | None = None
-    posteriors: PositiveInt = 4
+    posteriors: PositiveInt = 3
     bootstrap_size: PositiveInt | None = None
     rounds: PositiveInt = 3
     epochs: PositiveInt = 12

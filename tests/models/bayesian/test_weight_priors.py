@@ -11,13 +11,16 @@ from guides.mean_field import MeanFieldGuide
 from inference.elbo import RateDistortionELBO
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import (
+    GaussianWeightPrior,
     LaplaceWeightPrior,
     MixtureWeightPrior,
     PriorName,
+    ScaledWeightPrior,
     ScaleMixtureWeightPrior,
     SpikeAndSlabWeightPrior,
     build_weight_prior,
 )
+from models.bayesian.weight_scales import PriorScales, WeightScales
 from models.distributions.diagonal import DiagonalGaussian
 from models.distributions.scale_mixture import ScaleMixture
 
@@ -103,3 +106,16 @@ class TestPriors:
         prior.load_state_dict({"loc": torch.ones(2, 3), "log_scale": torch.zeros(2, 3)})
         torch.testing.assert_close(prior(3).loc, torch.ones(2, 3))
         assert prior.float()(3).loc.dtype == torch.float32
+
+
+def test_a_mixture_is_its_start_until_there_are_posteriors():
+    start = ScaledWeightPrior(GaussianWeightPrior(3.0), WeightScales({"weight": (1, 4)}, PriorScales.LAYER))
+    mixture = MixtureWeightPrior.standard(2, 4, start)
+    q = DiagonalGaussian(torch.randn(1, 4), torch.zeros(1, 4))
+    torch.testing.assert_close(kl_divergence(q, mixture(4)), kl_divergence(q, start(4)))
+    mixture.begin()
+    torch.testing.assert_close(mixture.log_scale.exp(), torch.full((2, 4), 1.5))  # 3 units of 1/√4
+    torch.testing.assert_close(kl_divergence(q, mixture(4)), kl_divergence(q, start(4)).detach())
+    restored = MixtureWeightPrior.standard(2, 4, start)
+    restored.load_state_dict(mixture.state_dict())
+    assert restored.begun
