@@ -1,4 +1,4 @@
-"""Weights in units of their scale: the KL does not depend on units, and its gradient for the scale is zero where both share it."""
+"""Weights in units of their scale: the KL does not depend on units, and where both share a scale not on that either."""
 
 import pytest
 import torch
