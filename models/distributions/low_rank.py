@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyro.distributions import LowRankMultivariateNormal
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence, register_kl
+from torch.distributions import Distribution, Independent, kl_divergence, register_kl
 
 from models.distributions.diagonal import DiagonalGaussian
 from models.distributions.scaled import Scaled
@@ -24,16 +24,22 @@ def correlation_information(q: LowRankMultivariateNormal) -> Tensor:
     return 0.5 * (q.variance.log() - q._unbroadcasted_cov_diag.log()).sum(-1) - within
 
 
+def kl_by_marginals(q: LowRankMultivariateNormal, p: Distribution) -> Tensor:
+    """The KL of q's marginals, and what the weights know of each other, nats: ``batch_shape``.
+
+    Exact where p factorises over the weights, for log p then depends on the marginals alone; scales of a prior do not change
+    that.
+    """
+    return kl_divergence(DiagonalGaussian(q.loc, 0.5 * q.variance.log()), p) + correlation_information(q)
+
+
 @register_kl(LowRankMultivariateNormal, Independent)
 def _kl_low_rank_independent(q: LowRankMultivariateNormal, p: Independent) -> Tensor:
-    """The KL of q's marginals, and what the weights know of each other: log p of a prior that factorises over the weights
-    depends on the marginals alone."""
     if p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError(f"KL({q} || {p}): only distributions over vectors, to_event(1), are supported")
-    return kl_divergence(DiagonalGaussian(q.loc, 0.5 * q.variance.log()), p) + correlation_information(q)
+    return kl_by_marginals(q, p)
 
 
 @register_kl(LowRankMultivariateNormal, Scaled)
 def _kl_low_rank_scaled(q: LowRankMultivariateNormal, p: Scaled) -> Tensor:
-    """The same by marginals: the prior's scales change its factors, not that it has them."""
-    return kl_divergence(DiagonalGaussian(q.loc, 0.5 * q.variance.log()), p) + correlation_information(q)
+    return kl_by_marginals(q, p)
