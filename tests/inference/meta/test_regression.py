@@ -12,6 +12,7 @@ from data.errors import UserError
 from data.regression import linear_evidence, linear_posterior
 from guides.tasks.conjugate import ConjugateGuide
 from inference.elbo import RateDistortionELBO
+from inference.evaluation.arviz import LOO
 from inference.meta.options import SibOptions
 from inference.meta.regression import (
     RegressionStudy,
@@ -28,6 +29,7 @@ from inference.runs.folder import RunFolder
 from inference.svi_sib import main
 from models.likelihoods import GaussianLikelihood
 from models.tasks.priors import GaussianPrior
+from tests.conftest import explore_elsewhere
 
 NOISE = 0.5
 
@@ -240,8 +242,15 @@ def test_regression_run(name, rmse, tmp_path):
     assert not records[0]["selected"]
     assert record["rmse"] < rmse  # the exact posterior's: 0.585; the sinusoids' own standard deviation: 2.1
     assert 0.88 < record["coverage90"] < 0.93
-    assert arviz.from_netcdf(run.posterior).posterior["weights"].dims == ("chain", "draw", "task", "class", "feature")
+    assert arviz.from_netcdf(run.posterior).posterior["weights"].dims == ("chain", "draw", "task", "feature")
     if name == "linear":
+        found = explore_elsewhere(run.path)
+        assert found["files"].keys() == found["ranking"].keys()
+        assert len(found["files"]) == 6, "the exact posterior and two K, at two β"
+        assert found["chosen"]["attributes"]["loo"] == LOO["exact"]
+        episode = scored_tasks(SibOptions(data="linear", test_tasks=300), TEST).tasks(slice(8))
+        error = torch.tensor(found["chosen"]["loo"]) - exact_loo(episode)
+        assert float(error.abs().mean()) < 0.05, "nats per point"
         assert record["exact_nll"] == pytest.approx(exact_nll(scored_tasks(SibOptions(data="linear", test_tasks=300), TEST)))
         assert record["exact_nll"] - 0.002 < record["nll"] < record["exact_nll"] + 0.01
         assert record["noise"] == pytest.approx(NOISE, abs=0.02)
