@@ -42,6 +42,8 @@ def test_labels_list_known_classes_first(playing):
         new = episode.query_y[t, :half] - base
         first_of = {int(y): int(c) for y, c in zip(episode.support_y[t], classes_of(episode.support_x[t]), strict=True)}
         assert [first_of[int(y)] for y in new] == true[:half].tolist()
+        numbered = {int(y): int(c) for y, c in zip(episode.support_labels[t], classes_of(episode.support_x[t]), strict=True)}
+        assert [numbered[int(y)] for y in episode.query_y[t, :half]] == true[:half].tolist(), "as the queries number them"
 
 
 def test_moves_selects_and_hides_as_an_episode_does():
