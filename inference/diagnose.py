@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from data.errors import UserError
 from inference.diagnostics import plots
+from inference.diagnostics.files import examine_files
 from inference.diagnostics.findings import Finding, format_findings
 from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS
@@ -61,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
 
 
 def find(run: RunFolder, options: DiagnoseOptions) -> list[Finding]:
-    """The checks that the run's kind has.
+    """The checks that the run's kind has: of regression tasks, all; of every other, those that its posteriors' files allow.
 
     Raises:
-        UserError: the run is not finished, or of a kind without posterior.
+        UserError: the run is not finished, or its files are missing or damaged.
     """
     if not run.metrics.exists():
         raise UserError(f"{run.path} is not finished: it has no metrics.json")
@@ -72,7 +73,10 @@ def find(run: RunFolder, options: DiagnoseOptions) -> list[Finding]:
     if made_by.get("command") == "svi_sib" and made_by.get("dataset") in PROBLEMS:
         own = options_from_yaml(SibOptions, run.config.read_text(), run.config)
         return diagnose_regression(run, own, tasks=options.tasks, simulations=options.simulations)
-    raise UserError(f"{run.path} is a run of {made_by.get('command')} on {made_by.get('dataset')}, which has no such checks")
+    files = sorted(run.posteriors.glob("*.nc"))
+    if not files:
+        raise UserError(f"{run.path} has no posteriors/*.nc to look at: runs of earlier versions wrote none, so run it again")
+    return examine_files(files)
 
 
 def figures(findings: Sequence[Finding]) -> dict[str, Callable[[], Figure]]:

@@ -1,4 +1,4 @@
-"""The console commands: ``sibyl-sib``, ``sibyl-bnn``, ``sibyl-vid`` and ``sibyl-predict``.
+"""The console commands: ``sibyl-sib``, ``sibyl-bnn``, ``sibyl-vid``, ``sibyl-predict`` and ``sibyl-diagnose``.
 
 Each is ``python -m inference.<module>`` under a name that needs no checkout; a command loads its own module alone.
 """
@@ -28,3 +28,8 @@ def vid() -> None:
 def predict() -> None:
     """``sibyl-predict``: a finished run on other tasks."""
     run_command(import_module("sibyl.inference.predict").main)
+
+
+def diagnose() -> None:
+    """``sibyl-diagnose``: is a finished run's posterior right?"""
+    run_command(import_module("sibyl.inference.diagnose").main)

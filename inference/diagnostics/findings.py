@@ -17,6 +17,9 @@ from inference.evaluation.tables import Column, format_table, number
 GOOD_K = 0.7
 """Pareto k above which importance weights have no usable variance (Vehtari et al. 2024)."""
 
+GOOD_R_HAT = 1.05
+"""r-hat above which chains of a network's outputs have not mixed."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -32,6 +35,9 @@ class Finding:
         psis_k: ``[tasks]``.
         levels: predictive distribution functions at the true targets, any shape.
         moments: weights beside NUTS's.
+        nll: −log predictive density of held-out targets, nats per item.
+        ece: expected calibration error of class probabilities, fraction.
+        r_hat: the largest of held-out predictions, of a sampler's chains.
     """
 
     name: str
@@ -43,6 +49,9 @@ class Finding:
     psis_k: Tensor | None = None
     levels: Tensor | None = None
     moments: Moments | None = None
+    nll: float | None = None
+    ece: float | None = None
+    r_hat: float | None = None
 
     @property
     def gap(self) -> tuple[float, float] | None:
@@ -79,6 +88,12 @@ class Finding:
             parts.append(gap_words(*self.gap))
         if self.bad_k is not None:
             parts.append(f"PSIS k above {GOOD_K} in {self.bad_k:.0%} of the tasks")
+        if self.ece is not None:
+            parts.append(f"probabilities are off by {self.ece:.1%} on average")
+        if self.coverage90 is not None:
+            parts.append(f"90 % intervals hold {self.coverage90:.1%} of the targets")
+        if self.r_hat is not None:
+            parts.append(f"chains have {'mixed' if self.r_hat < GOOD_R_HAT else 'not mixed'}, r-hat up to {self.r_hat:.3f}")
         return f"{self.name}: " + "; ".join(parts)
 
     def row(self) -> dict[str, Any]:
@@ -99,6 +114,9 @@ class Finding:
             "psis_k_median": self.median_k,
             "psis_k_bad": self.bad_k,
             "coverage90": self.coverage90,
+            "nll": self.nll,
+            "ece": self.ece,
+            "r_hat": self.r_hat,
             "moments": None if self.moments is None else asdict(self.moments),
             "verdict": self.verdict,
         }
@@ -136,6 +154,9 @@ COLUMNS = (
     Column("gap", lambda f: "-" if f.gap is None else f"{f.gap[0]:.3f} ± {f.gap[1]:.3f}"),
     Column("PSIS k", lambda f: number(f.median_k, ".2f")),
     Column("k > 0.7 %", lambda f: number(f.bad_k, ".0f", factor=100)),
+    Column("NLL", lambda f: number(f.nll)),
+    Column("ECE %", lambda f: number(f.ece, ".1f", factor=100)),
+    Column("r-hat", lambda f: number(f.r_hat)),
     Column("in 90 %", lambda f: number(f.coverage90, ".1f", factor=100)),
     Column("shift", lambda f: "-" if f.moments is None else f"{f.moments.shift:.2f}"),
     Column("scale", lambda f: "-" if f.moments is None else f"{f.moments.scale_ratio:.2f}"),

@@ -63,6 +63,8 @@ def differences(axis: Any, found: Calibration) -> None:
     points, (lower, upper) = found.points, found.band()
     label = f"band that a right posterior stays in, {found.level:.0%} for all at once"
     axis.fill_between(points, lower - points, upper - points, color="0.88", label=label)
+    for edge in (lower, upper):  # above the curves, which may hide the band
+        axis.plot(points, edge - points, color="0.35", lw=0.8, ls=":", zorder=3)
     inside, labelled = found.inside, set[str]()
     for row, good in zip(found.distribution(), inside, strict=True):
         words = "coordinate that stays inside" if good else "coordinate that leaves the band"
@@ -123,6 +125,7 @@ def k_strips(findings: Sequence[Finding]) -> Figure:
         axis.axvline(GOOD_K, color=COLOURS[3], lw=1, label=f"{GOOD_K}: above, draws cannot be reweighted")
         axis.set_yticks(range(1, len(shown) + 1), [finding.name for finding in shown])
         axis.invert_yaxis()
-        axis.set_xlabel(f"Pareto k of each task's importance weights ({LEAST_K:g} stands for less)")
+        cut = f" ({LEAST_K:g} stands for less)" if min(k.min() for k in ks) == LEAST_K else ""
+        axis.set_xlabel(f"Pareto k of each task's importance weights{cut}")
         figure.legend(fontsize=8, loc="outside upper right")
     return figure

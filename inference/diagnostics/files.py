@@ -1,0 +1,102 @@
+"""Checks that a posterior's file allows, whatever system wrote it: coverage, calibration, regret against NUTS, mixing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from inference.diagnostics.findings import Finding
+from inference.diagnostics.nuts import r_hat
+from inference.diagnostics.regret import regret
+from inference.evaluation.metrics import predictive_scores
+
+NUTS = "nuts"
+"""What the name of NUTS's file starts with, where a run has sampled it."""
+
+
+def examine_files(paths: Sequence[Path]) -> list[Finding]:
+    """One finding for each ``InferenceData`` file of a run; where one is NUTS's, the others' regret is against it.
+
+    Raises:
+        UserError: a file is damaged, or holds no predictions of held-out items with known targets.
+    """
+    read = {path.stem: read_file(path) for path in paths}
+    sampled = [name for name in read if name.startswith(NUTS)]
+    reference = densities(read[sampled[0]]) if len(sampled) == 1 else None
+    return [examine_file(name, data, None if name in sampled else reference) for name, data in read.items()]
+
+
+def read_file(path: Path) -> Any:
+    """``InferenceData`` of a file, in memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next major version at import
+        import arviz
+
+        try:
+            data: Any = arviz.InferenceData.from_netcdf(str(path))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is damaged or no InferenceData file: {' '.join(str(error).split())}") from None
+    groups = set(data.groups())
+    if not {"predictions", "predictions_constant_data"} <= groups or "log_density" not in data.predictions:
+        raise UserError(f"{path} holds no predictions of held-out items whose targets are known")
+    return data
+
+
+def densities(data: Any) -> Tensor:
+    """log p(y given x, w) of held-out targets, nats: ``[chains, draws, *items]``."""
+    return torch.as_tensor(np.array(data.predictions["log_density"])).double()
+
+
+def examine_file(name: str, data: Any, reference: Tensor | None) -> Finding:
+    """The checks of one file.
+
+    Args:
+        reference: NUTS's log densities of the same held-out targets, ``[chains, draws, *items]``.
+    """
+    predictions, known = data.predictions, data.predictions_constant_data
+    logs = densities(data)
+    by_item = mean_density(logs.flatten(0, 1))
+    found = None
+    if reference is not None and reference.shape[2:] == logs.shape[2:]:
+        single = by_item.dim() == 1  # items of one data set: each is a task of one query
+        found = regret(*(t[..., None] if single else t for t in (chain_means(reference), by_item)))
+    expected = predictions["probabilities" if "probabilities" in predictions else "mean"]
+    values = torch.as_tensor(np.array(expected)).double()
+    return Finding(
+        name,
+        regret=found,
+        reference=None if found is None else "NUTS",
+        levels=None if "probabilities" in predictions else levels(predictions["y"], known["y"]),
+        nll=float(-by_item.mean()),
+        ece=calibration_error(values, known["labels"]) if "probabilities" in predictions else None,
+        r_hat=float(r_hat(values).max()) if name.startswith(NUTS) else None,
+    )
+
+
+def mean_density(logs: Tensor) -> Tensor:
+    """log of the mean density over draws ``[draws, ...]``."""
+    return logs.logsumexp(0) - float(np.log(len(logs)))
+
+
+def chain_means(logs: Tensor) -> Tensor:
+    """log of each chain's mean density: ``[chains, draws, ...]`` to ``[chains, ...]``."""
+    return mean_density(logs.movedim(1, 0))
+
+
+def levels(drawn: Any, true: Any) -> Tensor:
+    """Predictive distribution functions at true targets, from draws of the targets."""
+    draws = torch.as_tensor(np.array(drawn)).double().flatten(0, 1)
+    return (draws < torch.as_tensor(np.array(true)).double()).double().mean(0)
+
+
+def calibration_error(probabilities: Tensor, labels: Any) -> float:
+    """Expected calibration error of class probabilities ``[chains, draws, *items, classes]``."""
+    mean = probabilities.mean((0, 1)).flatten(0, -2)
+    return predictive_scores(mean, torch.as_tensor(np.array(labels)).long().flatten())["ece"]
