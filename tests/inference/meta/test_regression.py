@@ -233,7 +233,8 @@ def test_a_learned_start_and_four_steps_come_near_the_optimum_of_each_task(tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "rmse"), [("linear", 0.6), ("sinusoids", 0.8)])
 def test_regression_run(name, rmse, tmp_path):
-    arguments = ["--data", name, "--beta", "0.1,1", "--test-tasks", "300", "--steps", "1", "--out", str(tmp_path / "run")]
+    words = f"--data {name} --beta 0.1,1 --test-tasks 300 --steps 1 --tasks 4000"
+    arguments = [*words.split(), "--out", str(tmp_path / "run")]
     run = main(arguments)
     records = [r for r in json.loads(run.metrics.read_text())["results"] if r["split"] == "test" and r["method"] == "conjugate"]
     assert [r["beta"] for r in records] == [0.1, 1.0]
@@ -248,10 +249,11 @@ def test_regression_run(name, rmse, tmp_path):
         assert found["files"].keys() == found["ranking"].keys()
         assert len(found["files"]) == 6, "the exact posterior and two K, at two β"
         assert found["chosen"]["attributes"]["loo"] == LOO["exact"]
-        episode = scored_tasks(SibOptions(data="linear", test_tasks=300), TEST).tasks(slice(8))
+        tested = scored_tasks(SibOptions(data="linear", tasks=4000, test_tasks=300), TEST)
+        episode = tested.tasks(slice(8))
         error = torch.tensor(found["chosen"]["loo"]) - exact_loo(episode)
         assert float(error.abs().mean()) < 0.05, "nats per point"
-        assert record["exact_nll"] == pytest.approx(exact_nll(scored_tasks(SibOptions(data="linear", test_tasks=300), TEST)))
+        assert record["exact_nll"] == pytest.approx(exact_nll(tested))
         assert record["exact_nll"] - 0.002 < record["nll"] < record["exact_nll"] + 0.01
         assert record["noise"] == pytest.approx(NOISE, abs=0.02)
         assert record["regret"] == pytest.approx(record["nll"] - record["exact_nll"])
