@@ -79,7 +79,14 @@ def test_run_folder_holds_what_is_promised(run):
             assert isinstance(record[name], kind), (name, record[name])
     assert {r["steps"] for r in metrics["results"]} >= {0, 3}
     names = {p.stem for p in run.plots.glob("*.png")}
-    assert names == {"training_curves", "accuracy_by_step", "reliability", "weight_posterior", "rate_distortion"}
+    assert names == {
+        "training_curves",
+        "accuracy_by_step",
+        "reliability",
+        "weight_posterior",
+        "rate_distortion",
+        "objective_by_step",
+    }
     assert yaml.safe_load(run.config.read_text())["beta"] == "0.1,1"
     assert list((run.path / "logs").glob("*/events*"))
     assert not [p for p in run.path.rglob(".*") if p.is_file()], "temporary files are left"
