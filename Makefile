@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # test files run side by side in as many processes, one thread each
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick mutations lint format clean
 
