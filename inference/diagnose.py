@@ -11,6 +11,7 @@ from data.errors import UserError
 from inference.diagnostics import plots
 from inference.diagnostics.files import examine_files
 from inference.diagnostics.findings import Finding, format_findings
+from inference.evaluation.figures import reliability_diagram
 from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS
 from inference.meta.regression_diagnosis import diagnose_regression
@@ -22,9 +23,6 @@ from inference.runs.values import PositiveInt, TwoOrMore
 
 DESCRIPTION = """Is the posterior right? Simulation-based calibration, regret against exact Bayes or NUTS, the amortization gap,
 PSIS k and coverage of a finished run; a table, a verdict for each posterior, pictures and a JSON file in RUN/diagnostics."""
-UNITS = """SBC: simulation-based calibration of weights, outputs and log likelihood, the coordinates that fail; regret in nats
-per query; loss (distortion of the support + rate) and gap (to a diagonal Gaussian optimised on each task) in nats per task;
-± is a 95 % interval over tasks; shift and scale: weights' means and standard deviations beside NUTS's, in its own"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     content = {"command": "diagnose", "tasks": options.tasks, "simulations": options.simulations}
     written = write_json(folder / "diagnostics.json", content | {"results": [finding.row() for finding in findings]})
     drawn = draw_all(lambda: figures(findings), folder)
-    print(f"\n{format_findings(findings)}\n\n{UNITS}\n")
+    print(f"\n{format_findings(findings)}\n")
     print("\n".join(finding.verdict for finding in findings))
     print(f"\nresults: {written}")
     for plot in drawn:
@@ -83,7 +81,10 @@ def figures(findings: Sequence[Finding]) -> dict[str, Callable[[], Figure]]:
     """The pictures by name, each drawn when it is called."""
     calibrations = {f.name: f.calibration for f in findings if f.calibration is not None}
     levels = {f.name: f.levels for f in findings if f.levels is not None}
+    classes = {f.name: (f.probabilities, f.labels) for f in findings if f.probabilities is not None and f.labels is not None}
     drawn: dict[str, Callable[[], Figure]] = {}
+    if classes:
+        drawn["reliability"] = lambda: reliability_diagram(classes)
     if calibrations:
         drawn["calibration"] = lambda: plots.rank_panels(calibrations)
     if any(f.regret is not None for f in findings):

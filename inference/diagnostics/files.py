@@ -15,7 +15,6 @@ from data.errors import UserError
 from inference.diagnostics.findings import Finding
 from inference.diagnostics.nuts import r_hat
 from inference.diagnostics.regret import regret
-from inference.evaluation.metrics import predictive_scores
 
 NUTS = "nuts"
 """What the name of NUTS's file starts with, where a run has sampled it."""
@@ -69,13 +68,15 @@ def examine_file(name: str, data: Any, reference: Tensor | None) -> Finding:
         found = regret(*(t[..., None] if single else t for t in (chain_means(reference), by_item)))
     expected = predictions["probabilities" if "probabilities" in predictions else "mean"]
     values = torch.as_tensor(np.array(expected)).double()
+    classes = "probabilities" in predictions
     return Finding(
         name,
         regret=found,
         reference=None if found is None else "NUTS",
-        levels=None if "probabilities" in predictions else levels(predictions["y"], known["y"]),
+        levels=None if classes else levels(predictions["y"], known["y"]),
         nll=float(-by_item.mean()),
-        ece=calibration_error(values, known["labels"]) if "probabilities" in predictions else None,
+        probabilities=values.mean((0, 1)).flatten(0, -2) if classes else None,
+        labels=torch.as_tensor(np.array(known["labels"])).long().flatten() if classes else None,
         r_hat=float(r_hat(values).max()) if name.startswith(NUTS) else None,
     )
 
@@ -94,9 +95,3 @@ def levels(drawn: Any, true: Any) -> Tensor:
     """Predictive distribution functions at true targets, from draws of the targets."""
     draws = torch.as_tensor(np.array(drawn)).double().flatten(0, 1)
     return (draws < torch.as_tensor(np.array(true)).double()).double().mean(0)
-
-
-def calibration_error(probabilities: Tensor, labels: Any) -> float:
-    """Expected calibration error of class probabilities ``[chains, draws, *items, classes]``."""
-    mean = probabilities.mean((0, 1)).flatten(0, -2)
-    return predictive_scores(mean, torch.as_tensor(np.array(labels)).long().flatten())["ece"]

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from data.seeding import seeded
 from inference.diagnostics.calibration import Calibration, central_coverage
 from inference.diagnostics.nuts import Moments
 from inference.diagnostics.regret import Regret
-from inference.evaluation.metrics import confidence_interval
+from inference.evaluation.metrics import confidence_interval, predictive_scores
 from inference.evaluation.tables import Column, format_table, number
 
 GOOD_K = 0.7
@@ -19,6 +21,9 @@ GOOD_K = 0.7
 
 GOOD_R_HAT = 1.05
 """r-hat above which chains of a network's outputs have not mixed."""
+
+REPLICATES = 200
+"""Sets of labels that tell what calibration error right probabilities have."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Finding:
         levels: predictive distribution functions at the true targets, any shape.
         moments: weights beside NUTS's.
         nll: −log predictive density of held-out targets, nats per item.
-        ece: expected calibration error of class probabilities, fraction.
+        probabilities, labels: of held-out items with classes, ``[n, classes]`` and ``[n]``.
         r_hat: the largest of held-out predictions, of a sampler's chains.
     """
 
@@ -50,7 +55,8 @@ class Finding:
     levels: Tensor | None = None
     moments: Moments | None = None
     nll: float | None = None
-    ece: float | None = None
+    probabilities: Tensor | None = None
+    labels: Tensor | None = None
     r_hat: float | None = None
 
     @property
@@ -77,6 +83,26 @@ class Finding:
         return None if self.psis_k is None else float((self.psis_k > GOOD_K).double().mean())
 
     @property
+    def ece(self) -> float | None:
+        """Expected calibration error of the class probabilities, fraction."""
+        if self.probabilities is None or self.labels is None:
+            return None
+        return predictive_scores(self.probabilities, self.labels)["ece"]
+
+    @property
+    def chance_ece(self) -> float | None:
+        """What calibration error right probabilities exceed in 5 % of the cases, for it is never 0 on finitely many items.
+
+        By labels drawn from the probabilities, each by itself; seeded.
+        """
+        if self.probabilities is None:
+            return None
+        with seeded(0, device=self.probabilities.device):
+            drawn = torch.distributions.Categorical(self.probabilities).sample((REPLICATES,))
+        errors = torch.tensor([predictive_scores(self.probabilities, labels)["ece"] for labels in drawn])
+        return float(errors.quantile(0.95))
+
+    @property
     def verdict(self) -> str:
         """One line."""
         parts = []
@@ -89,7 +115,9 @@ class Finding:
         if self.bad_k is not None:
             parts.append(f"PSIS k above {GOOD_K} in {self.bad_k:.0%} of the tasks")
         if self.ece is not None:
-            parts.append(f"probabilities are off by {self.ece:.1%} on average")
+            parts.append(
+                calibration_words(self.ece, self.chance_ece or 0.0, len(self.labels if self.labels is not None else ()))
+            )
         if self.coverage90 is not None:
             parts.append(f"90 % intervals hold {self.coverage90:.1%} of the targets")
         if self.r_hat is not None:
@@ -116,6 +144,8 @@ class Finding:
             "coverage90": self.coverage90,
             "nll": self.nll,
             "ece": self.ece,
+            "ece_by_chance": self.chance_ece,
+            "items": None if self.labels is None else len(self.labels),
             "r_hat": self.r_hat,
             "moments": None if self.moments is None else asdict(self.moments),
             "verdict": self.verdict,
@@ -129,6 +159,14 @@ def regret_words(found: Regret, reference: str) -> str:
         return f"predicts as well as {reference} (regret {found} nats per query)"
     verb = "costs" if found.mean > 0 else "gains"
     return f"{verb} {found} nats per query against {reference}"
+
+
+def calibration_words(ece: float, by_chance: float, items: int) -> str:
+    """What a calibration error says."""
+    said = f"probabilities are off by {100 * ece:.1f} % on average over {items} items"
+    if ece <= by_chance:
+        return f"{said}, which right ones may be too (up to {100 * by_chance:.1f} %)"
+    return f"{said}, where right ones are by {100 * by_chance:.1f} % at most"
 
 
 def gap_words(gap: float, ci95: float) -> str:
@@ -163,7 +201,27 @@ COLUMNS = (
 )
 
 
+NOTES = {
+    "SBC": "simulation-based calibration of weights, outputs and log likelihood, with the coordinates that fail",
+    "regret": "nats per query, ± is a 95 % interval over tasks",
+    "loss": "distortion of the support + rate, nats per task",
+    "gap": "loss above that of a diagonal Gaussian optimised on each task, nats per task",
+    "PSIS k": f"median over tasks; above {GOOD_K} the posterior is far from the exact one",
+    "NLL": "nats per held-out item of the saved tasks or items",
+    "r-hat": f"of held-out predictions; up to {GOOD_R_HAT} chains have mixed",
+    "shift": "of the weights' means from NUTS's, in its standard deviations",
+    "scale": "the weights' standard deviations over NUTS's",
+}
+"""What columns mean, where their title does not say it."""
+
+
+def filled_columns(findings: Sequence[Finding]) -> list[Column]:
+    """Columns that something was checked for."""
+    return [c for c in COLUMNS if any(c.cell(finding) != "-" for finding in findings)]
+
+
 def format_findings(findings: Sequence[Finding]) -> str:
-    """The table; columns that nothing was checked for are left out."""
-    filled = [c for c in COLUMNS if any(c.cell(finding) != "-" for finding in findings)]
-    return format_table(findings, filled)
+    """The table, and below it what its columns mean; columns that nothing was checked for are left out."""
+    columns = filled_columns(findings)
+    meanings = [f"{c.header}: {NOTES[c.header]}" for c in columns if c.header in NOTES]
+    return "\n".join([format_table(findings, columns), "", *meanings])
