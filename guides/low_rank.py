@@ -43,4 +43,5 @@ class LowRankGuide(MeanFieldGuide):
 
     def distribution(self) -> dist.LowRankMultivariateNormal:
         """batch_shape ``[K, 1]`` (the plates), event_shape ``[P]``."""
-        return low_rank_gaussian(self.loc.unsqueeze(-2), self.log_scale.unsqueeze(-2), self.factor.unsqueeze(-3))
+        with torch.autocast(self.standard_loc.device.type, enabled=False):  # a determinant needs full precision
+            return low_rank_gaussian(self.loc.unsqueeze(-2), self.log_scale.unsqueeze(-2), self.factor.unsqueeze(-3))

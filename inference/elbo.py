@@ -171,8 +171,10 @@ class RateDistortionELBO(TraceMeanField_ELBO):
         if isinstance(innermost(q), Delta):  # the KL that Pyro registers for it leaves out the Jacobian in its log-density
             log_q = q.log_density if isinstance(q, Delta) else q.log_prob(value)
             return scaled_sum(log_q, guide_site) - scaled_sum(model_site["fn"].log_prob(value), model_site)
+        device = (value.loc if isinstance(value, GaussianWeights) else value).device
         try:
-            return scaled_sum(kl_divergence(q, model_site["fn"]), guide_site)
+            with torch.autocast(device.type, enabled=False):  # a sum over a million weights needs full precision
+                return scaled_sum(kl_divergence(q, model_site["fn"]), guide_site)
         except NotImplementedError:
             if not self.monte_carlo:
                 raise

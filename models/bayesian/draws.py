@@ -141,7 +141,7 @@ class LocalLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor, *_):
-        inputs, weight, weight_variance, ratio, squares = ctx.saved_tensors
+        inputs, weight, weight_variance, ratio, squares = (t.to(gradient.dtype) for t in ctx.saved_tensors)  # under autocast
         spread = gradient * ratio  # gradient with respect to the outputs' variance
         to_inputs = None
         if ctx.needs_input_grad[0]:

@@ -109,7 +109,8 @@ class BayesianNetwork(PyroModule):
         leading = loc.shape[:-1]
         if self.posteriors > 1:
             x = x.expand(*leading, *x.shape[1:]).flatten(0, len(leading) - 1)
-        return self.map_weights(x, flatten(weights, len(leading)), shared=self.posteriors == 1).unflatten(0, leading)
+        outputs = self.map_weights(x, flatten(weights, len(leading)), shared=self.posteriors == 1).unflatten(0, leading)
+        return outputs.to(loc.dtype)  # under autocast densities stay in full precision
 
     def map_weights(self, x: Tensor, weights: Weights, *, shared: bool = True) -> Tensor:
         """``[S, P]`` weights and inputs ``[batch, *item]`` (``shared``) or ``[S, batch, *item]`` to ``[S, batch, outputs]``."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pyro.infer import Predictive
 from torch import nn
 
+from guides.low_rank import LowRankGuide
 from guides.mean_field import MeanFieldGuide, PointGuide
 from inference.elbo import RateDistortionELBO
 from models.bayesian.draws import DrawWhereUsed, Estimator, LocalLinear, call
@@ -274,3 +275,29 @@ class TestPosteriors:
     def test_fewer_than_one_posterior_is_refused(self):
         with pytest.raises(ValueError, match="at least one"):
             BayesianNetwork(nn.Linear(2, 2), posteriors=0)
+
+
+@pytest.mark.parametrize("posteriors", [1, 3])
+@pytest.mark.parametrize("guide_class", [MeanFieldGuide, LowRankGuide])
+def test_autocast_shortens_products_alone(guide_class, posteriors):
+    """Rate to the digit and densities in float32, gradients close, while layers multiply in bfloat16."""
+    torch.manual_seed(0)
+    model = BayesianNetwork(build_network("mlp", (1, 8, 8), 10, hidden=(64,)), num_data=200, posteriors=posteriors)
+    guide = guide_class(model.float().initial_weights(posteriors).float()).float()
+    objective = RateDistortionELBO()(model, guide)
+    leading = () if posteriors == 1 else (posteriors,)
+    x, y = torch.randn(*leading, 200, 1, 8, 8, dtype=torch.float32), torch.randint(10, (*leading, 200))
+    gradients, terms = [], []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        guide.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            terms.append(objective.terms(x, y))
+        terms[-1].loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in guide.parameters()]))
+    exact, short = terms
+    assert short.rate == exact.rate
+    assert short.distortion.dtype is torch.float32
+    assert short.distortion != exact.distortion
+    assert torch.isclose(short.distortion, exact.distortion, rtol=1e-3)
+    assert (gradients[1] - gradients[0]).norm() < 0.05 * gradients[0].norm()
