@@ -18,7 +18,7 @@ from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
 
 DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN, beside
-networks with random last layers, low-rank Gaussians, Laplace's approximation and Hamiltonian Monte Carlo.
+networks with random last layers, low-rank Gaussians, Laplace's approximation, SWAG and Hamiltonian Monte Carlo.
 Without arguments it compares them on embedded digits in about two minutes."""
 
 Fits = tuple[dict[Algorithm, BNN], list[BnnRecord]]

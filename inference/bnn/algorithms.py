@@ -31,6 +31,9 @@ class Algorithm(StrEnum):
     """Vanilla with low-rank plus diagonal Gaussians, which know the weights' strongest correlations."""
     LAPLACE = "laplace"
     """Trained to the posterior's mode; Laplace's approximation around it, with linearised predictions."""
+    SWAG = "swag"
+    """Trained to the posterior's mode, then the Gaussian of what SGD passes through at a constant step size; with K > 1
+    multi-SWAG."""
     NUTS = "nuts"
     """Draws of the posterior itself, by Hamiltonian Monte Carlo: the reference, for small networks."""
 
@@ -47,23 +50,25 @@ class Algorithm(StrEnum):
             Algorithm.LAST_LAYER,
             Algorithm.LOW_RANK,
             Algorithm.LAPLACE,
+            Algorithm.SWAG,
             Algorithm.NUTS,
         )
 
     @property
     def learns_prior(self) -> bool:
         """Whether it can learn the scales of the prior, or of the Gaussian that a mixture starts from."""
-        return self.is_mixture or (self.takes_prior and self not in (Algorithm.LAPLACE, Algorithm.NUTS))
+        fixed = (Algorithm.LAPLACE, Algorithm.SWAG, Algorithm.NUTS)  # at a mode, learned scales shrink to nothing
+        return self.is_mixture or (self.takes_prior and self not in fixed)
 
     @property
     def trains_points(self) -> bool:
         """Whether what is trained is points."""
-        return self in (Algorithm.DETERMINISTIC, Algorithm.LAPLACE)
+        return self in (Algorithm.DETERMINISTIC, Algorithm.LAPLACE, Algorithm.SWAG)
 
     @property
     def random_subset(self) -> bool:
         """Whether a part of the weights can be random and the others points, all trained by one objective."""
-        return not self.trains_points and self is not Algorithm.NUTS
+        return self not in (Algorithm.DETERMINISTIC, Algorithm.LAPLACE, Algorithm.NUTS)
 
     def betas(self, sweep: tuple[float, ...]) -> tuple[float, ...]:
         """The β it is run with: those of the ``sweep``, unless the algorithm fixes its own."""
@@ -74,6 +79,7 @@ STRUCTURES = ("full", "kron", "diag")
 LEAST = {"posteriors": 1, "bootstrap_size": 1, "rounds": 1, "epochs": 1, "batch": 1, "seed": 0} | {
     "particles": 1,
     "rank": 1,
+    "iterates": 2,
     "chains": 2,
     "warmup": 1,
     "draws": 4,
@@ -102,9 +108,11 @@ class FitSettings:
         weights: which are random: ``"all"``, ``"last"`` (of the last layer), or names or patterns of parameters such as
             ``"*.bias"``; the others are points, shared by the K.
         particles: draws of the weights per step.
-        rank: of low-rank covariances.
+        rank: of low-rank covariances, SWAG's among them.
         structure: of Laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
         tune_prior: whether Laplace chooses the prior's precision by its evidence.
+        iterates: of SWAG: how many it is the Gaussian of, one per epoch of SGD after the epochs of training.
+        step_size: of this SGD, constant, on the loss per item; in the same units as ``learning_rate``.
         chains: of NUTS.
         warmup: steps of each chain that are thrown away.
         draws: steps of each chain that are kept.
@@ -129,6 +137,8 @@ class FitSettings:
     rank: int = 10
     structure: str | None = None
     tune_prior: bool = False
+    iterates: int = 40
+    step_size: float = 1.0
     chains: int = 16
     warmup: int = 50
     draws: int = 120
@@ -142,7 +152,7 @@ class FitSettings:
                 raise UserError(f"`{name}={value}` must be a whole number, {least} or more")
         if self.structure not in (None, *STRUCTURES):
             raise UserError(f"unknown structure {self.structure!r}: choose {', '.join(STRUCTURES)}")
-        for name in ("learning_rate", "initial_scale", "scale_speed", "prior_speed"):
+        for name in ("learning_rate", "initial_scale", "scale_speed", "prior_speed", "step_size"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise UserError(f"`{name}={value}` must be a positive number")

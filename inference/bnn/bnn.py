@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from inference.bnn.checks import (
 from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from inference.bnn.posteriors.chains import MOST_WEIGHTS, ChainPosterior, sample_chains
 from inference.bnn.posteriors.laplace import check_laplace, laplace_posterior
+from inference.bnn.posteriors.swag import SwagCollection, check_swag
 from inference.bnn.training import BnnTraining
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.runs.folder import RunFolder
@@ -117,10 +118,11 @@ class BNN:
             algorithm: see :class:`~inference.bnn.algorithms.Algorithm`.
             beta: weight of the rate; 1 when not given. Vanilla has 1 and deterministic 0.
             prior: by name or as a module, of the algorithms that approximate the posterior under it (vanilla, last-layer,
-                low-rank, laplace, nuts); a module is fixed-prior's too. The others have their own.
+                low-rank, laplace, swag, nuts); a module is fixed-prior's too. The others have their own.
             prior_scales: of a prior by name, and of the Gaussian that a mixture starts from: learned per ``layer`` or ``input``
                 unit (empirical Bayes), ``fan-in`` or ``fixed``, see :class:`~models.bayesian.weight_scales.PriorScales`.
-                When not given ``layer``, but ``fixed`` with a ``prior_scale``, and for laplace and nuts, which learn none.
+                When not given ``layer``, but ``fixed`` with a ``prior_scale``, and for laplace, swag and nuts, which learn
+                none.
             prior_scale: of the same priors: the scale, in units of 1/√fan-in unless ``fixed``; 1 when not given.
             likelihood: by name or as a module; categorical for integer ``y``, Gaussian for floats, when not given.
             noise: known standard deviation of Gaussian targets; learned when not given.
@@ -213,7 +215,8 @@ def by_training(job: Job) -> tuple[WeightPosterior, Tensor]:
     """Posterior and rates (NaN for points) by our objective."""
     module = job.module
     if not job.file.exists():
-        train(module, job.loop, job.run, job.stage, epochs=module.plan.total_epochs, every=module.plan.sparse)
+        plan, rate = module.plan, module.rate_option
+        train(module, job.loop, job.run, job.stage, epochs=plan.total_epochs, every=plan.sparse, rate_option=rate)
         job.keep(module.state_dict())
     load_state(module, job.file)
     points = job.recipe.algorithm.trains_points
@@ -225,6 +228,13 @@ def by_laplace(job: Job) -> tuple[NetworkPosterior, Tensor]:
     settings, (points, rates) = job.recipe.settings, by_training(job)
     last = settings.weights == "last"
     return laplace_posterior(points, job.data, structure=settings.structure, last=last, tune=settings.tune_prior), rates
+
+
+def by_swag(job: Job) -> tuple[NetworkPosterior, Tensor]:
+    """The Gaussian of SGD's iterates around what training found, and its rate, which nothing has minimised."""
+    by_training(replace(job, stage=start_of(job.stage)))
+    posterior, _ = by_training(replace(job, module=SwagCollection(job.module)))
+    return posterior, posterior.rate()
 
 
 def by_chains(job: Job) -> tuple[NetworkPosterior, Tensor]:
@@ -241,6 +251,7 @@ def by_chains(job: Job) -> tuple[NetworkPosterior, Tensor]:
 
 FITTED_BY: dict[Algorithm, Callable[[Job], tuple[NetworkPosterior, Tensor]]] = {
     Algorithm.LAPLACE: by_laplace,
+    Algorithm.SWAG: by_swag,
     Algorithm.NUTS: by_chains,
 }
 """How algorithms are fitted that are not, or not only, trained."""
@@ -249,6 +260,11 @@ FITTED_BY: dict[Algorithm, Callable[[Job], tuple[NetworkPosterior, Tensor]]] = {
 def stage_name(algorithm: Algorithm, beta: float) -> str:
     """Of an algorithm's final training at its β."""
     return f"{algorithm}-beta{beta:g}"
+
+
+def start_of(stage: str) -> str:
+    """Of the training that comes before it, where there are two."""
+    return f"{stage}-start"
 
 
 def prepare(network: nn.Module, data: LabelledItems, recipe: Recipe, *, watch: LabelledItems | None = None) -> BnnTraining:
@@ -269,6 +285,8 @@ def prepare(network: nn.Module, data: LabelledItems, recipe: Recipe, *, watch: L
         check_chains(objective.model, MOST_WEIGHTS)
     if recipe.algorithm is Algorithm.LAPLACE:
         check_laplace(objective.model, settings.weights)
+    if recipe.algorithm is Algorithm.SWAG:
+        check_swag(objective.model, settings.rank)
     return BnnTraining(objective, data, plan, start, settings=settings, items_per_epoch=items, watch=watch)
 
 

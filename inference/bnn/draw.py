@@ -10,7 +10,7 @@ from data.items import LabelledItems, SupervisedData
 from inference.bnn import plots
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.bands import regression_bands
-from inference.bnn.bnn import BNN, stage_name
+from inference.bnn.bnn import BNN, stage_name, start_of
 from inference.bnn.report import BnnRecord
 from inference.evaluation.figures import reliability_diagram
 from inference.runs.folder import RunFolder
@@ -75,13 +75,15 @@ def entropy(fitted: Mapping[Algorithm, BNN], test: LabelledItems, outside: Label
 
 def own_epochs(fitted: Mapping[Algorithm, BNN], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Logged scalars of each algorithm's final training over the epochs of a posterior, not of the loop."""
-    stages = {name.value: stage_name(name, bnn.beta) for name, bnn in fitted.items()}
-    history = read_history(run, list(stages.values()))
     curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for name, stage in stages.items():
-        scalars = history.get(stage, {})
-        epoch_at = dict(zip(*scalars.get("own_epoch", ([], [])), strict=True))
-        curves[name] = {
-            key: ([epoch_at[s] for s in steps], values) for key, (steps, values) in scalars.items() if key.startswith("val/")
-        }
+    for name, bnn in fitted.items():
+        stage = stage_name(name, bnn.beta)
+        curves[name.value] = {}
+        for scalars in read_history(run, [start_of(stage), stage]).values():
+            epoch_at = dict(zip(*scalars.get("own_epoch", ([], [])), strict=True))
+            for key, (steps, values) in scalars.items():
+                if key.startswith("val/"):
+                    epochs, before = curves[name.value].setdefault(key, ([], []))
+                    epochs += [epoch_at[step] for step in steps]
+                    before += values
     return curves

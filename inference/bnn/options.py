@@ -50,13 +50,13 @@ class BnnOptions(RunOptions):
         likelihood: categorical, gaussian, bernoulli or poisson; chosen by the targets when not given.
         noise: known standard deviation of gaussian targets; learned when not given.
         algorithms: separated by commas: vanilla, fixed-prior, beta-bnn, online, deterministic; last-layer, low-rank, laplace
-            (needs laplace-torch) and nuts (small networks, known noise).
+            (needs laplace-torch), swag and nuts (small networks, known noise).
         beta: weight of the rate; several, separated by commas, are a sweep of which validation data choose one per algorithm.
         validation: fraction of the training data that chooses β; the chosen one is trained again on all.
-        prior: of vanilla, last-layer, low-rank, laplace and nuts: gaussian, laplace, scale-mixture or spike-and-slab.
+        prior: of vanilla, last-layer, low-rank, laplace, swag and nuts: gaussian, laplace, scale-mixture or spike-and-slab.
         prior_scales: of the same algorithms' prior, and of the Gaussian that the mixtures start from: layer or input (learned,
             one for each parameter tensor or input unit), fan-in (1/√fan-in) or fixed. When not given layer, but fixed with a
-            prior_scale or beside laplace or nuts, which cannot learn them.
+            prior_scale or beside laplace, swag or nuts, which cannot learn them.
         prior_scale: of the same priors: the scale, in units of 1/√fan-in unless prior_scales is fixed; 1 when not given.
         posteriors: K, networks whose predictions are averaged, the same number for every algorithm but nuts; in the mixtures
             its components.
@@ -72,9 +72,11 @@ class BnnOptions(RunOptions):
         weights: which are random: all, last (of the last layer), or names or patterns of parameters, separated by commas; the
             others are points. Last-layer has its own, deterministic and nuts do without.
         particles: draws of the weights per step.
-        rank: of low-rank's covariances.
+        rank: of low-rank's and swag's covariances.
         structure: of laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
         tune_prior: whether laplace chooses the prior's precision by its evidence.
+        iterates: of swag: how many it is the Gaussian of, one per epoch of SGD after the epochs of training.
+        step_size: of this SGD, constant, on the loss per item; weights are in units of their scale.
         chains: of nuts, side by side.
         warmup: steps of each chain that are thrown away.
         draws: steps of each chain that are kept.
@@ -115,6 +117,8 @@ class BnnOptions(RunOptions):
     rank: PositiveInt = 10
     structure: str | None = None
     tune_prior: bool = False
+    iterates: TwoOrMore = 40
+    step_size: PositiveNumber = 1.0
     chains: TwoOrMore = 16
     warmup: PositiveInt = 50
     draws: PositiveInt = 120
@@ -171,6 +175,8 @@ class BnnOptions(RunOptions):
             rank=self.rank,
             structure=self.structure,
             tune_prior=self.tune_prior,
+            iterates=self.iterates,
+            step_size=self.step_size,
             chains=self.chains,
             warmup=self.warmup,
             draws=self.draws,

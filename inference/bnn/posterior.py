@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro.distributions as dist
@@ -174,22 +174,18 @@ class NetworkPosterior(abc.ABC):
 
 
 @dataclass(frozen=True)
-class WeightPosterior(NetworkPosterior):
-    """q(w) = 1/K Σ_k N(loc_k, diag exp(log_scale_k)² + F_k F_kᵀ), with the model that gives predictions their meaning.
+class TrainedPosterior(NetworkPosterior):
+    """A posterior around K trained weight vectors.
 
     Attributes:
         model: network, prior and likelihood.
-        loc: ``[K, P]``.
-        log_scale: ``[K, P]``, or ``None`` for points.
+        loc: their means, ``[K, P]``.
         own_likelihood: with learned numbers for each of the K; ``None`` where that is the model's.
-        factor: F, ``[K, P, R]``; ``None`` where weights are independent.
     """
 
     model: BayesianNetwork
     loc: Tensor
-    log_scale: Tensor | None
-    own_likelihood: Likelihood | None = None
-    factor: Tensor | None = None
+    own_likelihood: Likelihood | None = field(default=None, kw_only=True)
 
     @property
     def size(self) -> int:
@@ -199,14 +195,27 @@ class WeightPosterior(NetworkPosterior):
     def device(self) -> torch.device:
         return self.loc.device
 
+    def likelihood(self, components: Tensor) -> Likelihood:
+        every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
+        return every.rows(components)
+
+
+@dataclass(frozen=True)
+class WeightPosterior(TrainedPosterior):
+    """q(w) = 1/K Σ_k N(loc_k, diag exp(log_scale_k)² + F_k F_kᵀ), with the model that gives predictions their meaning.
+
+    Attributes:
+        log_scale: ``[K, P]``, or ``None`` for points.
+        factor: F, ``[K, P, R]``; ``None`` where weights are independent.
+    """
+
+    log_scale: Tensor | None
+    factor: Tensor | None = None
+
     def log_scales(self) -> Tensor | None:
         if self.log_scale is None or self.factor is None:
             return self.log_scale
         return 0.5 * ((2 * self.log_scale).exp() + self.factor.square().sum(-1)).log()
-
-    def likelihood(self, components: Tensor) -> Likelihood:
-        every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
-        return every.rows(components)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:

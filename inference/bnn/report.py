@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NotRequired, TypedDict
 
@@ -39,6 +39,7 @@ class BnnRecord(TypedDict):
         split: ``"test"``, or ``"val"``: trained on part of the training data and scored on the rest.
         algorithm, beta: what was fitted.
         items: n, training items.
+        weights, random_weights: of the network; and how many of them are random, which are those that the rate is of.
         accuracy, ece, brier: of held-out items, with classes.
         nll: −log predictive density per held-out item.
         rmse: of held-out items with other targets, in their unit.
@@ -47,7 +48,8 @@ class BnnRecord(TypedDict):
             quantity, at most about log K where posteriors stay where they are.
         rate_against: what m was: ``"prior"``, fixed or learned, or ``"mixture"``.
         distortion: −E_q Σ log p over the training data, from at most 10 000 of them.
-        neg_elbo: distortion + rate over the training data, at least −log evidence; none against a mixture.
+        neg_elbo: distortion + rate over the training data, at least −log evidence; none against a mixture. SWAG's is of its
+            Gaussian under the prior that it was trained with, and nothing has minimised it.
         evidence: estimate of log p(y given x) of the training data, where the method has one.
         guess: n log C, the distortion of uniform guessing, with classes.
         scale_quantiles: 5, 50 and 95 % quantiles of the weights' standard deviations.
@@ -70,6 +72,8 @@ class BnnRecord(TypedDict):
     algorithm: str
     beta: float
     items: int
+    weights: int
+    random_weights: int
     accuracy: float | None
     nll: float
     ece: float | None
@@ -126,6 +130,8 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
         "algorithm": bnn.algorithm.value,
         "beta": bnn.beta,
         "items": len(train),
+        "weights": sum(parameter.numel() for parameter in posterior.model.network.parameters()),
+        "random_weights": posterior.model.num_weights,
         "accuracy": scores.get("accuracy"),
         "nll": scores["nll"],
         "ece": scores.get("ece"),
@@ -287,7 +293,7 @@ def format_agreement(records: Sequence[BnnRecord]) -> str:
         "KL: of nuts's predictive from this one's, nats per point: mean over inputs between the outermost training inputs,",
         f"and over those up to {DATA_WIDTHS} widths of the data beside them; width: standard deviation of the predictive over",
         f"that of nuts, {DATA_WIDTHS} widths outside, the worse side; nuts itself: half of its chains beside the others, and",
-        "the largest r-hat of its outputs; β = 1 and nuts's prior are those of vanilla, last-layer, low-rank and laplace",
+        "the largest r-hat of its outputs; β = 1 and nuts's prior are those of vanilla, last-layer, low-rank, laplace and swag",
     )
     return f"beside nuts\n{tables.format_table(shown, AGREEMENT)}\n\n" + "\n".join(lines)
 
@@ -305,8 +311,21 @@ def legend(records: Sequence[BnnRecord]) -> str:
         lines.append("−log evidence: Laplace's estimate under its prior; −ELBO is at least −log evidence of the same prior")
     if records and records[0]["guess"] is not None:
         lines.append(f"guess: what guessing uniformly costs, n log C = {records[0]['guess']:.1f}, with rate 0")
+    lines += [note for record in records if record["neg_elbo"] is not None for note in elbo_notes(record)]
     lines += [f"{record['algorithm']}: {record['warning']}" for record in records if record["warning"]]
     return "\n".join(lines)
+
+
+def elbo_notes(record: BnnRecord) -> Iterator[str]:
+    """What keeps this −ELBO from being compared with the others of a table."""
+    name, counted, weights = record["algorithm"], record["random_weights"], record["weights"]
+    if counted < weights:
+        yield (
+            f"{name}: rate and −ELBO count {counted} random weights of {weights}, for the others are points that cost nothing: "
+            "not to be compared with rows that count all"
+        )
+    if name == Algorithm.SWAG:
+        yield f"{name}: −ELBO is of its Gaussian under its prior; nothing has minimised it, as its width is that of SGD's noise"
 
 
 def save_fits(

@@ -49,10 +49,16 @@ class BnnTraining(lightning.LightningModule):
         settings: initial scale, batch, learning rates, seed.
         items_per_epoch: n_b, or n without a mixture.
         watch: items on which ``val/accuracy`` and ``val/nll`` are logged along the way; they decide nothing.
+
+    Attributes:
+        epochs_before: that the posteriors have trained elsewhere, for the logs.
+        rate_option: which option is its step size.
     """
 
     rates: Tensor
     start: Tensor
+    epochs_before = 0
+    rate_option = "learning_rate"
 
     def __init__(
         self,
@@ -164,7 +170,7 @@ class BnnTraining(lightning.LightningModule):
         last_row = place.rows.stop == self.plan.posteriors
         if self.watch is not None and last_row and (place.epoch + 1) % self.plan.sparse == 0:
             scores = self.posterior().scores(self.watch, num_samples=WATCH_DRAWS)
-            epoch = place.round * self.plan.epochs_per_round + place.epoch + 1
+            epoch = self.epochs_before + place.round * self.plan.epochs_per_round + place.epoch + 1
             logged = {f"val/{name}": scores[name] for name in ("accuracy", "nll") if name in scores}
             self.log_dict(logged | {"own_epoch": float(epoch)}, sync_dist=True)
 
@@ -175,7 +181,8 @@ class BnnTraining(lightning.LightningModule):
             parts = (guide.log_scale, guide.factor) if isinstance(guide, MeanFieldGuide) else (None, None)
             log_scale, factor = (None if part is None else part.detach() for part in parts)
             return WeightPosterior(self.objective.model, guide.loc.detach(), log_scale, factor=factor)
-        return WeightPosterior(self.objective.model, self.mixture.loc, self.mixture.log_scale, self.likelihoods)
+        every, model = self.mixture, self.objective.model
+        return WeightPosterior(model, every.loc, every.log_scale, own_likelihood=self.likelihoods)
 
     def scale_warning(self) -> str | None:
         """One line where standard deviations did not reach their optimum: they are where they began, or where Adam's learning

@@ -62,6 +62,7 @@ def train(
     mode: str = "min",
     patience: int = 0,
     every: int = 1,
+    rate_option: str = "learning_rate",
 ) -> None:
     """Run Lightning for one stage, resuming from its last checkpoint.
 
@@ -74,6 +75,7 @@ def train(
         monitor, mode: a logged scalar and whether it is best at its ``min`` or ``max``.
         patience: stop after this many epochs without a better ``monitor``; 0 never stops early.
         every: epochs between two checkpoints.
+        rate_option: what to lower where the loss is not finite.
 
     Raises:
         UserError: the checkpoint is damaged or of another configuration.
@@ -112,7 +114,7 @@ def train(
         log_every_n_steps=10,
     )
     try:
-        with stop_if_not_finite(lambda: trainer.global_step), name_lost_processes(run):
+        with stop_if_not_finite(lambda: trainer.global_step, rate_option), name_lost_processes(run):
             trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         if monitor:
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
@@ -249,11 +251,12 @@ class FiniteLoss(Callback):
 
 
 @contextmanager
-def stop_if_not_finite(step: int | Callable[[], int]) -> Iterator[None]:
+def stop_if_not_finite(step: int | Callable[[], int], rate_option: str = "learning_rate") -> Iterator[None]:
     """Turn a loss, or a distribution's parameter, that is not finite into one line for the user.
 
     Args:
         step: its number, where the error does not tell.
+        rate_option: what to lower.
 
     Raises:
         UserError: in place of the block's error.
@@ -265,6 +268,6 @@ def stop_if_not_finite(step: int | Callable[[], int]) -> Iterator[None]:
             raise
         number = error.args[0] if error.args and isinstance(error.args[0], int) else step() if callable(step) else step
         raise UserError(
-            f"the loss became NaN or infinite at step {number}: training stopped; lower `learning_rate` "
+            f"the loss became NaN or infinite at step {number}: training stopped; lower `{rate_option}` "
             "(the last good checkpoint is kept)"
         ) from error

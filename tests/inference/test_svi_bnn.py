@@ -79,7 +79,7 @@ class TestCommand:
 
     def test_every_approximation_stands_beside_nuts(self, tmp_path, capsys):
         pytest.importorskip("laplace")
-        names = ["deterministic", "last-layer", "low-rank", "laplace", "nuts"]
+        names = ["deterministic", "last-layer", "low-rank", "laplace", "swag", "nuts"]
         options = [
             "--algorithms",
             ",".join(names),
@@ -92,7 +92,8 @@ class TestCommand:
             "--hidden",
             "2",
         ]
-        options += ["--chains", "4", "--warmup", "4", "--draws", "8", "--rank", "2", "--epochs", "2"]
+        options += ["--chains", "4", "--warmup", "4", "--draws", "8", "--rank", "2", "--epochs", "2", "--iterates", "2"]
+        options += ["--step-size", "1e-3"]
         run = svi_bnn([*TINY, *options, "--out", str(tmp_path / "run")])
         records = json.loads(run.metrics.read_text())["results"]
         assert [record["algorithm"] for record in records] == names
@@ -103,6 +104,7 @@ class TestCommand:
         printed = capsys.readouterr().out
         assert "beside nuts" in printed
         assert "−log evidence" in printed
+        assert "last-layer: rate and −ELBO count 3 random weights of 7" in printed
         assert arviz.from_netcdf(run.posteriors / "nuts.nc").posterior.sizes["chain"] == 4
         again = json.loads(svi_bnn(["--resume", str(run.path)]).metrics.read_text())["results"]
         assert again == records, "all is read back"
@@ -130,7 +132,7 @@ class TestErrors:
             (["--epochs", "5"], "--epochs 5 must be a multiple of --rounds 2"),
             (
                 ["--prior", "laplace", "--algorithms", "beta-bnn"],
-                "--prior is of vanilla, last-layer, low-rank, laplace, nuts",
+                "--prior is of vanilla, last-layer, low-rank, laplace, swag, nuts",
             ),
             (["--network", "lenet"], "needs images"),
             (["--hidden", "ten"], "--hidden ten: ten is not a positive whole number"),

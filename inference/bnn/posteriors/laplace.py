@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed
-from inference.bnn.posterior import NetworkPosterior, WeightPosterior
+from inference.bnn.posterior import TrainedPosterior, WeightPosterior
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import WeightPrior
 from models.distributions.scaled import Scaled
@@ -28,37 +28,19 @@ ITEMS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class LaplacePosterior(NetworkPosterior):
+class LaplacePosterior(TrainedPosterior):
     """q(w) = 1/K Σ_k N(loc_k, (H_k + prior precision)⁻¹), H_k the generalised Gauss–Newton matrix at the trained loc_k.
 
     Predictions are those of the linearised network, f(x, loc_k) + ∂f/∂w (w − loc_k), the model to which this posterior
     belongs: under the network itself its draws far from loc_k predict nonsense.
 
     Attributes:
-        model: network, prior and likelihood.
-        loc: ``[K, P]``, trained weights.
-        fits: of laplace-torch, one for each.
-        own_likelihood: see :class:`~inference.bnn.posterior.WeightPosterior`.
+        fits: of laplace-torch, one for each of the K.
 
     Source: MacKay 1992; Immer et al. 2021, equation 4; K networks: Eschenhagen et al. 2021.
     """
 
-    model: BayesianNetwork
-    loc: Tensor
     fits: Sequence[Any]
-    own_likelihood: Likelihood | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.loc)
-
-    @property
-    def device(self) -> torch.device:
-        return self.loc.device
-
-    def likelihood(self, components: Tensor) -> Likelihood:
-        every = self.model.likelihood if self.own_likelihood is None else self.own_likelihood
-        return every.rows(components)
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
@@ -113,7 +95,7 @@ def laplace_posterior(
         if isinstance(likelihood, GaussianLikelihood):
             options["sigma_noise"] = float(likelihood.log_noise.detach().exp())
         fits.append(fit_laplace(network, data, kind, structure, last=last, tune=tune, **options))
-    return LaplacePosterior(model, points.loc.detach(), fits, points.own_likelihood)
+    return LaplacePosterior(model, points.loc.detach(), fits, own_likelihood=points.own_likelihood)
 
 
 def check_laplace(model: BayesianNetwork, weights: str | Sequence[str]) -> None:

@@ -31,7 +31,7 @@ def close():
 def zeros(noises) -> WeightPosterior:
     """Networks that are zero everywhere, with these noises."""
     model = BayesianNetwork(nn.Linear(1, 1), None, GaussianLikelihood())
-    return WeightPosterior(model, torch.zeros(len(noises), 2), None, GaussianLikelihood(torch.tensor(noises)))
+    return WeightPosterior(model, torch.zeros(len(noises), 2), None, own_likelihood=GaussianLikelihood(torch.tensor(noises)))
 
 
 def test_bands_have_the_variance_of_all_posteriors_noises():

@@ -19,7 +19,7 @@ def posterior(components=3, scale=0.1, outputs=3, likelihood=None) -> WeightPost
     model = BayesianNetwork(nn.Linear(4, outputs), None, likelihood)
     loc = torch.randn(components, model.num_weights)
     own = likelihood.copies(components) if likelihood is not None else None
-    return WeightPosterior(model, loc, None if scale is None else torch.full_like(loc, scale).log(), own)
+    return WeightPosterior(model, loc, None if scale is None else torch.full_like(loc, scale).log(), own_likelihood=own)
 
 
 class TestDraws:

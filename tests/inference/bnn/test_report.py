@@ -149,3 +149,20 @@ def test_legend_warns_of_scales_that_did_not_reach_their_optimum():
     rows = [record(replace(fitted(), warning=warning), items(50), items(20)) for warning in (None, "more epochs")]
     assert "fixed-prior: more epochs" in legend(rows).splitlines()
     assert "fixed-prior" not in legend(rows[:1])
+
+
+def test_legend_keeps_rates_of_few_weights_from_being_compared():
+    """Only where such a row is shown."""
+    train, test = items(50), items(20)
+    rows = [record(fitted(random=random), train, test) for random in (None, lambda name: name == "bias")]
+    assert [(row["random_weights"], row["weights"]) for row in rows] == [(15, 15), (3, 15)]
+    assert "count 3 random weights of 15" in legend(rows)
+    assert "random weights" not in legend(rows[:1])
+    points = record(fitted(Algorithm.DETERMINISTIC, scale=None), train, test)
+    assert "random weights" not in legend([points | {"random_weights": 3}]), "which has no rate"
+
+
+def test_legend_says_that_nothing_minimised_the_elbo_of_swag():
+    rows = [record(fitted(algorithm), items(50), items(20)) for algorithm in (Algorithm.VANILLA, Algorithm.SWAG)]
+    assert "swag: −ELBO is of its Gaussian under its prior" in legend(rows)
+    assert "swag" not in legend(rows[:1])
