@@ -1,6 +1,8 @@
-"""Numbers of a module that are learned or fixed, as its user chooses."""
+"""Numbers of a module: learned or fixed, as its user chooses, and those that stand for their exponential."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -14,3 +16,15 @@ def declare(module: nn.Module, name: str, value: Tensor, *, learned: bool) -> No
         module.register_parameter(name, nn.Parameter(value))
     else:
         module.register_buffer(name, value)
+
+
+def logarithms(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The learned logarithms of a module and its parts: the parameters that each part names in its ``logarithms``.
+
+    They stand for factors, such as scales, which training may have to change by orders of magnitude, so that an optimizer with
+    steps of one size wants to give them longer ones. A part that names none has none.
+    """
+    for part in module.modules():
+        for name in getattr(part, "logarithms", ()):
+            if isinstance(number := getattr(part, name), nn.Parameter):
+                yield number

@@ -11,8 +11,11 @@ import torch
 from pyro import poutine
 from pyro.distributions import validation_enabled
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.elbo import RateDistortionELBO
+from inference.meta.settings import MetaSchedule
+from inference.meta.training import MetaTraining, every_step
 from tests.test_pyro_host import SYSTEMS, build
 
 BACKWARD = "cuda" if torch.cuda.is_available() or not torch.backends.cuda.is_built() else "meta"
@@ -50,6 +53,24 @@ def test_training_step(name, device):
     assert terms.rate.device.type == terms.distortion.device.type == device
 
 
+class RefuseUploads(TorchDispatchMode):
+    """Fails where something is copied from the CPU to another device, which a real one would be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            assert {t.device.type for t in (made, *args) if isinstance(t, torch.Tensor)} != {"cpu", made.device.type}, func
+        return made
+
+
+def test_a_meta_training_step_finds_its_weights_on_the_device():
+    model, guide, episode, _ = build_on("cuda", "sib")
+    training = MetaTraining(RateDistortionELBO(beta=0.1)(model, guide), None, None, MetaSchedule(tasks=8))
+    with RefuseUploads():
+        loss = every_step(training.objective, training.weights).terms(*episode).loss
+    assert loss.device.type == training.weights.device.type == "cuda"
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_prediction(name):
     """One draw of the guide, and the model's labels under it."""
@@ -67,3 +88,5 @@ def test_these_tests_notice_what_they_are_for(device):
         there.sum().item()
     with pytest.raises(RuntimeError, match="device"):
         there + torch.ones(3)
+    with pytest.raises(AssertionError), RefuseUploads():
+        torch.ones(3).to(device)

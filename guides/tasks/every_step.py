@@ -22,9 +22,12 @@ class EveryStep(nn.Module):
         weights: ``[steps + 1]``, positive, summing to 1; see :func:`step_weights`.
     """
 
+    weights: Tensor
+
     def __init__(self, program: nn.Module, weights: Tensor) -> None:
         super().__init__()
-        self.program, self.weights = program, weights
+        self.program = program
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, *args, **kwargs):
         with StepsPlate(self.weights):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -20,6 +22,8 @@ class PriorGate(nn.Module):
         num_features: D.
         open: initial g, between 0 and 1.
     """
+
+    logarithms: ClassVar = ("logit",)  # of the odds
 
     def __init__(self, num_features: int, open: float) -> None:
         super().__init__()

@@ -5,6 +5,8 @@ Each returns the mean and log standard deviation of the weights, ``[tasks, rows,
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,8 @@ class SupportMeans(Start):
         scale: initial posterior standard deviation, ``[D]`` or a number; learned.
     """
 
+    logarithms: ClassVar = ("log_scale",)
+
     def __init__(self, num_features: int, scale: Tensor | float = 0.1) -> None:
         super().__init__()
         self.coefficient = nn.Parameter(torch.ones(num_features))
@@ -53,6 +57,8 @@ class LearnedStart(Start):
         loc: initial mean ``[rows, D]``, such as :meth:`random` or a network's own weights.
         scale: initial posterior standard deviation.
     """
+
+    logarithms: ClassVar = ("log_scale",)
 
     def __init__(self, loc: Tensor, scale: Tensor | float = 0.1) -> None:
         super().__init__()

@@ -100,8 +100,8 @@ class MetaSchedule:
         seed: training and validation tasks, posterior draws.
         validation_tasks: tasks per validation.
         earlier: weight in the loss of each step before the last, whose weight is 1.
-        scale_speed: how many times faster logarithms of scales, and the gate to the prior, are learned: where β is large, the
-            scales of prior and logits must fall by orders of magnitude.
+        scale_speed: how many times faster :func:`~models.parameters.logarithms` are learned: where β is large, the scales of
+            prior and logits must fall by orders of magnitude.
     """
 
     tasks: int

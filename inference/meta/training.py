@@ -16,23 +16,34 @@ from inference.evaluation.evaluate import evaluate, readings
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
 from inference.runs.processes import our_part
+from models.parameters import logarithms
 
-LOGARITHMS = (".log_scale", ".gate.logit")  # parameters that are learned ``scale_speed`` times faster
 TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
 
 
-def every_step(objective: RateDistortionModule, earlier: float) -> RateDistortionModule:
-    """The objective after every step of a guide that takes steps, as a weighted mean, from one unrolling; of other guides the
-    objective itself.
+def objective_weights(objective: RateDistortionModule, earlier: float) -> Tensor | None:
+    """Weights of θ⁰ … θᴷ in the loss of a guide that takes steps, of the objective's device and type; ``None`` where the loss
+    is of θᴷ alone.
 
     Args:
         earlier: weight of each step before the last, whose weight is 1.
     """
     guide = objective.guide
     if not earlier or not getattr(guide, "steps", 0) or not hasattr(guide, "at_every_step"):
-        return objective
+        return None
     device, dtype = place_of(objective)
-    weights = step_weights(guide.steps, earlier).to(device, dtype)
+    return step_weights(guide.steps, earlier).to(device, dtype)
+
+
+def every_step(objective: RateDistortionModule, weights: Tensor | None) -> RateDistortionModule:
+    """The objective after every step of a guide, as a weighted mean, from one unrolling; without weights the objective itself.
+
+    Args:
+        weights: of :func:`objective_weights`.
+    """
+    if weights is None:
+        return objective
+    guide = objective.guide
     return RateDistortionModule(EveryStep(objective.model, weights), EveryStep(guide.at_every_step(), weights), objective.elbo)
 
 
@@ -48,6 +59,8 @@ class MetaTraining(lightning.LightningModule):
         schedule: lengths, rates and the seed.
     """
 
+    weights: Tensor | None
+
     def __init__(
         self,
         objective: RateDistortionModule,
@@ -58,6 +71,8 @@ class MetaTraining(lightning.LightningModule):
         super().__init__()
         self.objective, self.training_tasks, self.validation = objective, train, validation
         self.schedule = schedule
+        # on the device once and for all: a step that made them there would wait for the copy
+        self.register_buffer("weights", objective_weights(objective, schedule.earlier), persistent=False)
 
     def train_dataloader(self) -> DataLoader:
         """Batch numbers alone: tasks are drawn in :meth:`training_step`, where a resumed run knows its epoch for certain."""
@@ -68,7 +83,7 @@ class MetaTraining(lightning.LightningModule):
         device, dtype = place_of(self.objective)
         episode = self.training_tasks.sample(batch, seed=mix_seed(*seeds, TASKS))
         with seeded(*seeds, DRAWS, device=self.device), our_part(self, batch) as part:
-            objective = every_step(self.objective, self.schedule.earlier)
+            objective = every_step(self.objective, self.weights)
             terms = objective.terms(*episode.tasks(part.rows).to(device, dtype=dtype))
             share = batch / self.trainer.world_size  # of each process; their mean is the batch's loss
             tasks = getattr(self.objective.model, "num_tasks", None) or share  # what the terms are sums over
@@ -91,9 +106,10 @@ class MetaTraining(lightning.LightningModule):
 
     def configure_optimizers(self):
         groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-        for name, parameter in self.named_parameters():
+        quick = {id(parameter) for parameter in logarithms(self)}
+        for parameter in self.parameters():
             if parameter.requires_grad:
-                groups[name.endswith(LOGARITHMS)].append(parameter)
+                groups[id(parameter) in quick].append(parameter)
         rate, speed = self.schedule.learning_rate, self.schedule.scale_speed
         rates = ({"params": part, "lr": rate * speed if fast else rate} for fast, part in groups.items() if part)
         optimizer = torch.optim.Adam(rates)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,7 @@ class ScaledPredictor(Predictor):
     """Base of predictors with a learned positive factor, the inverse temperature; learned on the log scale."""
 
     log_scale: Tensor
+    logarithms: ClassVar = ("log_scale",)
 
     @property
     def scale(self) -> Tensor:

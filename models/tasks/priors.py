@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -65,6 +67,7 @@ class GaussianPrior(Prior):
     """
 
     log_scale: Tensor
+    logarithms: ClassVar = ("log_scale",)
 
     def __init__(self, loc: Tensor, scale: Tensor, *, learned: bool = True) -> None:
         super().__init__()
@@ -128,6 +131,8 @@ class MixturePrior(Prior):
         scale: ``[components, D]``, initial standard deviations.
         kl: how KL(q ‖ p) is estimated, see :class:`~models.distributions.mixture.GaussianMixture`.
     """
+
+    logarithms: ClassVar = ("log_scale",)
 
     def __init__(self, loc: Tensor, scale: Tensor, *, kl: str = "bound") -> None:
         super().__init__()

@@ -8,10 +8,13 @@ import torch
 from data.episodes import EpisodeSampler, TaskSpec
 from data.seeding import mix_seed, seeded
 from guides.tasks.gate import PriorGate
+from guides.tasks.starts import LearnedStart, QueryMeans, SupportMeans
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.evaluate import evaluate
 from inference.meta.settings import MetaSchedule
-from inference.meta.training import DRAWS, TASKS, MetaTraining, every_step
+from inference.meta.training import DRAWS, TASKS, MetaTraining, every_step, objective_weights
+from models.tasks.predictors import PREDICTORS
+from models.tasks.priors import GaussianPrior, MixturePrior
 from tests.conftest import gaussian_bank
 from tests.guides.tasks.test_unrolled import DIM, build
 from tests.inference.evaluation.test_predictive import hierarchical
@@ -33,7 +36,7 @@ def expected_terms(module: MetaTraining):
     seeds = (SCHEDULE.seed, 0, 0, 0)
     episode = module.training_tasks.sample(SCHEDULE.batch, seed=mix_seed(*seeds, TASKS)).to(dtype=torch.float64)
     with seeded(*seeds, DRAWS):
-        return every_step(module.objective, SCHEDULE.earlier).terms(*episode)
+        return every_step(module.objective, module.weights).terms(*episode)
 
 
 def test_a_step_is_the_objective_per_task_over_every_step():
@@ -66,10 +69,17 @@ def test_the_last_step_counts_twice_and_all_count():
 
 
 def test_what_takes_no_steps_is_trained_as_it_is():
-    objective = RateDistortionELBO(beta=0.5)(*build(steps=0))
-    assert every_step(objective, 0.5) is objective
-    objective = RateDistortionELBO(beta=0.5)(*build(steps=2))
-    assert every_step(objective, 0.0) is objective
+    for steps, earlier in ((0, 0.5), (2, 0.0)):
+        objective = RateDistortionELBO(beta=0.5)(*build(steps=steps))
+        assert objective_weights(objective, earlier) is None
+        assert every_step(objective, None) is objective
+
+
+def test_weights_of_steps_follow_the_module_and_stay_out_of_its_checkpoints():
+    module = training(*build())
+    assert module.weights.dtype == torch.float64
+    assert module.float().weights.dtype == torch.float32
+    assert not any("weights" in name for name in module.state_dict())
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
@@ -97,6 +107,22 @@ def test_scales_and_the_gate_learn_faster():
     assert {rates.pop(id(p)) for p in fast} == {5 * SCHEDULE.learning_rate}
     assert set(rates.values()) == {SCHEDULE.learning_rate}
     assert len(rates) + len(fast) == sum(1 for _ in module.parameters())
+
+
+SLOW_LOGARITHMS = {"rule.log_size"}  # step sizes are bounded, and start where they belong
+
+
+@pytest.mark.parametrize("prior", [GaussianPrior, MixturePrior])
+@pytest.mark.parametrize("start", [SupportMeans, LearnedStart, QueryMeans])
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_every_part_says_which_of_its_numbers_are_logarithms(predictor, start, prior):
+    """Whatever is called a logarithm or a logit is learned faster, or listed here with a reason."""
+    model, guide = build(predictor=predictor, prior=prior, start=start, learned=True, gate=PriorGate(DIM, 0.5))
+    slow, quick = (group["params"] for group in training(model, guide).configure_optimizers()["optimizer"].param_groups)
+    named = {id(p): name for module in (model, guide) for name, p in module.named_parameters()}
+    assert {named[id(p)] for p in quick} == {"prior.log_scale", "predictor.log_scale", "start.log_scale", "gate.logit"}
+    sounding = {named[id(p)] for p in slow if named[id(p)].rpartition(".")[2].startswith("log")}
+    assert sounding == SLOW_LOGARITHMS
 
 
 def test_a_hierarchical_prior_is_logged_per_task_too():
