@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from data.episodes import Episode
 from data.seeding import seeded
-from guides.tasks.free import FreeGaussianGuide
-from guides.tasks.full_covariance import FullCovarianceGuide
+from guides.tasks.free import FreeGaussianGuide, FreeGuide, FullCovarianceGuide
 from guides.tasks.unrolled import Evidence
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.predictive import labels_of, predictive, trace_guide, trace_model
@@ -20,7 +19,7 @@ from inference.evaluation.predictive import labels_of, predictive, trace_guide, 
 STEPS, PARTICLES, STEP_SIZE = 2000, 8, 0.05
 FULL_STEP_SIZE, FULL_PARTICLES = 0.005, 4  # all covariances are many parameters, which move together
 
-Free = TypeVar("Free", FreeGaussianGuide, FullCovarianceGuide)
+Free = TypeVar("Free", bound=FreeGuide)
 
 
 def optimise_tasks(
@@ -83,8 +82,7 @@ def prior_guide(model: nn.Module, episode: Episode) -> FreeGaussianGuide:
 @torch.no_grad()
 def full_guide(diagonal: FreeGaussianGuide) -> FullCovarianceGuide:
     """A free guide with all covariances that starts at a diagonal one."""
-    loc, scale = diagonal.loc, diagonal.log_scale.exp()
-    return FullCovarianceGuide(*loc.shape, loc=loc, scale=scale).to(loc)
+    return FullCovarianceGuide(diagonal.loc, diagonal.log_scale.exp())
 
 
 def given(episode: Episode, on: Evidence | str) -> Episode:

@@ -24,7 +24,7 @@ from torch.distributions import kl_divergence
 
 from data.regression import linear_evidence, linear_posterior, linear_tasks
 from guides.mean_field import MeanFieldGuide
-from guides.tasks.full_covariance import FullCovarianceGuide
+from guides.tasks.free import FullCovarianceGuide
 from inference.elbo import RateDistortionELBO
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import WeightPrior
@@ -338,7 +338,7 @@ class TestConjugateRegression:
     def test_posterior_and_evidence_are_exact(self):
         loc, scale, data = self.problem()
         prior = GaussianPrior(loc, scale).requires_grad_(False)
-        guide = FullCovarianceGuide(self.tasks, 1, self.dim)
+        guide = FullCovarianceGuide(torch.zeros(self.tasks, 1, self.dim), torch.ones(()))
         objective = self.fit(self.model(prior), guide, data)
         mean, covariance = linear_posterior(data.query_x, data.query_y, loc, scale, NOISE)
         torch.testing.assert_close(guide.loc.detach()[:, 0], mean, atol=0.02, rtol=0)
@@ -362,7 +362,8 @@ class TestConjugateRegression:
 
         exact.step(closure)
         prior = GaussianPrior(torch.zeros(self.dim), torch.ones(self.dim))
-        self.fit(self.model(prior), FullCovarianceGuide(self.tasks, 1, self.dim), data, steps=3000)
+        guide = FullCovarianceGuide(torch.zeros(self.tasks, 1, self.dim), torch.ones(()))
+        self.fit(self.model(prior), guide, data, steps=3000)
         torch.testing.assert_close(prior.loc.detach(), optimum[0].detach(), atol=0.03, rtol=0)
         torch.testing.assert_close(prior.log_scale.detach(), optimum[1].detach(), atol=0.06, rtol=0)
 
