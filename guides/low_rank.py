@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from guides.mean_field import MeanFieldGuide
 from models.bayesian.weight_scales import WeightScales
 from models.distributions.low_rank import low_rank_gaussian
+from models.precision import full_precision
 
 
 class LowRankGuide(MeanFieldGuide):
@@ -43,5 +44,5 @@ class LowRankGuide(MeanFieldGuide):
 
     def distribution(self) -> dist.LowRankMultivariateNormal:
         """batch_shape ``[K, 1]`` (the plates), event_shape ``[P]``."""
-        with torch.autocast(self.standard_loc.device.type, enabled=False):  # a determinant needs full precision
+        with full_precision(self.standard_loc.device):  # a determinant needs full precision
             return low_rank_gaussian(self.loc.unsqueeze(-2), self.log_scale.unsqueeze(-2), self.factor.unsqueeze(-3))

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from models.distributions.diagonal import DeferredDraws, GaussianWeights
+from models.precision import full_precision
 
 
 @dataclass
@@ -173,7 +174,7 @@ class RateDistortionELBO(TraceMeanField_ELBO):
             return scaled_sum(log_q, guide_site) - scaled_sum(model_site["fn"].log_prob(value), model_site)
         device = (value.loc if isinstance(value, GaussianWeights) else value).device
         try:
-            with torch.autocast(device.type, enabled=False):  # a sum over a million weights needs full precision
+            with full_precision(device):  # a sum over a million weights needs full precision
                 return scaled_sum(kl_divergence(q, model_site["fn"]), guide_site)
         except NotImplementedError:
             if not self.monte_carlo:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.distillation.decoders import ResizeMaps, mean_network
+from models.precision import full_precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -49,7 +50,7 @@ class LayerLoss(nn.Module):
         vanish, and their gradients with them."""
         dtype = torch.promote_types(teacher.dtype, torch.float32)
         adapted = self.adapter(student)
-        with torch.autocast(student.device.type, enabled=False):
+        with full_precision(student.device):
             return self.loss(adapted.to(dtype), teacher.to(dtype))
 
 
