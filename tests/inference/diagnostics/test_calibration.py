@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inference.diagnostics.calibration import calibrate, central_coverage, distribution_level, simultaneous_band
+from inference.diagnostics.calibration import Calibration, calibrate, central_coverage, distribution_level, simultaneous_band
 
 SIMULATIONS, DRAWS = 500, 99
 
@@ -51,6 +51,25 @@ def test_the_band_holds_uniform_ranks_as_often_as_its_level_says():
     distribution = (ranks <= torch.arange(10)).double().mean(1).numpy()
     left = ((distribution < lower - 1e-9) | (distribution > upper + 1e-9)).any(-1).mean()
     assert 0.02 < left < 0.06  # conservative: ranks are discrete
+
+
+@pytest.mark.parametrize("edge", [0, 1])
+@pytest.mark.parametrize("simulations", [50, 200, 500])
+def test_the_edges_of_the_band_lie_inside_it(simulations, edge):
+    counts = torch.as_tensor(simultaneous_band(simulations, DRAWS, 0.95)[edge] * simulations).round().long()
+    ranks = torch.arange(DRAWS + 1).repeat_interleave(counts.diff(prepend=torch.zeros(1, dtype=torch.long)))
+    assert Calibration(("w",), ranks[:, None], DRAWS).passed
+    nearer, further = (ranks + shift for shift in ((1, -1) if edge else (-1, 1)))
+    assert Calibration(("w",), nearer.clamp(0, DRAWS)[:, None], DRAWS).passed
+    assert not Calibration(("w",), further.clamp(0, DRAWS)[:, None], DRAWS).passed
+
+
+def test_a_right_posterior_fails_as_often_as_the_level_says():
+    """400 times 200 simulations of two coordinates: at a level of 80 %, 80 of them, and 110 are 3.7 standard deviations more."""
+    generator = torch.Generator().manual_seed(0)
+    found = (torch.randint(DRAWS + 1, (200, 2), generator=generator) for _ in range(400))
+    failed = sum(not Calibration(("a", "b"), ranks, DRAWS, 0.8).passed for ranks in found)
+    assert 50 < failed < 110
 
 
 def test_the_verdict_is_corrected_for_the_number_of_coordinates():
