@@ -121,7 +121,7 @@ class UnrolledGuide(PyroModule):
         return parameters
 
     def stay_at_prior(self) -> None:
-        """Make every posterior the prior, whatever the task and the number of steps.
+        """Make every posterior the prior, whatever the task and the number of steps; a mixture becomes one Gaussian for it.
 
         Raises:
             ValueError: the guide has no gate.
@@ -129,6 +129,7 @@ class UnrolledGuide(PyroModule):
         if self.gate is None:
             raise ValueError("a guide without a gate cannot stay at the prior")
         self.gate.close()
+        self.prior.merge()
         self.rule.stand_still()
 
     def read(self, trajectory: list[PosteriorParameters]) -> PosteriorParameters:

@@ -38,6 +38,9 @@ class Prior(nn.Module):
         """Marginal variance of each weight given ψ, ``[..., 1, D]``."""
         return self.distribution(hyperparameters, 1).variance
 
+    def merge(self) -> None:
+        """Become the Gaussian with its moments, where it is another distribution, so that a Gaussian posterior can be it."""
+
     def narrowest(self, hyperparameters: tuple[Tensor, ...]) -> Tensor | None:
         """The least variance that curves −log p(w), ``[..., 1, D]``; ``None`` where it is :meth:`variance`."""
         return None
@@ -161,6 +164,13 @@ class MixturePrior(Prior):
     def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
         loc, log_scale = hyperparameters
         return (loc.square() + (2 * log_scale).exp()).mean(-2, keepdim=True) - loc.mean(-2, keepdim=True).square()
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """All components in one place."""
+        loc, log_scale = self.moments(self.hyperparameters())
+        self.loc.copy_(loc.expand_as(self.loc))
+        self.log_scale.copy_(log_scale.expand_as(self.log_scale))
 
     def narrowest(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
         """That of the narrowest component, in each dimension."""

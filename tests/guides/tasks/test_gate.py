@@ -49,6 +49,16 @@ def test_with_flat_logits_it_costs_what_guessing_costs(predictor):
     )
 
 
+def test_a_mixture_prior_becomes_one_gaussian_that_the_posterior_can_be():
+    """A Gaussian with a mixture's moments is not the mixture: there would be a rate to pay, more than any trained one."""
+    model, guide = build(beta=10.0, gate=PriorGate(DIM, 0.5), whiten=True, prior=MixturePrior)
+    before = model.prior.moments(model.prior.hyperparameters())
+    guide.stay_at_prior()
+    torch.testing.assert_close(model.prior.moments(model.prior.hyperparameters()), before)
+    rate = predictive(model, guide, episode()).rate
+    torch.testing.assert_close(rate, torch.zeros_like(rate), atol=1e-9, rtol=0)
+
+
 def test_open_the_start_is_what_it_is_without_a_gate():
     gate = PriorGate(DIM, 0.5)
     gate.logit.data.fill_(torch.inf)
