@@ -48,7 +48,7 @@ class Calibration:
     def distribution(self) -> np.ndarray:
         """Empirical distribution of each coordinate's ranks at :attr:`points`, ``[coordinates, draws + 1]``."""
         counts = torch.stack([torch.bincount(column, minlength=self.draws + 1) for column in self.ranks.mT])
-        return (counts.cumsum(-1).double() / len(self.ranks)).numpy()  # in single precision the band's edges would lie outside it
+        return (counts.cumsum(-1).double() / len(self.ranks)).numpy()  # in single precision the band's edges lie outside it
 
     @property
     def inside(self) -> np.ndarray:

@@ -65,7 +65,7 @@ def test_the_edges_of_the_band_lie_inside_it(simulations, edge):
 
 
 def test_a_right_posterior_fails_as_often_as_the_level_says():
-    """400 times 200 simulations of two coordinates: at a level of 80 %, 80 of them, and 110 are 3.7 standard deviations more."""
+    """400 times 200 simulations of two coordinates: at a level of 80 % it is 80 of them, and 110 would be 3.7 σ more."""
     generator = torch.Generator().manual_seed(0)
     found = (torch.randint(DRAWS + 1, (200, 2), generator=generator) for _ in range(400))
     failed = sum(not Calibration(("a", "b"), ranks, DRAWS, 0.8).passed for ranks in found)
