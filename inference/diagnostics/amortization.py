@@ -17,6 +17,7 @@ from inference.elbo import RateDistortionELBO
 from inference.evaluation.predictive import labels_of, predictive, trace_guide, trace_model
 
 STEPS, PARTICLES, STEP_SIZE = 2000, 8, 0.05
+EQUAL = 1e-6  # nats between log weights that are no difference
 FULL_STEP_SIZE, FULL_PARTICLES = 0.005, 4  # all covariances are many parameters, which move together
 
 Free = TypeVar("Free", bound=FreeGuide)
@@ -149,10 +150,12 @@ def site_log_prob(trace: Trace, name: str, drawn: Trace) -> Tensor:
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
-    """Pareto k of log importance weights ``[draws, ...]``: ``[...]``. Source: Vehtari et al. 2024, by ArviZ."""
+    """Pareto k of log importance weights ``[draws, ...]``: ``[...]``; 0 where they are equal, as an exact posterior's are, for
+    what differs is rounding. Source: Vehtari et al. 2024, by ArviZ."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ArviZ announces its next version, and warns of each large k
         import arviz
 
-        k = arviz.psislw(log_weights.movedim(0, -1).cpu().numpy())[1]
-    return torch.as_tensor(k)
+        k = torch.as_tensor(arviz.psislw(log_weights.movedim(0, -1).cpu().numpy())[1])
+    spread = (log_weights.amax(0) - log_weights.amin(0)).cpu()
+    return torch.where(spread < EQUAL, 0.0, k)

@@ -69,13 +69,15 @@ def examine_file(name: str, data: Any, reference: Tensor | None) -> Finding:
     expected = predictions["probabilities" if "probabilities" in predictions else "mean"]
     values = torch.as_tensor(np.array(expected)).double()
     classes = "probabilities" in predictions
+    drawn = values.flatten(0, 1).flatten(1, -2) if classes else None
     return Finding(
         name,
         regret=found,
         reference=None if found is None else "NUTS",
         levels=None if classes else levels(predictions["y"], known["y"]),
         nll=float(-by_item.mean()),
-        probabilities=values.mean((0, 1)).flatten(0, -2) if classes else None,
+        probabilities=None if drawn is None else drawn.mean(0),
+        drawn=drawn,
         labels=torch.as_tensor(np.array(known["labels"])).long().flatten() if classes else None,
         r_hat=float(r_hat(values).max()) if name.startswith(NUTS) else None,
     )

@@ -42,6 +42,7 @@ class Finding:
         moments: weights beside NUTS's.
         nll: −log predictive density of held-out targets, nats per item.
         probabilities, labels: of held-out items with classes, ``[n, classes]`` and ``[n]``.
+        drawn: the probabilities of each posterior draw, ``[draws, n, classes]``, of which ``probabilities`` are the mean.
         r_hat: the largest of held-out predictions, of a sampler's chains.
     """
 
@@ -57,6 +58,7 @@ class Finding:
     nll: float | None = None
     probabilities: Tensor | None = None
     labels: Tensor | None = None
+    drawn: Tensor | None = None
     r_hat: float | None = None
 
     @property
@@ -93,12 +95,15 @@ class Finding:
     def chance_ece(self) -> float | None:
         """What calibration error right probabilities exceed in 5 % of the cases, for it is never 0 on finitely many items.
 
-        By labels drawn from the probabilities, each by itself; seeded.
+        By labels drawn from the probabilities, all items' of one posterior draw where these are known: items share its
+        weights, so that their errors go together. Seeded.
         """
         if self.probabilities is None:
             return None
-        with seeded(0, device=self.probabilities.device):
-            drawn = torch.distributions.Categorical(self.probabilities).sample((REPLICATES,))
+        each = self.probabilities[None] if self.drawn is None else self.drawn
+        with seeded(0, device=each.device):
+            chosen = torch.randint(len(each), (REPLICATES,), device=each.device)
+            drawn = torch.stack([torch.distributions.Categorical(each[i]).sample() for i in chosen])
         errors = torch.tensor([predictive_scores(self.probabilities, labels)["ece"] for labels in drawn])
         return float(errors.quantile(0.95))
 

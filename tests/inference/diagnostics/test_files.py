@@ -60,6 +60,7 @@ def test_class_probabilities_have_a_calibration_error(tmp_path):
     assert found.ece == pytest.approx(0, abs=1e-6)
     assert found.nll == pytest.approx(np.log(2))
     assert found.levels is None
+    assert found.drawn.shape == (10, 100, 2)
 
 
 def test_what_is_no_posterior_file_is_said(tmp_path):

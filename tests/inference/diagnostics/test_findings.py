@@ -2,7 +2,8 @@
 
 import torch
 
-from inference.diagnostics.findings import Finding, format_findings
+from inference.diagnostics.findings import Finding, format_findings, gap_words, regret_words
+from inference.diagnostics.regret import Regret
 
 
 def coin(confidence: float, items: int = 2000) -> Finding:
@@ -19,6 +20,33 @@ def test_right_probabilities_are_off_by_no_more_than_chance():
     assert sure.ece > sure.chance_ece
     assert "10.0 % on average over 2000 items, where right ones are by" in sure.verdict
     assert right.row()["items"] == 2000
+
+
+def test_chance_takes_all_items_of_one_draw_together():
+    """Two draws that say 0.9 and 0.5 of every item: right ones are off by 20 % one way or the other, their mean saying 0.7."""
+    labels, sure = coin(0.7).labels, torch.tensor([0.9, 0.5])[:, None]
+    drawn = torch.stack([1 - sure, sure], -1).expand(2, len(labels), 2)
+    together = Finding("coin", probabilities=drawn.mean(0), labels=labels, drawn=drawn)
+    assert together.ece == coin(0.7).ece
+    assert abs(together.chance_ece - 0.2) < 0.03
+
+
+def test_a_regret_within_its_errors_is_none():
+    within, apart = Regret(-0.02, 0.01, 0.03, 9), Regret(-0.02, 0.01, 0.0, 9)
+    assert "as well as NUTS" in regret_words(within, "NUTS")
+    assert "gains" in regret_words(apart, "NUTS")
+    assert "costs" in regret_words(Regret(0.02, 0.01, 0.0, 9), "NUTS")
+
+
+def test_a_gap_is_negative_beyond_its_interval_alone():
+    assert "better than the best diagonal" in gap_words(-0.2, 0.1)
+    assert "above a diagonal" in gap_words(-0.05, 0.1)
+
+
+def test_what_is_counted_over_tasks():
+    found = Finding("q", psis_k=torch.tensor([0.1, 0.2, 0.9, 0.3]), levels=torch.linspace(0.0005, 0.9995, 1000))
+    assert found.bad_k == 0.25
+    assert abs(found.coverage90 - 0.9) < 0.002
 
 
 def test_chance_is_larger_among_fewer_items():
