@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -20,18 +20,10 @@ from inference.runs.commands import flags_in_errors, notes, read_options, run_co
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
-from inference.runs.values import NonNegativeInt, PositiveInt, PositiveNumber, Several, TwoOrMore
+from inference.runs.values import Names, NonNegativeInt, PositiveInt, PositiveNumber, TwoOrMore
 from models.networks.layers import embed
 
 DESCRIPTION = "Evaluate a finished SIB run on other data, way, shot or K."
-
-
-class Names(Several[str]):
-    """Words separated by commas."""
-
-    @classmethod
-    def item(cls, part: Any) -> str:
-        return str(part)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,23 @@
 """The algorithms, how their posteriors are fitted, and the order in which they train."""
 
+# ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from data.errors import UserError
+from inference.runs.options import Options
+from inference.runs.values import (
+    ClosedUnitInterval,
+    FourOrMore,
+    Names,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveNumber,
+    TwoOrMore,
+)
 
 
 class Algorithm(StrEnum):
@@ -75,28 +86,17 @@ class Algorithm(StrEnum):
         return (1.0,) if self.takes_prior else (0.0,) if self is Algorithm.DETERMINISTIC else sweep
 
 
-STRUCTURES = ("full", "kron", "diag")
-LEAST = {"posteriors": 1, "bootstrap_size": 1, "rounds": 1, "epochs": 1, "batch": 1, "seed": 0} | {
-    "particles": 1,
-    "rank": 1,
-    "iterates": 2,
-    "chains": 2,
-    "warmup": 1,
-    "draws": 4,
-}
-
-
-@dataclass(frozen=True)
-class FitSettings:
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(Options):
     """How posteriors are fitted, whatever the network, the data and the algorithm.
 
     Args:
-        posteriors: K, networks of which predictions are averaged, in the mixtures its components; when not given, 4 in the
-            mixtures and 1 in the other algorithms.
+        posteriors: K, networks of which predictions are averaged, the same number for every algorithm but nuts, in the mixtures
+            its components; when not given, 4 in the mixtures and 1 elsewhere.
         bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
         rounds: T, how often the mixture is refreshed (once for each posterior in online); 1 in algorithms without one.
         epochs: passes of each posterior over its data, in all rounds together.
-        batch: items per step, for each posterior.
+        batch: items per step, over all processes, for each posterior.
         learning_rate: of Adam, decayed to zero by a cosine. Weights are measured in units of their scale, 1/√fan-in at first,
             so that it is the largest relative change per step.
         initial_scale: initial standard deviation of the weights, in the same units; small, so that the means are found before
@@ -104,16 +104,16 @@ class FitSettings:
         scale_speed: learning rate of log standard deviations relative to that of the means.
         prior_speed: learning rate of the prior's log scales relative to that of the means.
         beta_warmup: share of the first round's epochs in which β rises to its value.
-        seed: of initial weights, bootstrap samples, order and draws.
-        weights: which are random: ``"all"``, ``"last"`` (of the last layer), or names or patterns of parameters such as
-            ``"*.bias"``; the others are points, shared by the K.
+        seed: of everything random.
+        weights: which are random: all, last (of the last layer), or names or patterns of parameters such as *.bias; the
+            others are points, shared by the K. Last-layer has its own, deterministic and nuts do without.
         particles: draws of the weights per step.
-        rank: of low-rank covariances, SWAG's among them.
-        structure: of Laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
-        tune_prior: whether Laplace chooses the prior's precision by its evidence.
-        iterates: of SWAG: how many it is the Gaussian of, one per epoch of SGD after the epochs of training.
-        step_size: of this SGD, constant, on the loss per item; in the same units as ``learning_rate``.
-        chains: of NUTS.
+        rank: of low-rank's and swag's covariances.
+        structure: of laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
+        tune_prior: whether laplace chooses the prior's precision by its evidence.
+        iterates: of swag: how many it is the Gaussian of, one per epoch of SGD after the epochs of training.
+        step_size: of this SGD, constant, on the loss per item; in the units of learning_rate.
+        chains: of nuts, side by side.
         warmup: steps of each chain that are thrown away.
         draws: steps of each chain that are kept.
 
@@ -121,43 +121,27 @@ class FitSettings:
         UserError: a number out of its range.
     """
 
-    posteriors: int | None = None
-    bootstrap_size: int | None = None
-    rounds: int = 3
-    epochs: int = 12
-    batch: int = 100
-    learning_rate: float = 0.05
-    initial_scale: float = 0.1
-    scale_speed: float = 2.0
-    prior_speed: float = 1.0
-    beta_warmup: float = 0.3
-    seed: int = 0
-    weights: str | tuple[str, ...] = "all"
-    particles: int = 1
-    rank: int = 10
-    structure: str | None = None
+    posteriors: PositiveInt | None = None
+    bootstrap_size: PositiveInt | None = None
+    rounds: PositiveInt = 3
+    epochs: PositiveInt = 12
+    batch: PositiveInt = 100
+    learning_rate: PositiveNumber = 0.05
+    initial_scale: PositiveNumber = 0.1
+    scale_speed: PositiveNumber = 2.0
+    prior_speed: PositiveNumber = 1.0
+    beta_warmup: ClosedUnitInterval = 0.3
+    seed: NonNegativeInt = 0
+    weights: Names = Names(("all",))
+    particles: PositiveInt = 1
+    rank: PositiveInt = 10
+    structure: Literal["full", "kron", "diag"] | None = None
     tune_prior: bool = False
-    iterates: int = 40
-    step_size: float = 1.0
-    chains: int = 16
-    warmup: int = 50
-    draws: int = 120
-
-    def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is None and name in ("bootstrap_size", "posteriors"):
-                continue
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"`{name}={value}` must be a whole number, {least} or more")
-        if self.structure not in (None, *STRUCTURES):
-            raise UserError(f"unknown structure {self.structure!r}: choose {', '.join(STRUCTURES)}")
-        for name in ("learning_rate", "initial_scale", "scale_speed", "prior_speed", "step_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise UserError(f"`{name}={value}` must be a positive number")
-        if not isinstance(self.beta_warmup, int | float) or not 0 <= self.beta_warmup <= 1:
-            raise UserError(f"`beta_warmup={self.beta_warmup}` must be a share of the epochs, from 0 to 1")
+    iterates: TwoOrMore = 40
+    step_size: PositiveNumber = 1.0
+    chains: TwoOrMore = 16
+    warmup: PositiveInt = 50
+    draws: FourOrMore = 120
 
     def plan(self, algorithm: Algorithm) -> Plan:
         """The algorithm's order of training.

@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from inference.bnn.posteriors.swag import SwagCollection, check_swag
 from inference.bnn.training import BnnTraining
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.runs.folder import RunFolder
+from inference.runs.options import options_to_yaml
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.runs.training import Loop, train
 from models.bayesian.network import BayesianNetwork
@@ -147,8 +148,9 @@ class BNN:
         recipe = Recipe(way, weight, observation, m, scales, chosen)
         prepare(network, data, recipe)
         with tempfile.TemporaryDirectory() as scratch:
-            described = {"algorithm": way.value, "beta": weight, "likelihood": likelihood_name(observation), **asdict(chosen)}
-            run = RunFolder.create(out or Path(scratch) / "run", "bnn", yaml.safe_dump(described, sort_keys=False))
+            described = {"algorithm": way.value, "beta": weight, "likelihood": likelihood_name(observation)}
+            config = yaml.safe_dump(described, sort_keys=False) + options_to_yaml(chosen)
+            run = RunFolder.create(out or Path(scratch) / "run", "bnn", config)
             return fit_posterior(network, data, recipe, loop=Loop(device, devices, progress=progress), run=run)
 
     @property
@@ -226,7 +228,7 @@ def by_training(job: Job) -> tuple[WeightPosterior, Tensor]:
 def by_laplace(job: Job) -> tuple[NetworkPosterior, Tensor]:
     """Laplace's approximation around what training found."""
     settings, (points, rates) = job.recipe.settings, by_training(job)
-    last = settings.weights == "last"
+    last = settings.weights == ("last",)
     return laplace_posterior(points, job.data, structure=settings.structure, last=last, tune=settings.tune_prior), rates
 
 
@@ -302,7 +304,7 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
     prior = copy.deepcopy(recipe.prior) if recipe.prior is not None else GaussianWeightPrior()
     likelihood = copy.deepcopy(recipe.likelihood)
     settings, algorithm = recipe.settings, recipe.algorithm
-    random = choose_weights(network, "last" if algorithm is Algorithm.LAST_LAYER else settings.weights)
+    random = choose_weights(network, ("last",) if algorithm is Algorithm.LAST_LAYER else settings.weights)
     random = random if algorithm.random_subset else None
     model = BayesianNetwork(network, prior, likelihood, num_data=num_data, posteriors=plan.at_once, random=random)
     units = WeightScales(model.shapes, PriorScales.FAN_IN)

@@ -175,24 +175,23 @@ def choose_prior(
     return None, kind
 
 
-def choose_weights(network: nn.Module, weights: str | Sequence[str]) -> Callable[[str], bool] | None:
+def choose_weights(network: nn.Module, weights: Sequence[str]) -> Callable[[str], bool] | None:
     """Which parameters are random, as a test of their names: all (``None``), those of the last layer, or by name or pattern.
 
     Raises:
         UserError: a name or pattern that is no parameter's.
     """
-    if weights == "all":
+    if tuple(weights) == ("all",):
         return None
     names = [name for name, _ in network.named_parameters()]
-    if weights == "last":
+    if tuple(weights) == ("last",):
         layer = names[-1].rpartition(".")[0]
         return lambda name: name.rpartition(".")[0] == layer
-    patterns = [weights] if isinstance(weights, str) else list(weights)
-    if unknown := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+    if unknown := [pattern for pattern in weights if not fnmatch.filter(names, pattern)]:
         raise UserError(
             f"`weights={','.join(unknown)}` is no parameter of the network: choose all, last, or {', '.join(names)}"
         )
-    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in weights)
 
 
 def check_chains(model: BayesianNetwork, most_weights: int) -> None:

@@ -15,15 +15,19 @@ if TYPE_CHECKING:  # what a checked value is
     NonNegativeInt = int
     PositiveInt = int
     TwoOrMore = int
+    FourOrMore = int
     NonNegativeNumber = float
+    ClosedUnitInterval = float
     OpenUnitInterval = float
     PositiveNumber = float
 else:
+    from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval
     from jsonargparse.typing import NonNegativeInt as NonNegativeInt
     from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
     from jsonargparse.typing import PositiveInt as PositiveInt
 
     TwoOrMore = restricted_number_type("TwoOrMore", int, (">=", 2))
+    FourOrMore = restricted_number_type("FourOrMore", int, (">=", 4))
     NonNegativeNumber = restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<", math.inf)])
     PositiveNumber = restricted_number_type("PositiveNumber", float, [(">", 0), ("<", math.inf)])
 
@@ -128,6 +132,14 @@ class Counts(Several[int | None]):
     def show(value: int | None) -> str:
         """The number, or all."""
         return "all" if value is None else str(value)
+
+
+class Names(Several[str]):
+    """Words separated by commas."""
+
+    @classmethod
+    def item(cls, part: Any) -> str:
+        return str(part)
 
 
 class Choices(Several[T]):

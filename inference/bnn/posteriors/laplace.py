@@ -98,13 +98,13 @@ def laplace_posterior(
     return LaplacePosterior(model, points.loc.detach(), fits, own_likelihood=points.own_likelihood)
 
 
-def check_laplace(model: BayesianNetwork, weights: str | Sequence[str]) -> None:
+def check_laplace(model: BayesianNetwork, weights: Sequence[str]) -> None:
     """Fail where Laplace's approximation cannot be had.
 
     Raises:
         UserError: no laplace-torch; a likelihood or prior it has no part for; ``weights`` other than all or the last layer's.
     """
-    if weights not in ("all", "last"):
+    if tuple(weights) not in (("all",), ("last",)):
         raise UserError("laplace is of all weights or those of the last layer: `weights=all` or `weights=last`")
     likelihood_kind(model.likelihood)
     prior_precision(model.prior, [shape.numel() for shape in model.shapes.values()])

@@ -51,14 +51,14 @@ class TestFitSettings:
     @pytest.mark.parametrize(
         ("argument", "message"),
         [
-            ({"posteriors": 0}, "`posteriors=0` must be a whole number, 1 or more"),
-            ({"epochs": 2.5}, "`epochs=2.5` must be a whole number"),
+            ({"posteriors": 0}, "`posteriors=0`: must be a whole number, above 0"),
+            ({"epochs": 2.5}, "`epochs=2.5`: must be a whole number"),
             ({"bootstrap_size": 0}, "`bootstrap_size=0`"),
-            ({"seed": -1}, "`seed=-1` must be a whole number, 0 or more"),
-            ({"learning_rate": 0.0}, "`learning_rate=0.0` must be a positive number"),
-            ({"initial_scale": "wide"}, "`initial_scale=wide` must be"),
-            ({"prior_speed": 0}, "`prior_speed=0` must be a positive number"),
-            ({"beta_warmup": 1.5}, "`beta_warmup=1.5` must be a share"),
+            ({"seed": -1}, "`seed=-1`: must be a whole number, 0 or more"),
+            ({"learning_rate": 0.0}, "`learning_rate=0.0`: must be a number, above 0"),
+            ({"initial_scale": "wide"}, "`initial_scale=wide`: must be a number"),
+            ({"prior_speed": 0}, "`prior_speed=0`: must be a number, above 0"),
+            ({"beta_warmup": 1.5}, "`beta_warmup=1.5`: must be a number, 0 or more and at most 1"),
         ],
     )
     def test_bad_arguments_are_named(self, argument, message):

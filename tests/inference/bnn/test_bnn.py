@@ -318,7 +318,7 @@ class TestArguments:
             ({"beta": -1.0}, "`beta=-1.0` must be"),
             ({"beta": 0.1}, "vanilla has β = 1: leave out `beta=0.1`"),
             ({"algorithm": "deterministic", "beta": 1.0}, "deterministic has β = 0"),
-            ({"epochs": 0}, "`epochs=0` must be a whole number, 1 or more"),
+            ({"epochs": 0}, "`epochs=0`: must be a whole number, above 0"),
             ({"algorithm": "online", "epochs": 4, "rounds": 3}, "online: `epochs=4` must be a multiple of `rounds=3`"),
             ({"algorithm": "beta-bnn", "bootstrap_size": 201}, "`bootstrap_size=201` items from 200: n_b must not exceed n"),
             ({"device": "tpu"}, "unknown device 'tpu'"),

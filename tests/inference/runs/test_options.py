@@ -126,5 +126,7 @@ def test_damaged_configuration(text, message):
 
 @pytest.mark.parametrize("options", COMMANDS)
 def test_every_option_is_documented(options):
+    """Where it is declared, or where what it means there is said."""
+    documented = "".join(kind.__doc__ or "" for kind in options.__mro__)
     for name in options.__dataclass_fields__:
-        assert f"        {name}: " in options.__doc__, name
+        assert f"        {name}: " in documented, name

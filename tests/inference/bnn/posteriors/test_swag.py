@@ -137,8 +137,8 @@ class TestRefuses:
         ("arguments", "wanted"),
         [
             ({"rank": 1}, "`rank=1`: swag needs two columns"),
-            ({"iterates": 1}, "`iterates=1` must be a whole number, 2 or more"),
-            ({"step_size": 0.0}, "`step_size=0.0` must be a positive number"),
+            ({"iterates": 1}, "`iterates=1`: must be a whole number, 2 or more"),
+            ({"step_size": 0.0}, "`step_size=0.0`: must be a number, above 0"),
             ({"prior_scales": "layer"}, "swag cannot learn its prior: choose `prior_scales=fixed`"),
             ({"beta": 0.1}, "swag has β = 1"),
         ],
