@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.report import BnnRecord
-from inference.evaluation.figures import COLOURS, STYLE
+from inference.evaluation.figures import COLOURS, STYLE, RatePoint, logarithmic, rate_curves
 
 
 def colour(algorithm: str) -> str:
@@ -23,27 +22,12 @@ def colour(algorithm: str) -> str:
 
 def rate_distortion_curve(records: Sequence[BnnRecord]) -> Figure:
     """Distortion on the training data and NLL on validation data against rate, one curve per algorithm, one marker per β."""
-    betas = sorted({record["beta"] for record in records})
-    markers = dict(zip(betas, itertools.cycle("osD^vP*X<>"), strict=False))
-    panels = (
-        ("distortion (nats per training item)", lambda record: record["distortion"] / record["items"]),
-        ("validation NLL (nats per item)", lambda record: record["nll"]),
-    )
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-        for axis, (label, value) in zip(axes, panels, strict=True):
-            for algorithm in dict.fromkeys(r["algorithm"] for r in records):
-                rows = sorted((r for r in records if r["algorithm"] == algorithm), key=lambda r: r["beta"])
-                rates, values = [max(r["rate"] or r["mixture_rate"] or 0.0, 1e-3) for r in rows], [value(r) for r in rows]
-                axis.plot(rates, values, color=colour(algorithm), label=algorithm)
-                for row, rate, height in zip(rows, rates, values, strict=True):
-                    axis.plot(rate, height, marker=markers[row["beta"]], color=colour(algorithm))
-            axis.set(xscale="log", xlabel="rate KL(q ‖ m) (nats)", ylabel=label)
-        for beta, marker in markers.items():
-            axes[1].plot([], [], marker=marker, color="grey", ls="", label=f"β = {beta:g}")
-        handles, labels = axes[1].get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=8, loc="outside right center")
-    return figure
+    named: dict[str, list[RatePoint]] = {r["algorithm"]: [] for r in records}
+    for r in records:
+        heights = (r["distortion"] / r["items"], r["nll"])
+        named[r["algorithm"]].append(RatePoint(r["beta"], r["rate"] or r["mixture_rate"] or 0.0, heights, (None, None)))
+    labels = ("distortion (nats per training item)", "validation NLL (nats per item)")
+    return rate_curves(named, labels=labels, rate="rate KL(q ‖ m) (nats)", colours=[colour(name) for name in named])
 
 
 def learning_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> Figure:
@@ -63,8 +47,10 @@ def learning_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
                 line = {"color": colour(algorithm), "label": algorithm, "marker": ".", "lw": 1.2}
                 axis.plot(epochs, factor * np.asarray(values), **line)
             axis.set(xlabel="epochs of each posterior", ylabel=label)
-        axes[0, -1].set_yscale("log")
-        axes[0, -1].legend(fontsize=8)
+        losses = [value for scalars in history.values() for value in scalars.get("val/nll", ((), ()))[1]]
+        if min(losses) > 0:  # of numbers they may be negative
+            logarithmic(axes[0, -1], "y", losses)
+        figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, loc="outside right center")  # hides no curve
     return figure
 
 

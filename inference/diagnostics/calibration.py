@@ -50,12 +50,16 @@ class Calibration:
         counts = torch.stack([torch.bincount(column, minlength=self.draws + 1) for column in self.ranks.mT])
         return (counts.cumsum(-1).double() / len(self.ranks)).numpy()  # in single precision the band's edges lie outside it
 
+    def leaves(self) -> np.ndarray:
+        """Where each coordinate's distribution is outside the band, ``[coordinates, draws + 1]``."""
+        lower, upper = self.band()
+        found, rounding = self.distribution(), 1e-9
+        return np.asarray((found < lower - rounding) | (found > upper + rounding))
+
     @property
     def inside(self) -> np.ndarray:
         """Which coordinates stay in the band, ``[coordinates]``."""
-        lower, upper = self.band()
-        found, rounding = self.distribution(), 1e-9
-        return np.asarray(((found >= lower - rounding) & (found <= upper + rounding)).all(-1))
+        return np.asarray(~self.leaves().any(-1))
 
     @property
     def passed(self) -> bool:

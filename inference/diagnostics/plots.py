@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,25 +14,27 @@ from torch import Tensor
 
 from inference.diagnostics.calibration import Calibration
 from inference.diagnostics.findings import GOOD_K, Finding
-from inference.evaluation.figures import COLOURS, STYLE
+from inference.evaluation.figures import COLOURS, STYLE, logarithmic
 
 BINS = 20
 PANELS = 6  # a row holds no more
 LEAST_K = -0.5  # smaller ones are as good
+LEAST_REGRET = 0.01  # nats per query: below, the axis is linear
 
 
 def rank_panels(named: Mapping[str, Calibration]) -> Figure:
     """Ranks of each posterior: the histogram of its worst coordinate, above how far the empirical distributions of all
-    coordinates are from the uniform one; grey is where a right posterior stays in, at all points and coordinates at once."""
+    coordinates are from the uniform one; grey is where a right posterior stays in, at all points and coordinates at once. Each
+    column has a scale of its own, by which a curve that leaves the band is seen to."""
     shown = dict(list(named.items())[:PANELS])
     width = max(5.6, 2.7 * len(shown))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            2, len(shown), figsize=(width, 4.8), squeeze=False, sharey="row", height_ratios=(2, 3), layout="constrained"
+            2, len(shown), figsize=(width, 4.8), squeeze=False, height_ratios=(2, 3), layout="constrained"
         )
         for column, (name, found) in zip(axes.T, shown.items(), strict=True):
             histogram(column[0], found)
-            column[0].set_title(f"{name}\n{'passes' if found.passed else 'fails'}", fontsize=9)
+            column[0].set_title(f"{broken(name)}\n{verdict(found)}", fontsize=9)
             differences(column[1], found)
             column[1].set_xlabel("rank of the truth among draws\n(0: below all, 1: above all)")
         axes[0, 0].set_ylabel("simulations per bin")
@@ -39,6 +42,17 @@ def rank_panels(named: Mapping[str, Calibration]) -> Figure:
         handles = {label: handle for axis in axes[1] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=3)
     return figure
+
+
+def broken(name: str, width: int = 24) -> str:
+    """A posterior's name in lines that fit its column."""
+    return "\n".join(textwrap.wrap(name, width))
+
+
+def verdict(found: Calibration) -> str:
+    """In two words."""
+    outside = int((~found.inside).sum())
+    return f"fails: {outside} of {len(found.names)} leave" if outside else "passes"
 
 
 def worst(found: Calibration) -> int:
@@ -59,30 +73,33 @@ def histogram(axis: Any, found: Calibration) -> None:
 
 
 def differences(axis: Any, found: Calibration) -> None:
-    """ECDF − uniform of every coordinate; those that leave the band in colour."""
+    """ECDF − uniform of every coordinate; those that leave the verdict's band in red, with dots where they are outside."""
     points, (lower, upper) = found.points, found.band()
     label = f"band that a right posterior stays in, {found.level:.0%} for all at once"
     axis.fill_between(points, lower - points, upper - points, color="0.88", label=label)
     for edge in (lower, upper):  # above the curves, which may hide the band
         axis.plot(points, edge - points, color="0.35", lw=0.8, ls=":", zorder=3)
-    inside, labelled = found.inside, set[str]()
-    for row, good in zip(found.distribution(), inside, strict=True):
-        words = "coordinate that stays inside" if good else "coordinate that leaves the band"
-        colour = COLOURS[0] if good else COLOURS[3]
-        axis.plot(points, row - points, color=colour, lw=0.8, label=None if words in labelled else words)
+    labelled = set[str]()
+    for row, outside in zip(found.distribution(), found.leaves(), strict=True):
+        words = "coordinate that leaves it, dots where it is outside" if outside.any() else "coordinate that stays inside"
+        look: dict[str, Any] = {"color": COLOURS[0], "lw": 0.8, "label": None if words in labelled else words}
+        if outside.any():
+            look |= {"color": COLOURS[3], "marker": "o", "ms": 2.5, "markevery": outside}
+        axis.plot(points, row - points, **look)
         labelled.add(words)
 
 
 def regret_dots(findings: Sequence[Finding]) -> Figure:
-    """Regret of each posterior with its 95 % interval."""
+    """Regret of each posterior with its 95 % interval; the axis is linear near 0 and logarithmic beyond."""
     shown = [finding for finding in findings if finding.regret is not None]
+    found = [finding.regret for finding in shown if finding.regret is not None]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 1.2 + 0.32 * len(shown)), layout="constrained")
-        for place, finding in enumerate(shown):
-            assert finding.regret is not None
-            axis.errorbar(finding.regret.mean, place, xerr=finding.regret.ci95, fmt="o", color=COLOURS[0], capsize=3)
+        figure, axis = plt.subplots(figsize=(7.2, 1.2 + 0.26 * len(shown)), layout="constrained")
+        for place, regret in enumerate(found):
+            axis.errorbar(regret.mean, place, xerr=regret.ci95, fmt="o", color=COLOURS[0], capsize=3)
         axis.axvline(0, color="grey", lw=1)
-        error = max(finding.regret.error for finding in shown if finding.regret is not None)
+        logarithmic(axis, "x", [0.0, *(regret.mean for regret in found)], least=LEAST_REGRET)
+        error = max(regret.error for regret in found)
         if error:
             axis.axvspan(-error, error, color="0.88", label="the reference's own error, 95 %")
             figure.legend(fontsize=8, loc="outside upper right")
@@ -119,13 +136,13 @@ def k_strips(findings: Sequence[Finding]) -> Figure:
     """Pareto k of each task, posterior by posterior."""
     shown = [finding for finding in findings if finding.psis_k is not None]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.2, 1.2 + 0.32 * len(shown)), layout="constrained")
+        figure, axis = plt.subplots(figsize=(7.2, 1.2 + 0.26 * len(shown)), layout="constrained")
         ks = [np.maximum(finding.psis_k.numpy(), LEAST_K) for finding in shown if finding.psis_k is not None]
-        axis.boxplot(ks, orientation="horizontal")
+        axis.boxplot(ks, orientation="horizontal", flierprops={"ms": 3})
         axis.axvline(GOOD_K, color=COLOURS[3], lw=1, label=f"{GOOD_K}: above, draws cannot be reweighted")
         axis.set_yticks(range(1, len(shown) + 1), [finding.name for finding in shown])
         axis.invert_yaxis()
-        cut = f" ({LEAST_K:g} stands for less)" if min(k.min() for k in ks) == LEAST_K else ""
+        cut = f"\n({LEAST_K:g} stands for less)" if min(k.min() for k in ks) == LEAST_K else ""
         axis.set_xlabel(f"Pareto k of each task's importance weights{cut}")
         figure.legend(fontsize=8, loc="outside upper right")
     return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from data.episodes import Episode
-from inference.evaluation.figures import COLOURS, STYLE, show_image
+from inference.evaluation.figures import COLOURS, STYLE, RatePoint, logarithmic, rate_curves, show_image
 from inference.evaluation.posterior import TaskPosterior
 from inference.meta.report import TaskRecord, final_records
 
@@ -38,9 +38,8 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
                     axis.plot(steps, factor * np.asarray(values), marker=".", label=stage)
             axis.set(xlabel="training step", ylabel=label)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # hides no curve
-        axes[2].set_yscale("log")
-        for formatter in (axes[2].yaxis.set_major_formatter, axes[2].yaxis.set_minor_formatter):
-            formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.4)))
+        rates = [value for scalars in history.values() for value in scalars.get(panels[2][0], ((), (1.0,)))[1]]
+        logarithmic(axes[2], "y", rates)
     return figure
 
 
@@ -195,27 +194,11 @@ def weight_posterior(before: TaskPosterior, after: TaskPosterior, query_y: Tenso
 
 
 def rate_distortion_curve(records: Sequence[TaskRecord]) -> Figure:
-    """Distortion and accuracy against rate, one curve per predictor, one point per β, from K-step test records."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-        offsets = ((4, 5), (-30, -11), (4, -11))  # labels of neighbouring curves on different sides
-        names = sorted({r.predictor for r in records})
-        for colour, offset, predictor in zip(COLOURS, offsets, names, strict=False):
-            rows = sorted((r for r in records if r.predictor == predictor), key=lambda r: r.beta or 0.0)
-            rates = [max(r.rate or 0.0, 1e-2) for r in rows]
-            axes[0].plot(rates, [r.distortion for r in rows], marker="o", color=colour, label=predictor)
-            accuracy, errors = [100 * r.accuracy for r in rows], [100 * r.ci95 for r in rows]
-            axes[1].errorbar(rates, accuracy, errors, marker="o", capsize=3, color=colour, label=predictor)
-            for row, rate in zip(rows, rates, strict=True):
-                axes[0].annotate(
-                    f"β={row.beta:g}",
-                    (rate, row.distortion),
-                    offset,
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=colour,
-                )
-        for axis, label in zip(axes, ("distortion (nats per task)", "test accuracy (%)"), strict=True):
-            axis.set(xscale="log", xlabel="rate (nats per task)", ylabel=label)
-            axis.legend(fontsize=8, title="predictor")
-    return figure
+    """Distortion and accuracy (with 95 % intervals) against rate, one curve per predictor, one marker per β, from K-step test
+    records."""
+    named: dict[str, list[RatePoint]] = {name: [] for name in sorted({r.predictor for r in records})}
+    for r in records:
+        heights, errors = (r.distortion, 100 * r.accuracy), (None, 100 * r.ci95)
+        named[r.predictor].append(RatePoint(r.beta or 0.0, r.rate or 0.0, heights, errors))
+    labels = ("distortion (nats per task)", "test accuracy (%)")
+    return rate_curves(named, labels=labels, rate="rate (nats per task)")

@@ -1,0 +1,40 @@
+"""Pictures that all systems share: nothing is moved, hidden or left out."""
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from inference.evaluation.figures import RatePoint, logarithmic, rate_curves, reliability_diagram
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def test_a_rate_of_zero_stands_at_zero():
+    points = [RatePoint(10.0, 0.0, (120.7, 20.0), (None, 0.0)), RatePoint(1.0, 7.8, (110.8, 50.1), (None, 0.7))]
+    figure = rate_curves({"cosine": points}, labels=("distortion", "accuracy"), rate="rate")
+    for axis, heights in zip(figure.axes, ([120.7, 110.8], [20.0, 50.1]), strict=True):
+        assert sorted(axis.lines[0].get_xydata().tolist()) == [[0.0, heights[0]], [7.8, heights[1]]]
+        assert axis.get_xscale() == "symlog"
+        assert axis.xaxis.get_transform().linthresh == 1.0, "the power of ten below 7.8"
+
+
+@pytest.mark.parametrize(("values", "scale"), [([0.2, 30.0], "log"), ([0.0, 30.0], "symlog"), ([-1.0, 30.0], "symlog")])
+def test_an_axis_is_logarithmic_where_it_can_be(values, scale):
+    figure, axis = plt.subplots()
+    axis.plot(values, values)
+    logarithmic(axis, "y", values)
+    assert axis.get_yscale() == scale
+    figure.canvas.draw()
+    labels = [tick.get_text() for tick in axis.get_yticklabels()]
+    assert "10" in labels, "plain numbers"
+
+
+def test_every_posterior_has_a_look_of_its_own():
+    probabilities = torch.tensor([[0.7, 0.3]]).expand(40, 2)
+    figure = reliability_diagram({f"posterior {i}": (probabilities, torch.zeros(40).long()) for i in range(13)})
+    lines = [line for line in figure.axes[0].lines if line.get_label().startswith("posterior")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 13
