@@ -68,6 +68,8 @@ def find(run: RunFolder, options: DiagnoseOptions) -> list[Finding]:
     if not run.metrics.exists():
         raise UserError(f"{run.path} is not finished: it has no metrics.json")
     made_by = read_json(run.metrics)
+    if not isinstance(made_by, dict):
+        raise UserError(f"{run.metrics} is of no run: it holds no names and values")
     if made_by.get("command") == "svi_sib" and made_by.get("dataset") in PROBLEMS:
         own = options_from_yaml(SibOptions, run.config.read_text(), run.config)
         return diagnose_regression(run, own, tasks=options.tasks, simulations=options.simulations)

@@ -42,10 +42,16 @@ def read_file(path: Path) -> Any:
             data: Any = arviz.InferenceData.from_netcdf(str(path))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} is damaged or no InferenceData file: {' '.join(str(error).split())}") from None
-    groups = set(data.groups())
-    if not {"predictions", "predictions_constant_data"} <= groups or "log_density" not in data.predictions:
+    if not {"predictions", "predictions_constant_data"} <= set(data.groups()) or not is_known(data):
         raise UserError(f"{path} holds no predictions of held-out items whose targets are known")
     return data
+
+
+def is_known(data: Any) -> bool:
+    """Whether predictions of classes, or of numbers, stand beside their true values."""
+    predicted, true = set(data.predictions), set(data.predictions_constant_data)
+    classes = {"probabilities"} <= predicted and "labels" in true
+    return "log_density" in predicted and (classes or ({"mean", "y"} <= predicted and "y" in true))
 
 
 def densities(data: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -130,9 +131,9 @@ class Finding:
         return f"{self.name}: " + "; ".join(parts)
 
     def row(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON; what is not finite is ``None``."""
         calibration = self.calibration
-        return {
+        found = {
             "name": self.name,
             "sbc_passed": None if calibration is None else calibration.passed,
             "sbc_outside": None if calibration is None else int((~calibration.inside).sum()),
@@ -155,6 +156,14 @@ class Finding:
             "moments": None if self.moments is None else asdict(self.moments),
             "verdict": self.verdict,
         }
+        return {name: finite(value) for name, value in found.items()}
+
+
+def finite(value: Any) -> Any:
+    """The value, or what it holds by name, with ``None`` for a number that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def regret_words(found: Regret, reference: str) -> str:

@@ -66,6 +66,9 @@ def test_errors_are_one_line(tmp_path):
     (tmp_path / "metrics.json").write_text('{"command": "svi_bnn", "dataset": "glyphs"}')
     with pytest.raises(UserError, match=r"no posteriors/\*\.nc"):
         diagnose.main(["--run", str(tmp_path)])
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(UserError, match=r"metrics\.json is of no run"):
+        diagnose.main(["--run", str(tmp_path)])
     with pytest.raises(UserError, match="--run"):
         diagnose.main([])
 

@@ -71,3 +71,10 @@ def test_what_is_no_posterior_file_is_said(tmp_path):
     arviz.from_dict(posterior={"w": np.zeros((1, 10))}).to_netcdf(str(tmp_path / "bare.nc"))
     with pytest.raises(UserError, match="holds no predictions"):
         examine_files([tmp_path / "bare.nc"])
+    density = np.zeros((1, 10, 4))
+    known = {"predictions_constant_data": {"labels": np.zeros(4)}}
+    arviz.from_dict(predictions={"log_density": density, "y": density, "mean": density}, **known).to_netcdf(
+        str(tmp_path / "foreign.nc")
+    )
+    with pytest.raises(UserError, match="holds no predictions"):
+        examine_files([tmp_path / "foreign.nc"])

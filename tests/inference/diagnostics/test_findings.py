@@ -1,8 +1,10 @@
 """What is said of a posterior."""
 
+import json
+
 import torch
 
-from inference.diagnostics.findings import Finding, format_findings, gap_words, regret_words
+from inference.diagnostics.findings import Finding, format_findings, gap_words
 from inference.diagnostics.regret import Regret
 
 
@@ -31,13 +33,6 @@ def test_chance_takes_all_items_of_one_draw_together():
     assert abs(together.chance_ece - 0.2) < 0.03
 
 
-def test_a_regret_within_its_errors_is_none():
-    within, apart = Regret(-0.02, 0.01, 0.03, 9), Regret(-0.02, 0.01, 0.0, 9)
-    assert "as well as NUTS" in regret_words(within, "NUTS")
-    assert "gains" in regret_words(apart, "NUTS")
-    assert "costs" in regret_words(Regret(0.02, 0.01, 0.0, 9), "NUTS")
-
-
 def test_a_gap_is_negative_beyond_its_interval_alone():
     assert "better than the best diagonal" in gap_words(-0.2, 0.1)
     assert "above a diagonal" in gap_words(-0.05, 0.1)
@@ -47,6 +42,14 @@ def test_what_is_counted_over_tasks():
     found = Finding("q", psis_k=torch.tensor([0.1, 0.2, 0.9, 0.3]), levels=torch.linspace(0.0005, 0.9995, 1000))
     assert found.bad_k == 0.25
     assert abs(found.coverage90 - 0.9) < 0.002
+
+
+def test_what_is_not_finite_can_be_written():
+    """Weights that overflow have no Pareto k, a predictive that misses a target an infinite regret."""
+    found = Finding("q", psis_k=torch.tensor([torch.nan]), regret=Regret(torch.inf, torch.nan, 0.0, 1), nll=torch.inf)
+    row = json.loads(json.dumps(found.row(), allow_nan=False))
+    assert row["psis_k_median"] is row["nll"] is row["regret"]["mean"] is None
+    assert row["regret"]["tasks"] == 1
 
 
 def test_chance_is_larger_among_fewer_items():
