@@ -24,6 +24,7 @@ from inference.bnn.algorithms import Algorithm, FitSettings, Plan
 from inference.bnn.checks import (
     check_chains,
     check_data,
+    check_weights,
     choose_algorithm,
     choose_beta,
     choose_likelihood,
@@ -141,6 +142,7 @@ class BNN:
         chosen, way = FitSettings(**settings), choose_algorithm(algorithm)
         weight, (m, scales) = choose_beta(way, beta), choose_prior(way, prior, prior_scale, prior_scales)
         observation = choose_likelihood(likelihood, y, noise)
+        check_weights(way, chosen.weights)
         data = read_data(x, y, observation)
         check_device(device)
         if out is not None and RunFolder(out).config.exists():

@@ -26,6 +26,12 @@ OWN_PRIORS = {
     Algorithm.DETERMINISTIC: "none",
 }
 
+OWN_WEIGHTS = {
+    Algorithm.LAST_LAYER: "is of the last layer's weights",
+    Algorithm.DETERMINISTIC: "has points alone",
+    Algorithm.NUTS: "samples all weights",
+}
+
 
 def read_data(x: Tensor, y: Tensor, likelihood: Likelihood) -> LabelledItems:
     """Items and targets as one data set.
@@ -192,6 +198,17 @@ def choose_weights(network: nn.Module, weights: Sequence[str]) -> Callable[[str]
             f"`weights={','.join(unknown)}` is no parameter of the network: choose all, last, or {', '.join(names)}"
         )
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in weights)
+
+
+def check_weights(algorithm: Algorithm, weights: Sequence[str]) -> None:
+    """Fail where a choice of random weights would count for nothing.
+
+    Raises:
+        UserError: a choice, for an algorithm that has its own.
+    """
+    own = ("last",) if algorithm is Algorithm.LAST_LAYER else ("all",)
+    if algorithm in OWN_WEIGHTS and tuple(weights) not in (("all",), own):
+        raise UserError(f"{algorithm} {OWN_WEIGHTS[algorithm]}: leave out `weights={','.join(weights)}`")
 
 
 def check_chains(model: BayesianNetwork, most_weights: int) -> None:

@@ -322,6 +322,9 @@ class TestArguments:
             ({"algorithm": "online", "epochs": 4, "rounds": 3}, "online: `epochs=4` must be a multiple of `rounds=3`"),
             ({"algorithm": "beta-bnn", "bootstrap_size": 201}, "`bootstrap_size=201` items from 200: n_b must not exceed n"),
             ({"device": "tpu"}, "unknown device 'tpu'"),
+            ({"algorithm": "nuts", "weights": "last"}, "nuts samples all weights: leave out `weights=last`"),
+            ({"algorithm": "deterministic", "weights": ["bias"]}, "deterministic has points alone: leave out `weights=bias`"),
+            ({"algorithm": "last-layer", "weights": ["bias"]}, "is of the last layer's weights: leave out `weights=bias`"),
         ],
     )
     def test_bad_ones_are_named(self, arguments, message):
