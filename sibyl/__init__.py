@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sibyl._checkout import AliasFinder
+from sibyl._version import __version__
 
 if TYPE_CHECKING:
     from data.catalogue import load_data, load_supervised
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from inference.meta.learner import Learner
     from inference.meta.sib import SIB
     from inference.vid.vid import VID
-
-__version__ = "0.2.0"
 
 __all__ = [
     "BNN",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inference.diagnostics.calibration import Calibration
 from inference.diagnostics.findings import GOOD_K, Finding
-from inference.evaluation.figures import COLOURS, STYLE, logarithmic
+from inference.evaluation.figures import COLOURS, STYLE, logarithmic, looks
 
 BINS = 20
 PANELS = 6  # a row holds no more
@@ -122,11 +122,10 @@ def coverage_curves(named: Mapping[str, Tensor]) -> Figure:
         targets = next(iter(named.values())).numel()
         chance = 1.96 * np.sqrt(nominal * (1 - nominal) / targets)
         axis.fill_between(nominal, -chance, chance, color="0.88", label=f"95 % for {targets} independent targets")
-        for index, (name, levels) in enumerate(named.items()):
+        for (dash, colour), (name, levels) in zip(looks(), named.items(), strict=False):
             distance = (2 * levels.flatten().numpy() - 1).__abs__()
             share = (distance[:, None] <= nominal).mean(0)
-            style = ("-", "--", ":")[index // len(COLOURS) % 3]
-            axis.plot(nominal, share - nominal, style, color=COLOURS[index % len(COLOURS)], label=name)
+            axis.plot(nominal, share - nominal, dash, color=colour, label=name)
         axis.set(xlabel="probability of the central predictive interval", ylabel="share of targets inside − probability")
         figure.legend(fontsize=8, loc="outside right upper")
     return figure

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from inference.runs.folder import RunFolder, write_atomically
-from sibyl import __version__
+from sibyl._version import __version__
 
 SAMPLED = ("posterior", "prior", "posterior_predictive", "prior_predictive", "predictions", "log_likelihood")
 """Groups whose tensors have a leading dimension of draws; the others have none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -19,6 +19,11 @@ BESIDE = 6  # more curves have their legend beside the picture
 
 
 STYLE: Any = {"figure.dpi": 120, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+
+
+def looks(colours: Sequence[str] = COLOURS) -> Iterator[tuple[str, str]]:
+    """Dash and colour of one curve after another: where the colours are used up, they come again with another dash."""
+    return itertools.cycle(itertools.product(("-", "--", ":", "-."), colours))
 
 
 def reliability_diagram(
@@ -36,8 +41,7 @@ def reliability_diagram(
         size = (6.4 if many else 4.4, 4.8)
         figure, (top, bottom) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=(3, 1), layout="constrained")
         top.plot([0, 1], [0, 1], color="grey", lw=1, label="perfect calibration")
-        looks = itertools.product(("-", "--", ":", "-."), colours)  # another dash where the colours are used up
-        for (dash, colour), (name, (probabilities, labels)) in zip(itertools.cycle(looks), named.items(), strict=False):
+        for (dash, colour), (name, (probabilities, labels)) in zip(looks(colours), named.items(), strict=False):
             confidence, prediction = (t.cpu().numpy() for t in probabilities.max(-1))
             correct = prediction == labels.cpu().numpy()
             index = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)

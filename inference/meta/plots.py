@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from data.episodes import Episode
-from inference.evaluation.figures import COLOURS, STYLE, RatePoint, logarithmic, rate_curves, show_image
+from inference.evaluation.figures import COLOURS, STYLE, RatePoint, logarithmic, looks, rate_curves, show_image
 from inference.evaluation.posterior import TaskPosterior
 from inference.meta.report import TaskRecord, final_records
 
@@ -30,12 +30,13 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
         ("val/rate", "validation rate (nats per task)", 1),
     )
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+        height = max(3.2, 0.5 + 0.2 * len(history))  # the legend has a line for each
+        figure, axes = plt.subplots(1, 3, figsize=(11, height), layout="constrained")
         for axis, (name, label, factor) in zip(axes, panels, strict=True):
-            for stage, scalars in history.items():
+            for (dash, colour), (stage, scalars) in zip(looks(), history.items(), strict=False):
                 if name in scalars:
                     steps, values = scalars[name]
-                    axis.plot(steps, factor * np.asarray(values), marker=".", label=stage)
+                    axis.plot(steps, factor * np.asarray(values), dash, color=colour, marker=".", label=stage)
             axis.set(xlabel="training step", ylabel=label)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)  # hides no curve
         rates = [value for scalars in history.values() for value in scalars.get(panels[2][0], ((), (1.0,)))[1]]
