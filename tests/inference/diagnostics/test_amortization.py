@@ -39,6 +39,20 @@ def test_its_loss_is_the_evidence_and_the_divergence_that_a_diagonal_must_keep(s
     assert float(kept.mean()) > 0.1
 
 
+def test_the_interval_of_a_gap_holds_the_error_of_its_draws():
+    """The best diagonal Gaussian less the exact posterior, task by task, beside the closed form of that difference."""
+    episode, model = Problem("linear").tasks(400, queries=1, seed=5), known_model()
+    mean, covariance = linear_posterior(episode.support_x, episode.support_y, *PRIOR, NOISE["linear"])
+    precision = torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1)
+    kept = 0.5 * (precision.log().sum(-1) + torch.logdet(covariance))
+    diagonal = FreeGaussianGuide(mean[:, None], precision.rsqrt()[:, None])
+    exact = ConjugateGuide(model.prior, model.likelihood)
+    found, other = (task_losses(model, g, episode, num_samples=100) for g in (diagonal, exact))
+    error = found - other - kept
+    assert error.std() / 400**0.5 < 0.02
+    assert abs(float(error.mean())) < 3 * float(error.std()) / 400**0.5
+
+
 def test_a_full_covariance_begins_at_the_diagonal_and_reaches_the_evidence(solved):
     episode, model, (_mean, covariance), guide = solved
     full = optimise_tasks(model, full_guide(guide), episode, steps=600, step_size=0.02)
