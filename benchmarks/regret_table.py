@@ -55,7 +55,8 @@ def programs(data: str) -> Iterator[tuple[str, str, str, int]]:
     """Name, start, gradient and K of each guide."""
     for start, words in STARTS.items():
         if data == "network" and start == "learned":
-            yield from ((f"{words} start, {GRADIENTS['equivariant']}, K = {k}", start, "equivariant", k) for k in STEPS[2:])
+            yield f"{words} start, K = 0", start, "equivariant", 0
+            yield from ((f"{words} start, {GRADIENTS['equivariant']}, K = {k}", start, "equivariant", k) for k in STEPS[1:])
             continue
         yield f"{words} start, K = 0", start, "equivariant", 0
         for gradient in ("equivariant", "exact"):

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from data.episodes import Episode
 from data.items import LabelledItems, SupervisedData
+
+AMPLITUDES = 0.1, 5.0  # of sinusoids: the lowest and the highest
 
 
 def linear_tasks(
@@ -106,7 +109,8 @@ def sinusoid_tasks(
         Episode with features ``[tasks, n, num_features]`` (:func:`radial_basis`) and real ``y`` ``[tasks, n]``.
     """
     generator = torch.Generator().manual_seed(seed)
-    amplitude = 0.1 + 4.9 * torch.rand(tasks, 1, generator=generator)
+    low, high = AMPLITUDES
+    amplitude = low + (high - low) * torch.rand(tasks, 1, generator=generator)
     phase = math.pi * torch.rand(tasks, 1, generator=generator)
     x = 10 * torch.rand(tasks, support + queries, generator=generator) - 5
     y = amplitude * torch.sin(x + phase) + noise * torch.randn(x.shape, generator=generator)
@@ -114,11 +118,71 @@ def sinusoid_tasks(
     return Episode(features[:, :support], y[:, :support], features[:, support:], y[:, support:], way=1)
 
 
+def sinusoid_log_predictive(
+    support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, noise: float, *, phases: int = 1000
+) -> Tensor:
+    """log p(y given x, support) of :func:`sinusoid_tasks`, nats, each query by itself: exact Bayes under the law that the tasks
+    are drawn from.
+
+    The amplitude is integrated in closed form, for given its phase a sinusoid is linear in it; the phase by the midpoint rule.
+
+    Args:
+        support_x, support_y: ``[tasks, support]``, the inputs themselves.
+        query_x, query_y: ``[tasks, query]``.
+        noise: standard deviation.
+        phases: points of the rule.
+    """
+    phase = (torch.arange(phases, dtype=support_x.dtype, device=support_x.device)[:, None] + 0.5) * math.pi / phases
+    wave, asked = (torch.sin(x[:, None] + phase) for x in (support_x, query_x))  # [tasks, phases, n]
+    y, asked_y = support_y[:, None], query_y[:, None]
+    sums = [part.sum(-1, keepdim=True) for part in (wave.square(), wave * y, y.square())]
+    joint = [one + more for one, more in zip(sums, (asked.square(), asked * asked_y, asked_y.square()), strict=True)]
+    count = support_y.shape[-1]
+    evidence, together = log_amplitude_integral(sums, count, noise), log_amplitude_integral(joint, count + 1, noise)
+    return together.logsumexp(1) - evidence.logsumexp(1)
+
+
+def log_amplitude_integral(sums: Sequence[Tensor], count: int, noise: float) -> Tensor:
+    """log of E_a Π_i N(y_i; a s_i, noise²) over a ~ U(0.1, 5), nats.
+
+    Args:
+        sums: Σ s², Σ s y and Σ y², of shapes that broadcast.
+        count: how many y there are.
+        noise: standard deviation.
+    """
+    (squares, products, total), (low, high) = sums, AMPLITUDES
+    mean, scale = products / squares, noise / squares.sqrt()
+    misfit = (total - products * mean) / (2 * noise**2)
+    near, far = (low - mean) / scale, (high - mean) / scale
+    flipped = near > 0  # both in the upper tail: its mirror image is the one without cancellation
+    upper, lower = (torch.special.log_ndtr(torch.where(flipped, -a, b)) for a, b in ((near, far), (far, near)))
+    mass = upper + torch.log1p(-(lower - upper).exp())
+    constant = -0.5 * count * math.log(2 * math.pi * noise**2) + 0.5 * math.log(2 * math.pi) - math.log(high - low)
+    return constant - misfit + scale.log() + mass
+
+
 def radial_basis(x: Tensor, num_features: int = 40) -> Tensor:
     """Gaussian bumps spread over [−6, 6] and a constant: ``[...] -> [..., num_features]``."""
-    centers = torch.linspace(-6, 6, num_features - 1, device=x.device, dtype=x.dtype)
+    centers = centres(num_features).to(x)
     bumps = torch.exp(-0.5 * (x[..., None] - centers) ** 2)
     return torch.cat([bumps, torch.ones_like(x)[..., None]], dim=-1)
+
+
+def centres(num_features: int) -> Tensor:
+    """Of the bumps of :func:`radial_basis`, ``[num_features − 1]``."""
+    return torch.linspace(-6, 6, num_features - 1)
+
+
+def radial_inputs(features: Tensor) -> Tensor:
+    """The inputs that :func:`radial_basis` was given: ``[..., num_features] -> [...]``.
+
+    By the ratio of the largest bump to its neighbour, whose logarithm is linear in x.
+    """
+    logs, place = features[..., :-1].log(), centres(features.shape[-1]).to(features)
+    first = logs.argmax(-1).clamp(max=logs.shape[-1] - 2)
+    left, right = (logs.gather(-1, (first + i)[..., None])[..., 0] for i in (0, 1))
+    near, far = place[first], place[first + 1]
+    return 0.5 * (near + far) - (left - right) / (far - near)
 
 
 def load_curve(*, train: int = 120, test: int = 400, noise: float = 0.1, seed: int = 0) -> SupervisedData:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from data.errors import UserError
+from inference.bnn.diagnosis import diagnose_networks
+from inference.bnn.options import BnnOptions
 from inference.diagnostics import plots
 from inference.diagnostics.files import examine_files
-from inference.diagnostics.findings import Finding, format_findings
+from inference.diagnostics.findings import Diagnosis, Finding, format_findings
 from inference.evaluation.figures import reliability_diagram
+from inference.meta.diagnosis import diagnose_tasks
 from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS
 from inference.meta.regression_diagnosis import diagnose_regression
@@ -22,7 +25,9 @@ from inference.runs.study import draw_all
 from inference.runs.values import PositiveInt, TwoOrMore
 
 DESCRIPTION = """Is the posterior right? Simulation-based calibration, regret against exact Bayes or NUTS, the amortization gap,
-PSIS k and coverage of a finished run; a table, a verdict for each posterior, pictures and a JSON file in RUN/diagnostics."""
+PSIS k, calibration and coverage of a finished run; a table, a verdict for each posterior, pictures and a JSON file in
+RUN/diagnostics. What is not looked at by default is said, with the option that does."""
+REGRESSION_TASKS, IMAGE_TASKS = 200, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +36,16 @@ class DiagnoseOptions(Options):
 
     Args:
         run: folder of a finished run.
-        tasks: test tasks of all checks but simulation-based calibration.
-        simulations: tasks of simulation-based calibration, drawn from the model itself.
+        tasks: test tasks of all checks but simulation-based calibration; 200 of regression, 100 of images when not given.
+        simulations: tasks, or data sets, of simulation-based calibration, drawn from the model itself.
+        nuts: whether NUTS samples what the run did not: posteriors of image tasks with β = 1, and of small networks.
+            Regression always has it where it is the reference.
     """
 
     run: str
-    tasks: TwoOrMore = 200
+    tasks: TwoOrMore | None = None
     simulations: PositiveInt = 500
+    nuts: bool = False
 
 
 @flags_in_errors(DiagnoseOptions)
@@ -46,21 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     options = read_options(DiagnoseOptions, "diagnose", DESCRIPTION, arguments)
     run = RunFolder.existing(options.run)
     with notes():
-        findings = find(run, options)
+        findings, remarks = find(run, options)
     folder = run.path / "diagnostics"
-    content = {"command": "diagnose", "tasks": options.tasks, "simulations": options.simulations}
-    written = write_json(folder / "diagnostics.json", content | {"results": [finding.row() for finding in findings]})
+    content = {"command": "diagnose", "tasks": options.tasks, "simulations": options.simulations, "nuts": options.nuts}
+    rows = [finding.row() for finding in findings]
+    written = write_json(folder / "diagnostics.json", content | {"results": rows, "remarks": remarks})
     drawn = draw_all(lambda: figures(findings), folder)
     print(f"\n{format_findings(findings)}\n")
-    print("\n".join(finding.verdict for finding in findings))
+    print("\n".join([*(finding.verdict for finding in findings), *remarks]))
     print(f"\nresults: {written}")
     for plot in drawn:
         print(f"plot:    {plot}")
     return findings
 
 
-def find(run: RunFolder, options: DiagnoseOptions) -> list[Finding]:
-    """The checks that the run's kind has: of regression tasks, all; of every other, those that its posteriors' files allow.
+def find(run: RunFolder, options: DiagnoseOptions) -> Diagnosis:
+    """The checks that the run's kind has, and what was left out; of kinds without checks of their own, those that its
+    posteriors' files allow.
 
     Raises:
         UserError: the run is not finished, or its files are missing or damaged.
@@ -70,13 +80,21 @@ def find(run: RunFolder, options: DiagnoseOptions) -> list[Finding]:
     made_by = read_json(run.metrics)
     if not isinstance(made_by, dict):
         raise UserError(f"{run.metrics} is of no run: it holds no names and values")
-    if made_by.get("command") == "svi_sib" and made_by.get("dataset") in PROBLEMS:
+    command = made_by.get("command")
+    if command == "svi_sib" and made_by.get("dataset") in PROBLEMS:
         own = options_from_yaml(SibOptions, run.config.read_text(), run.config)
-        return diagnose_regression(run, own, tasks=options.tasks, simulations=options.simulations)
+        tasks = options.tasks or REGRESSION_TASKS
+        return Diagnosis(diagnose_regression(run, own, tasks=tasks, simulations=options.simulations), [])
+    if command == "svi_sib" and run.features.exists():
+        found = diagnose_tasks(run, tasks=options.tasks or IMAGE_TASKS, nuts=options.nuts)
+        return found._replace(findings=found.findings + examine_files(sorted(run.posteriors.glob("lwof-*.nc"))))
     files = sorted(run.posteriors.glob("*.nc"))
+    if files and command == "svi_bnn":
+        trained = options_from_yaml(BnnOptions, run.config.read_text(), run.config)
+        return diagnose_networks(run, trained, simulations=options.simulations, nuts=options.nuts)
     if not files:
         raise UserError(f"{run.path} has no posteriors/*.nc to look at: runs of earlier versions wrote none, so run it again")
-    return examine_files(files)
+    return Diagnosis(examine_files(files), [])
 
 
 def figures(findings: Sequence[Finding]) -> dict[str, Callable[[], Figure]]:
@@ -91,6 +109,8 @@ def figures(findings: Sequence[Finding]) -> dict[str, Callable[[], Figure]]:
         drawn["calibration"] = lambda: plots.rank_panels(calibrations)
     if any(f.regret is not None for f in findings):
         drawn["regret"] = lambda: plots.regret_dots(findings)
+    if any(f.informed_losses is not None for f in findings):
+        drawn["objective"] = lambda: plots.objective_bars(findings)
     if levels:
         drawn["coverage"] = lambda: plots.coverage_curves(levels)
     if any(f.psis_k is not None for f in findings):

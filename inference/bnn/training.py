@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
 from guides.mean_field import MeanFieldGuide
-from inference.bnn.algorithms import FitSettings, Plan
+from inference.bnn.algorithms import FitSettings, Plan, Position
 from inference.bnn.posterior import WeightPosterior
 from inference.elbo import RateDistortionModule
 from inference.runs.processes import our_part
@@ -104,8 +104,7 @@ class BnnTraining(lightning.LightningModule):
                 scales.requires_grad_(not self.mixture.begun)
         if place.epoch == 0:
             self.start_segment(place.round, place.rows)
-        members = range(*place.rows.indices(self.plan.posteriors))
-        self.order = torch.stack([self.draw_order(place.round, k, place.epoch) for k in members])
+        self.order = self.draw_orders(place)
 
     def start_segment(self, number: int, rows: slice) -> None:
         """Put the posteriors ``rows`` of Θ into the guide, with their likelihood's numbers; Adam starts anew."""
@@ -126,6 +125,11 @@ class BnnTraining(lightning.LightningModule):
         if self.likelihoods is None:
             return []
         return list(zip(self.objective.model.likelihood.parameters(), self.likelihoods.parameters(), strict=True))
+
+    def draw_orders(self, place: Position) -> Tensor:
+        """:meth:`draw_order` of the posteriors that train now: ``[posteriors at once, items]``."""
+        members = range(*place.rows.indices(self.plan.posteriors))
+        return torch.stack([self.draw_order(place.round, k, place.epoch) for k in members])
 
     def draw_order(self, number: int, k: int, epoch: int) -> Tensor:
         """Indices of posterior ``k``'s items in this epoch: its bootstrap sample, shuffled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ class Finding:
         reference: in words.
         losses: −E_q log p(labels given w) + β KL(q ‖ p), nats: ``[tasks]``.
         best_losses: the same of a diagonal Gaussian optimised on each task.
+        informed_losses, refined_losses: the same of diagonal Gaussians optimised on each task with the queries' labels known,
+            and on the posterior's own predictions of them: see :mod:`inference.diagnostics.gap_bounds`.
+        guess: what a posterior that is the prior costs with equal probabilities, nats per task.
         psis_k: ``[tasks]``.
         levels: predictive distribution functions at the true targets, any shape.
         moments: weights beside NUTS's.
@@ -45,6 +48,9 @@ class Finding:
         probabilities, labels: of held-out items with classes, ``[n, classes]`` and ``[n]``.
         drawn: the probabilities of each posterior draw, ``[draws, n, classes]``, of which ``probabilities`` are the mean.
         r_hat: the largest of held-out predictions, of a sampler's chains.
+        kl_inside, kl_outside: predictive KL(NUTS ‖ posterior) between the outermost training inputs, or of held-out items where
+            inputs are not one number each, and outside, nats per item.
+        width: standard deviation of the predictive over NUTS's, far outside the data.
     """
 
     name: str
@@ -53,6 +59,9 @@ class Finding:
     reference: str | None = None
     losses: Tensor | None = None
     best_losses: Tensor | None = None
+    informed_losses: Tensor | None = None
+    refined_losses: Tensor | None = None
+    guess: float | None = None
     psis_k: Tensor | None = None
     levels: Tensor | None = None
     moments: Moments | None = None
@@ -61,14 +70,24 @@ class Finding:
     labels: Tensor | None = None
     drawn: Tensor | None = None
     r_hat: float | None = None
+    kl_inside: float | None = None
+    kl_outside: float | None = None
+    width: float | None = None
 
     @property
     def gap(self) -> tuple[float, float] | None:
         """Amortization gap, nats per task, with the half-width of its 95 % interval: below 0 where the family is richer."""
-        if self.losses is None or self.best_losses is None:
-            return None
-        difference = (self.losses - self.best_losses).double()
-        return float(difference.mean()), confidence_interval(difference)
+        return excess(self.losses, self.best_losses)
+
+    @property
+    def largest_gap(self) -> tuple[float, float] | None:
+        """Bound on the amortization gap from above, nats per task, with the half-width of its 95 % interval."""
+        return excess(self.losses, self.informed_losses)
+
+    @property
+    def least_gap(self) -> tuple[float, float] | None:
+        """Bound on the amortization gap from below, likewise; below 0 it says nothing."""
+        return excess(self.losses, self.refined_losses)
 
     @property
     def coverage90(self) -> float | None:
@@ -116,8 +135,12 @@ class Finding:
             parts.append(f"SBC {self.calibration.verdict}")
         if self.regret is not None:
             parts.append(regret_words(self.regret, self.reference or "the reference"))
+        if self.losses is not None and self.best_losses is None:
+            parts.append(loss_words(float(self.losses.mean()), self.guess))
         if self.gap is not None:
             parts.append(gap_words(*self.gap))
+        if self.least_gap is not None and self.largest_gap is not None:
+            parts.append(bounds_words(self.least_gap, self.largest_gap))
         if self.bad_k is not None:
             parts.append(f"PSIS k above {GOOD_K} in {self.bad_k:.0%} of the tasks")
         if self.ece is not None:
@@ -126,6 +149,8 @@ class Finding:
             )
         if self.coverage90 is not None:
             parts.append(f"90 % intervals hold {self.coverage90:.1%} of the targets")
+        if self.kl_inside is not None:
+            parts.append(kl_words(self.kl_inside, self.kl_outside, self.width))
         if self.r_hat is not None:
             parts.append(f"chains have {'mixed' if self.r_hat < GOOD_R_HAT else 'not mixed'}, r-hat up to {self.r_hat:.3f}")
         return f"{self.name}: " + "; ".join(parts)
@@ -145,6 +170,11 @@ class Finding:
             "loss": None if self.losses is None else float(self.losses.mean()),
             "gap": None if self.gap is None else self.gap[0],
             "gap_ci95": None if self.gap is None else self.gap[1],
+            "gap_at_least": None if self.least_gap is None else self.least_gap[0],
+            "gap_at_least_ci95": None if self.least_gap is None else self.least_gap[1],
+            "gap_at_most": None if self.largest_gap is None else self.largest_gap[0],
+            "gap_at_most_ci95": None if self.largest_gap is None else self.largest_gap[1],
+            "guess": self.guess,
             "psis_k_median": self.median_k,
             "psis_k_bad": self.bad_k,
             "coverage90": self.coverage90,
@@ -153,6 +183,9 @@ class Finding:
             "ece_by_chance": self.chance_ece,
             "items": None if self.labels is None else len(self.labels),
             "r_hat": self.r_hat,
+            "kl_inside": self.kl_inside,
+            "kl_outside": self.kl_outside,
+            "width": self.width,
             "moments": None if self.moments is None else asdict(self.moments),
             "verdict": self.verdict,
         }
@@ -164,6 +197,14 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: finite(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def excess(losses: Tensor | None, others: Tensor | None) -> tuple[float, float] | None:
+    """By how much ``losses`` are above ``others`` on average over the same tasks, and the half-width of the 95 % interval."""
+    if losses is None or others is None:
+        return None
+    difference = losses.double() - others.double()
+    return float(difference.mean()), confidence_interval(difference)
 
 
 def regret_words(found: Regret, reference: str) -> str:
@@ -183,11 +224,35 @@ def calibration_words(ece: float, by_chance: float, items: int) -> str:
     return f"{said}, where right ones are by {100 * by_chance:.1f} % at most"
 
 
+def kl_words(inside: float, outside: float | None, width: float | None) -> str:
+    """What distances from NUTS say."""
+    said = f"{inside:.3f} nats per item from NUTS"
+    if outside is None or width is None:
+        return said
+    return f"{said} inside the data, {outside:.2f} outside, with {width:.2f} of its width"
+
+
 def gap_words(gap: float, ci95: float) -> str:
     """What an amortization gap says."""
     if gap < -ci95:
         return f"{-gap:.2f} ± {ci95:.2f} nats per task better than the best diagonal Gaussian"
     return f"{gap:.2f} ± {ci95:.2f} nats per task above a diagonal Gaussian optimised on each task"
+
+
+def loss_words(loss: float, guess: float | None) -> str:
+    """What an objective says, beside guessing where that is known."""
+    if guess is None:
+        return f"costs {loss:.1f} nats per task"
+    side = "more" if loss > guess else "less"
+    return f"costs {loss:.1f} nats per task, {abs(loss - guess):.1f} {side} than guessing"
+
+
+def bounds_words(least: tuple[float, float], largest: tuple[float, float]) -> str:
+    """What two bounds say of an amortization gap."""
+    above = f"at most {largest[0]:.1f} ± {largest[1]:.1f} (what the queries' labels are worth included)"
+    if least[0] - least[1] <= 0:
+        return f"amortization gap {above}, and none is seen: optimised on its own predictions {-least[0]:+.1f} ± {least[1]:.1f}"
+    return f"amortization gap at least {least[0]:.1f} ± {least[1]:.1f} nats per task, {above}"
 
 
 def sbc_cell(finding: Finding) -> str:
@@ -198,17 +263,27 @@ def sbc_cell(finding: Finding) -> str:
     return "passes" if inside.all() else f"fails {int((~inside).sum())}/{len(inside)}"
 
 
+def interval_cell(value: tuple[float, float] | None, digits: int) -> str:
+    """A mean with the half-width of its interval."""
+    return "-" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
+
+
 COLUMNS = (
     Column("posterior", lambda f: f.name, left=True),
     Column("SBC", sbc_cell),
     Column("regret", lambda f: "-" if f.regret is None else f"{f.regret.mean:.3f} ± {f.regret.ci95:.3f}"),
     Column("loss", lambda f: "-" if f.losses is None else f"{float(f.losses.mean()):.2f}"),
-    Column("gap", lambda f: "-" if f.gap is None else f"{f.gap[0]:.3f} ± {f.gap[1]:.3f}"),
+    Column("gap", lambda f: interval_cell(f.gap, 3)),
+    Column("gap ≥", lambda f: interval_cell(f.least_gap, 1)),
+    Column("gap ≤", lambda f: interval_cell(f.largest_gap, 1)),
     Column("PSIS k", lambda f: number(f.median_k, ".2f")),
     Column("k > 0.7 %", lambda f: number(f.bad_k, ".0f", factor=100)),
     Column("NLL", lambda f: number(f.nll)),
     Column("ECE %", lambda f: number(f.ece, ".1f", factor=100)),
     Column("r-hat", lambda f: number(f.r_hat)),
+    Column("KL inside", lambda f: number(f.kl_inside)),
+    Column("KL outside", lambda f: number(f.kl_outside, ".2f")),
+    Column("width", lambda f: number(f.width, ".2f")),
     Column("in 90 %", lambda f: number(f.coverage90, ".1f", factor=100)),
     Column("shift", lambda f: "-" if f.moments is None else f"{f.moments.shift:.2f}"),
     Column("scale", lambda f: "-" if f.moments is None else f"{f.moments.scale_ratio:.2f}"),
@@ -216,17 +291,34 @@ COLUMNS = (
 
 
 NOTES = {
-    "SBC": "simulation-based calibration of weights, outputs and log likelihood, with the coordinates that fail",
+    "SBC": "simulation-based calibration of outputs, log likelihood and, in regression tasks, weights; how many of these fail",
     "regret": "nats per query, ± is a 95 % interval over tasks",
-    "loss": "distortion of the support + rate, nats per task",
+    "loss": "distortion + β · rate, nats per task; distortion of the support in regression, else of the queries",
     "gap": "loss above that of a diagonal Gaussian optimised on each task, nats per task",
+    "gap ≥": "bound on the amortization gap, nats per task: loss above that of a Gaussian optimised on its own predictions",
+    "gap ≤": "bound on the amortization gap, nats per task: loss above that of a Gaussian that was given the queries' labels",
     "PSIS k": f"median over tasks; above {GOOD_K} the posterior is far from the exact one",
-    "NLL": "nats per held-out item of the saved tasks or items",
+    "NLL": "nats per held-out item, of the saved ones where a run is not sampled anew",
     "r-hat": f"of held-out predictions; up to {GOOD_R_HAT} chains have mixed",
+    "KL inside": "predictive KL(NUTS ‖ this), nats per item, between the outermost training inputs (of images: held-out ones)",
+    "KL outside": "the same up to two widths of the data beside them",
+    "width": "standard deviation of the predictive over NUTS's, two widths of the data outside, the worse side",
     "shift": "of the weights' means from NUTS's, in its standard deviations",
     "scale": "the weights' standard deviations over NUTS's",
 }
 """What columns mean, where their title does not say it."""
+
+
+class Diagnosis(NamedTuple):
+    """What was found, and in one line each what was not looked at, why, and which option does it.
+
+    Attributes:
+        findings: one per posterior.
+        remarks: lines.
+    """
+
+    findings: list[Finding]
+    remarks: list[str]
 
 
 def filled_columns(findings: Sequence[Finding]) -> list[Column]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from inference.diagnostics.calibration import Calibration
 from inference.diagnostics.findings import GOOD_K, Finding
 from inference.evaluation.figures import COLOURS, STYLE, logarithmic, looks
+from inference.evaluation.metrics import confidence_interval
 
 BINS = 20
 PANELS = 6  # a row holds no more
@@ -40,7 +41,9 @@ def rank_panels(named: Mapping[str, Calibration]) -> Figure:
         axes[0, 0].set_ylabel("simulations per bin")
         axes[1, 0].set_ylabel("ECDF of ranks − uniform")
         handles = {label: handle for axis in axes[1] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=3)
+        figure.legend(
+            handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=3 if len(shown) > 2 else 1
+        )
     return figure
 
 
@@ -105,7 +108,42 @@ def regret_dots(findings: Sequence[Finding]) -> Figure:
             figure.legend(fontsize=8, loc="outside upper right")
         axis.set_yticks(range(len(shown)), [finding.name for finding in shown])
         axis.invert_yaxis()
-        axis.set_xlabel(f"regret against {shown[0].reference}, nats per query, ± 95 %")
+        axis.set_xlabel(f"regret against {shown[0].reference},\nnats per query, ± 95 %")
+    return figure
+
+
+def objective_bars(findings: Sequence[Finding]) -> Figure:
+    """Objectives of posteriors between what no posterior can do better than and what guessing costs."""
+    shown = [f for f in findings if f.losses is not None and f.informed_losses is not None and f.refined_losses is not None]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.6, 1.8 + 0.42 * len(shown)), layout="constrained")
+        for place, finding in enumerate(shown):
+            for losses, colour, marker, words in (
+                (finding.informed_losses, COLOURS[2], "|", "best Gaussian of each task, given the queries' labels"),
+                (finding.refined_losses, COLOURS[1], "D", "best Gaussian of each task for the posterior's own predictions"),
+                (finding.losses, COLOURS[0], "o", "the posterior, ± 95 %"),
+            ):
+                assert losses is not None
+                error = confidence_interval(losses) if marker == "o" else None
+                style = {"ms": 12, "mew": 2.5} if marker == "|" else {"ms": 6}
+                axis.errorbar(
+                    float(losses.mean()),
+                    place,
+                    xerr=error,
+                    fmt=marker,
+                    color=colour,
+                    capsize=3,
+                    label=None if place else words,
+                    **style,
+                )
+            ends = [float(losses.mean()) for losses in (finding.informed_losses, finding.losses) if losses is not None]
+            axis.plot(ends, [place, place], color="0.8", lw=4, zorder=0)
+        if shown and (guess := shown[0].guess) is not None:
+            axis.axvline(guess, color="grey", ls=":", label="guessing: the prior, equal probabilities")
+        axis.set_yticks(range(len(shown)), [finding.name for finding in shown])
+        axis.set_ylim(len(shown) - 0.5, -0.5)
+        axis.set_xlabel("distortion + β · rate, nats per task")
+        figure.legend(fontsize=8, loc="outside upper center", ncols=2)
     return figure
 
 

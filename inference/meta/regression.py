@@ -30,7 +30,7 @@ from inference.meta.regression_guides import (
     tempered,
     training_objective,
 )
-from inference.meta.regression_reference import Reference, reference_for
+from inference.meta.regression_reference import EXACT_BAYES, Reference, reference_for
 from inference.meta.regression_tasks import SUPPORT, TEST, VALIDATION, Problem, exact_nll, stream_seed
 from inference.meta.settings import GuideSettings, MetaSchedule, settings
 from inference.meta.variants import Variant
@@ -61,7 +61,7 @@ class RegressionRecord:
         beta: weight of the rate.
         rmse: of the predictive mean, in the target's unit.
         nll: −log predictive density, nats per query, each query by itself.
-        exact_nll: the same of exact Bayes under the true prior and noise; ``None`` where it is not known.
+        exact_nll: the same of exact Bayes under the law that tasks are drawn from; ``None`` where it is not known.
         regret, regret_ci95: mean log p*(y given x, support) − log q(y given x, support), nats per query, and the half-width
             of its 95 % interval over tasks; ``None`` where there is no reference.
         regret_error: 95 % half-width of the reference's own error.
@@ -233,7 +233,7 @@ def score_regression(
         gradient=options.gradient if unrolled else None,
         beta=objective.elbo.beta,
         nll=float(-logs.mean()),
-        exact_nll=exact_nll(episode) if options.data == "linear" else None,
+        exact_nll=exact_nll(episode) if options.data == "linear" else None if reference is None else reference.exact_nll,
         regret=None if against is None else against.mean,
         regret_ci95=None if against is None else against.ci95,
         regret_error=None if against is None else against.error,
@@ -345,8 +345,8 @@ class RegressionStudy(Study[SibOptions, Problem, Fits]):
         else:
             notes += "prior and noise are the true ones"
         first = tested[0]
-        if first.reference == "exact Bayes":
-            notes += "\nregret: against exact Bayes under the true prior and noise"
+        if first.reference == EXACT_BAYES:
+            notes += "\nregret: against exact Bayes under the law that tasks are drawn from"
         elif first.reference:
             notes += f"\nregret: against {first.reference} on the same model, whose own error is ± {first.regret_error:.3f}"
         return f"{title}\n{format_table(tested, COLUMNS)}\n\n{notes}"

@@ -13,10 +13,12 @@ from data.episodes import Episode
 from data.errors import UserError
 from inference.diagnostics.nuts import r_hat, run_nuts
 from inference.diagnostics.regret import mixture_log_density
-from inference.meta.regression_tasks import Problem, exact_log_predictive
+from inference.meta.regression_tasks import EXACT, Problem
 from inference.runs.tensors import load_tensors, save_tensors
 from models.tasks.model import EmpiricalBayesModel
 
+EXACT_BAYES = "exact Bayes"
+"""Name of a reference that is a formula."""
 TASKS, CHAINS, DRAWS, WARMUP = 64, 2, 400, 300
 KEPT = 100  # draws of the weights per chain that are kept, evenly spaced
 
@@ -41,20 +43,25 @@ class Reference:
     seconds: float = 0.0
 
     @property
+    def exact_nll(self) -> float | None:
+        """−log p(y given x, support), nats per query, where it is exact."""
+        return float(-self.log_predictive.mean()) if self.name == EXACT_BAYES else None
+
+    @property
     def tasks(self) -> int:
         """How many it is of."""
         return self.log_predictive.shape[-2]
 
 
-def reference_for(problem: Problem, model: EmpiricalBayesModel, episode: Episode, folder: Path) -> Reference | None:
-    """The reference of a problem's tasks: exact for ``linear``, NUTS on the first of them for ``network``, else ``None``.
+def reference_for(problem: Problem, model: EmpiricalBayesModel, episode: Episode, folder: Path) -> Reference:
+    """The reference of a problem's tasks: exact where it is known, else NUTS on the first of them.
 
     Args:
         folder: where NUTS's draws are kept, so that runs beside each other share them.
     """
-    if problem.name == "linear":
-        return Reference(exact_log_predictive(episode), "exact Bayes")
-    return nuts_reference(model, episode.tasks(slice(TASKS)), folder) if problem.name == "network" else None
+    if problem.name in EXACT:
+        return Reference(EXACT[problem.name](episode), EXACT_BAYES)
+    return nuts_reference(model, episode.tasks(slice(TASKS)), folder)
 
 
 def nuts_reference(

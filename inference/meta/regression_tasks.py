@@ -14,6 +14,8 @@ from data.regression import (
     network_prior,
     network_tasks,
     radial_basis,
+    radial_inputs,
+    sinusoid_log_predictive,
     sinusoid_tasks,
 )
 from data.seeding import mix_seed
@@ -27,6 +29,7 @@ LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
 NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1}
 HIDDEN = 20  # units of the network that tasks of `network` are drawn from
 SUPPORT = 10
+SINUSOIDS_AT_ONCE = 20  # tasks whose phases are integrated at once
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,23 @@ def exact_log_predictive(episode: Episode) -> Tensor:
     loc, scale = (part.to(episode.support_x) for part in LINEAR_PRIOR)
     mean, covariance = linear_posterior(episode.support_x, episode.support_y, loc, scale, noise)
     return linear_log_predictive(mean, covariance, episode.query_x, episode.query_y, noise)
+
+
+def exact_sinusoid_predictive(episode: Episode) -> Tensor:
+    """The same of sinusoids, under the law of amplitude and phase that they are drawn from; a model that is linear in bumps
+    knows nothing of it."""
+    assert episode.query_y is not None
+    parts = []
+    for start in range(0, len(episode.query_x), SINUSOIDS_AT_ONCE):
+        some = episode.tasks(slice(start, start + SINUSOIDS_AT_ONCE))
+        assert some.query_y is not None
+        support_x, query_x = radial_inputs(some.support_x), radial_inputs(some.query_x)
+        parts.append(sinusoid_log_predictive(support_x, some.support_y, query_x, some.query_y, NOISE["sinusoids"]))
+    return torch.cat(parts)
+
+
+EXACT = {"linear": exact_log_predictive, "sinusoids": exact_sinusoid_predictive}
+"""Exact Bayes of the problems where it is known."""
 
 
 def exact_nll(episode: Episode) -> float:

@@ -1,5 +1,7 @@
 """Synthetic regression: the closed forms of the linear tasks, the sinusoids' noise, the curve's gap."""
 
+import math
+
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from data.regression import (
     network_prior,
     network_tasks,
     radial_basis,
+    radial_inputs,
+    sinusoid_log_predictive,
     sinusoid_tasks,
 )
 
@@ -88,3 +92,26 @@ def test_network_tasks_are_drawn_from_their_own_prior_and_noise():
     assert torch.equal(
         network_tasks(2, 5, loc, scale, noise=0.2, seed=1).query_y, network_tasks(2, 5, loc, scale, noise=0.2, seed=1).query_y
     )
+
+
+def test_exact_bayes_of_sinusoids_is_what_quadrature_over_both_numbers_gives(float64):
+    """Amplitude in closed form, against a grid; one task whose amplitude is at the end of its range is among them."""
+    episode = sinusoid_tasks(4, support=3, queries=2, noise=0.5, seed=3)
+    x, asked = (radial_inputs(part) for part in (episode.support_x, episode.query_x))
+    found = sinusoid_log_predictive(x, episode.support_y, asked, episode.query_y, 0.5)
+    amplitude = torch.linspace(0.1, 5, 601)[:, None, None, None]
+    phase = (math.pi * (torch.arange(400) + 0.5) / 400)[:, None, None]
+    logs = [
+        torch.distributions.Normal(amplitude * torch.sin(inputs + phase), 0.5).log_prob(y)  # [amplitudes, phases, tasks, n]
+        for inputs, y in ((x, episode.support_y), (asked, episode.query_y))
+    ]
+    prior = torch.ones(601)
+    prior[[0, -1]] = 0.5  # the trapezoid rule
+    evidence = logs[0].sum(-1, keepdim=True) + prior.log()[:, None, None, None]
+    grid = (evidence + logs[1]).logsumexp((0, 1)) - evidence.logsumexp((0, 1))
+    torch.testing.assert_close(found, grid, atol=1e-4, rtol=0)
+
+
+def test_inputs_are_read_off_their_bumps():
+    x = torch.linspace(-5, 5, 101)
+    torch.testing.assert_close(radial_inputs(radial_basis(x).double()), x.double(), atol=1e-5, rtol=0)
