@@ -26,3 +26,8 @@ def test_notebook_is_stored_with_its_outputs(path: Path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert all(c.execution_count for c in cells)
     assert any("image/png" in output.get("data", {}) for c in cells for output in c.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_small_enough_to_be_read_on_the_web(path):
+    assert path.stat().st_size < 400_000, "after a run: python notebooks/shrink.py"

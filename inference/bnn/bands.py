@@ -20,6 +20,7 @@ from inference.bnn.posterior import NetworkPosterior
 from inference.evaluation.figures import STYLE
 
 NEAR = 0.25  # widths of the data beside them in the upper row
+WIDEST = 10.5  # inches: text in a wider picture is too small on a page
 DRAWN, KEPT = 400, 8  # functions that a band is made of, and those that are drawn
 
 
@@ -58,7 +59,7 @@ def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor
     low, high = float(x.min()), float(x.max())
     reference = chains_of(named)
     with plt.rc_context(STYLE):
-        size = (2.4 * len(named) + 0.5, 5.8)
+        size = (min(2.4 * len(named), WIDEST) + 0.5, 5.8)
         figure, axes = plt.subplots(2, len(named), figsize=size, sharey="row", layout="constrained", squeeze=False)
         for row, widths in zip(axes, (NEAR, DATA_WIDTHS), strict=True):
             grid = torch.linspace(low - widths * (high - low), high + widths * (high - low), 240)
@@ -75,7 +76,7 @@ def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor
             axis.set_title(name, fontsize=10)
         for axis in axes[1]:
             axis.set_xlabel("x")
-        figure.legend(handles=key(reference is not None), fontsize=8, ncols=6, loc="outside lower center")
+        figure.legend(handles=key(reference is not None), fontsize=8, ncols=3, loc="outside lower center")
     return figure
 
 

@@ -63,7 +63,7 @@ def predictive_entropy(named: Mapping[str, tuple[Tensor, Tensor]], classes: int)
     bins = np.linspace(0, math.log(classes), 40)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(named), figsize=(2.6 * len(named) + 0.6, 2.8), sharey=True, layout="constrained", squeeze=False
+            1, len(named), figsize=(2.0 * len(named) + 0.6, 2.6), sharey=True, layout="constrained", squeeze=False
         )
         for axis, (name, entropies) in zip(axes[0], named.items(), strict=True):
             for values, tint, label in zip(entropies, (COLOURS[0], COLOURS[1]), ("test items", "letters"), strict=True):
