@@ -19,7 +19,7 @@ from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS
 from inference.meta.regression_diagnosis import diagnose_regression
 from inference.runs.commands import flags_in_errors, notes, read_options, run_command
-from inference.runs.folder import RunFolder, read_json, write_json
+from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Options, options_from_yaml
 from inference.runs.study import draw_all
 from inference.runs.values import PositiveInt, TwoOrMore
@@ -77,12 +77,12 @@ def find(run: RunFolder, options: DiagnoseOptions) -> Diagnosis:
     """
     if not run.metrics.exists():
         raise UserError(f"{run.path} is not finished: it has no metrics.json")
-    made_by = read_json(run.metrics)
-    if not isinstance(made_by, dict):
-        raise UserError(f"{run.metrics} is of no run: it holds no names and values")
+    made_by = run.results()
     command = made_by.get("command")
     if command == "svi_sib" and made_by.get("dataset") in PROBLEMS:
         own = options_from_yaml(SibOptions, run.config.read_text(), run.config)
+        if own.data not in PROBLEMS:
+            raise UserError(f"{run.path} holds files of two runs: config.yaml is of {own.data}, metrics.json is not")
         tasks = options.tasks or REGRESSION_TASKS
         return Diagnosis(diagnose_regression(run, own, tasks=tasks, simulations=options.simulations), [])
     if command == "svi_sib" and run.features.exists():

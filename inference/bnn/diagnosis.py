@@ -27,7 +27,7 @@ from inference.diagnostics.files import examine_files
 from inference.diagnostics.findings import Diagnosis, Finding
 from inference.diagnostics.networks import DRAWS, calibrate_networks
 from inference.diagnostics.predictive_kl import predictive_kl
-from inference.runs.folder import RunFolder, read_json
+from inference.runs.folder import RunFolder
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import GaussianLikelihood, Likelihood
@@ -92,7 +92,7 @@ def diagnose_networks(run: RunFolder, options: BnnOptions, *, simulations: int, 
     except UserError as error:
         return Diagnosis(list(findings.values()), [f"SBC and NUTS: not run, for the run's data are not there: {error}"])
     problem = make_problem(options, data)
-    rows = read_json(run.metrics).get("results", [])
+    rows = run.results().get("results", [])
     records = {row["algorithm"]: row for row in rows if row.get("split") == "test" and row.get("algorithm") in list(Algorithm)}
     fitted = [load_fit(run, options, problem, Algorithm(name), record["beta"]) for name, record in records.items()]
     for one in fitted:

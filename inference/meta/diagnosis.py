@@ -32,7 +32,7 @@ from inference.diagnostics.nuts import compare_moments, r_hat, run_nuts
 from inference.diagnostics.regret import mixture_log_density, regret
 from inference.evaluation.predictive import Predictive, labels_of, place_of, total_rate, trace_guide, trace_model
 from inference.meta.learner import TEST_SEED, Learner, selected_name
-from inference.runs.folder import RunFolder, read_json
+from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.priors import HierarchicalGaussianPrior
@@ -89,9 +89,7 @@ def diagnose_tasks(run: RunFolder, *, tasks: int, nuts: bool) -> Diagnosis:
 def learner_names(run: RunFolder) -> list[str]:
     """The learners of a run, in the order of its records; of a run by an earlier version, the selected one."""
     named = [
-        record["variant"]
-        for record in read_json(run.metrics).get("results", [])
-        if "trained_steps" in record and "variant" in record
+        record["variant"] for record in run.results().get("results", []) if "trained_steps" in record and "variant" in record
     ]
     return list(dict.fromkeys(named)) or [selected_name(run)]
 

@@ -23,7 +23,7 @@ from inference.meta.methods import METHODS
 from inference.meta.methods.sib import blank_means
 from inference.meta.settings import GuideSettings
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder, read_json
+from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace
@@ -351,7 +351,7 @@ def selected_name(run: RunFolder) -> str:
     Raises:
         UserError: none is there, or the run is of another kind.
     """
-    content = read_json(run.metrics)
+    content = run.results()
     chosen = [record for record in content.get("results", []) if record.get("selected")]
     if content.get("command", "svi_sib") not in ("sib", "svi_sib") or not all("trained_steps" in record for record in chosen):
         kind = f"{content.get('command')} on {content.get('dataset')}"

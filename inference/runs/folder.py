@@ -73,12 +73,27 @@ class RunFolder:
         """Open a run folder.
 
         Raises:
-            UserError: it is missing or has no configuration.
+            UserError: it is missing, or has no configuration that is text.
         """
         run = cls(path)
         if not run.config.is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
+        try:
+            run.config.read_text()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{run.config} is damaged: {error}") from error
         return run
+
+    def results(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds.
+
+        Raises:
+            UserError: it is missing, damaged, or of no run.
+        """
+        content = read_json(self.metrics)
+        if not isinstance(content, dict):
+            raise UserError(f"{self.metrics} is of no run: it holds no names and values")
+        return content
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

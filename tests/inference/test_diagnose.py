@@ -69,6 +69,12 @@ def test_errors_are_one_line(tmp_path):
     (tmp_path / "metrics.json").write_text("[]")
     with pytest.raises(UserError, match=r"metrics\.json is of no run"):
         diagnose.main(["--run", str(tmp_path)])
+    (tmp_path / "metrics.json").write_text('{"command": "svi_sib", "dataset": "linear"}')
+    with pytest.raises(UserError, match=r"two runs: config\.yaml is of glyphs"):
+        diagnose.main(["--run", str(tmp_path)])
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        diagnose.main(["--run", str(tmp_path)])
     with pytest.raises(UserError, match="--run"):
         diagnose.main([])
 
