@@ -36,7 +36,7 @@ class LowRankGuide(MeanFieldGuide):
     @property
     def factor(self) -> Tensor:
         """F: ``[K, P, R]``."""
-        return self.low_rank_factor if self.scales is None else self.low_rank_factor * self.scales().exp()[:, None]
+        return self.low_rank_factor if self.scales is None else self.low_rank_factor * self.scales.rows().exp()[..., None]
 
     @torch.no_grad()
     def restart(self, loc: Tensor, scale: float) -> None:

@@ -45,7 +45,7 @@ class MeanFieldGuide(PyroModule):
         self.borrowed = (scales,)  # a tuple, lest learned scales be registered as a part
         if scales is not None and not list(scales.parameters()):
             self.units = scales  # others go where the guide goes, even where the prior has none
-        unit = torch.zeros_like(loc[0]) if scales is None else scales().detach().to(loc)
+        unit = torch.zeros_like(loc[0]) if scales is None else scales.rows().detach().to(loc)
         self.standard_loc = nn.Parameter(loc * (-unit).exp())
         self.standard_log_scale = nn.Parameter(torch.as_tensor(scale, dtype=loc.dtype).log().expand_as(loc).clone())
         self.deferred = deferred
@@ -58,12 +58,12 @@ class MeanFieldGuide(PyroModule):
     @property
     def loc(self) -> Tensor:
         """Means of the weights, ``[K, P]``."""
-        return self.standard_loc if self.scales is None else self.standard_loc * self.scales().exp()
+        return self.standard_loc if self.scales is None else self.standard_loc * self.scales.rows().exp()
 
     @property
     def log_scale(self) -> Tensor:
         """Log standard deviations of the weights (of their own part, where the covariance has another), ``[K, P]``."""
-        return self.standard_log_scale if self.scales is None else self.standard_log_scale + self.scales()
+        return self.standard_log_scale if self.scales is None else self.standard_log_scale + self.scales.rows()
 
     @property
     def factor(self) -> Tensor | None:
@@ -73,14 +73,14 @@ class MeanFieldGuide(PyroModule):
     @torch.no_grad()
     def place(self, loc: Tensor, log_scale: Tensor) -> None:
         """Put these means and log standard deviations of the weights, ``[K, P]``, in place of its own."""
-        unit = torch.zeros_like(loc[0]) if self.scales is None else self.scales()
+        unit = torch.zeros_like(loc[0]) if self.scales is None else self.scales.rows()
         self.standard_loc.copy_(loc * (-unit).exp())
         self.standard_log_scale.copy_(log_scale - unit)
 
     @torch.no_grad()
     def restart(self, loc: Tensor, scale: float) -> None:
         """Put these means of the weights, ``[K, P]``, in place of its own, with standard deviations as at the start."""
-        unit = torch.zeros_like(loc[0]) if self.scales is None else self.scales()
+        unit = torch.zeros_like(loc[0]) if self.scales is None else self.scales.rows()
         self.standard_loc.copy_(loc * (-unit).exp())
         self.standard_log_scale.fill_(math.log(scale))
 
@@ -108,7 +108,7 @@ class PointGuide(PyroModule):
     def __init__(self, loc: Tensor, scales: WeightScales | None = None) -> None:
         super().__init__()
         self.register_buffer(
-            "unit", torch.ones(loc.shape[-1:]) if scales is None else scales().detach().exp(), persistent=False
+            "unit", torch.ones(loc.shape[-1:]) if scales is None else scales.rows().detach().exp(), persistent=False
         )
         self.standard_loc = nn.Parameter(loc / self.unit)
 

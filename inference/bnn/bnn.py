@@ -311,7 +311,7 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
     model = BayesianNetwork(network, prior, likelihood, num_data=num_data, posteriors=plan.at_once, random=random)
     units = WeightScales(model.shapes, PriorScales.FAN_IN)
     if recipe.prior_scales is not PriorScales.FIXED:
-        units = WeightScales(model.shapes, recipe.prior_scales)
+        units = WeightScales(model.shapes, recipe.prior_scales, plan.at_once)
         model.prior = ScaledWeightPrior(prior, units)
     if recipe.algorithm.is_mixture:
         model.prior = MixtureWeightPrior.standard(plan.posteriors, model.num_weights, model.prior)

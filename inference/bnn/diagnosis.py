@@ -29,6 +29,7 @@ from inference.diagnostics.networks import DRAWS, calibrate_networks
 from inference.diagnostics.predictive_kl import predictive_kl
 from inference.runs.folder import RunFolder
 from models.bayesian.network import BayesianNetwork
+from models.bayesian.weight_priors import ScaledWeightPrior
 from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import GaussianLikelihood, Likelihood
 
@@ -66,6 +67,8 @@ class Fitted:
         assert self.bnn is not None
         model = self.bnn.posterior.model
         prior = copy.deepcopy(model.prior).requires_grad_(False)
+        if isinstance(prior, ScaledWeightPrior):
+            prior.scales.hold(0)  # one network's: those of several would mix units that do not correspond
         return replace(self.recipe, prior=prior, prior_scales=PriorScales.FIXED, likelihood=known_likelihood(model.likelihood))
 
     def model(self, problem: Problem) -> BayesianNetwork:

@@ -90,7 +90,7 @@ def weights_to_arviz(
     notes = describe(posterior, points) | thinning
     groups = {"posterior": sites}
     with seeded(mix_seed(seed), device=posterior.device):
-        before = None if points else model.prior(model.num_weights).sample((draws,))
+        before = None if points else prior_draws(model, draws)
         if before is not None:
             groups["prior"], _ = weight_group(model, before, parameters)
             notes["prior"] = "made of posteriors, which have seen the data" if model.prior.sees_data else "as before the data"
@@ -101,6 +101,12 @@ def weights_to_arviz(
             names = train.class_names if train is not None else ()
             groups |= held_out_groups(posterior, x, y, draws, seed, names)
     return to_inference_data(groups, chains=chains, in_turn=posterior.is_markov, attributes=notes | dict(attributes or {}))
+
+
+def prior_draws(model: BayesianNetwork, draws: int) -> Tensor:
+    """``[draws, P]`` from the prior; in turn from those of the posteriors, where each has its own."""
+    prior = model.prior(model.num_weights)
+    return prior.sample((-(-draws // prior.batch_shape.numel()),)).reshape(-1, model.num_weights)[:draws]
 
 
 def describe(posterior: Drawable, points: bool) -> dict[str, str]:

@@ -52,8 +52,8 @@ class BnnOptions(FitSettings, RunOptions):
         validation: fraction of the training data that chooses β; the chosen one is trained again on all.
         prior: of vanilla, last-layer, low-rank, laplace, swag and nuts: gaussian, laplace, scale-mixture or spike-and-slab.
         prior_scales: of the same algorithms' prior, and of the Gaussian that the mixtures start from: layer or input (learned,
-            one for each parameter tensor or input unit), fan-in (1/√fan-in) or fixed. When not given layer, but fixed with a
-            prior_scale or beside laplace, swag or nuts, which cannot learn them.
+            one for each parameter tensor or input unit of a posterior), fan-in (1/√fan-in) or fixed. When not given layer,
+            but fixed with a prior_scale or beside laplace, swag or nuts, which cannot learn them.
         prior_scale: of the same priors: the scale, in units of 1/√fan-in unless prior_scales is fixed; 1 when not given.
         posteriors: K, networks of which predictions are averaged, the same number for every algorithm but nuts; in the mixtures
             its components.

@@ -240,7 +240,8 @@ class WeightPosterior(TrainedPosterior):
         """KL(q_k ‖ m) of each component, nats: ``[K]``; NaN for points."""
         if self.log_scale is None:
             return self.loc.new_full(self.loc.shape[:1], torch.nan)
-        q: dist.TorchDistribution = DiagonalGaussian(self.loc, self.log_scale)
+        loc, log_scale = self.loc[:, None], self.log_scale[:, None]  # [K, 1, P], as in the model's plates
+        q: dist.TorchDistribution = DiagonalGaussian(loc, log_scale)
         if self.factor is not None:
-            q = low_rank_gaussian(self.loc, self.log_scale, self.factor)
-        return kl_divergence(q, self.model.prior(self.loc.shape[-1]))
+            q = low_rank_gaussian(loc, log_scale, self.factor[:, None])
+        return kl_divergence(q, self.model.prior(loc.shape[-1])).squeeze(-1)

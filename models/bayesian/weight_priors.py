@@ -99,9 +99,9 @@ class ScaledWeightPrior(WeightPrior):
     """w_i = s_i z_i with z ~ ``base``: one of the families above, with a scale for each group of weights.
 
     Learned scales maximise the ELBO, which is a bound on the log evidence: empirical Bayes. Where q may be any Gaussian the
-    optimum of N(0, s²) is s² = mean(μ² + σ²) over the group and over all posteriors, and that of Laplace(0, s) is mean E|w|;
-    the other families have no closed form, and a gradient step serves them all (see
-    :class:`~models.distributions.scaled.ScaledGaussian` for why it is also the faster one).
+    optimum of N(0, s²) is s² = mean(μ² + σ²) over the group, and that of Laplace(0, s) is mean E|w|; the other families have no
+    closed form, and a gradient step serves them all (see :class:`~models.distributions.scaled.ScaledGaussian` for why it is
+    also the faster one).
 
     Source: MacKay 1992; Blundell et al. 2015, section 3.3, who found no gain where each scale was of all weights.
 
@@ -159,7 +159,8 @@ class MixtureWeightPrior(WeightPrior):
     def begin(self) -> None:
         """From here on it is the mixture, and every component is ``start``, until a posterior takes its place."""
         if self.start is not None:
-            self.log_scale.copy_(0.5 * self.start(self.log_scale.shape[-1]).variance.log())
+            variance = self.start(self.log_scale.shape[-1]).variance
+            self.log_scale.copy_(0.5 * (variance.squeeze(-2) if variance.dim() > 2 else variance).log())
         self.begun = True
 
     def forward(self, num_weights: int) -> dist.TorchDistribution:

@@ -32,16 +32,19 @@ class WeightScales(nn.Module):
     """log s of all weights of a network, ``[P]``; the same within a group.
 
     Where they are learned, ``log_scale`` is a parameter, else a buffer: ``[groups]``. They are 1/√fan-in, as the weights of an
-    untrained network are; learned ones start there.
+    untrained network are; learned ones start there. Each of ``posteriors`` that train side by side learns its own, as if it
+    trained alone: ``[K, groups]``. Had they one prior in common, they would silence the same units, and agree where networks
+    that were trained apart do not.
 
     Args:
         shapes: parameter name -> shape, in the order of the weight vector.
         kind: which weights share a scale, and whether it is learned; not ``FIXED``, which has no scales but the prior's own.
+        posteriors: K.
     """
 
     log_scale: Tensor
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]], kind: PriorScales) -> None:
+    def __init__(self, shapes: Mapping[str, Sequence[int]], kind: PriorScales, posteriors: int = 1) -> None:
         super().__init__()
         self.shapes = [tuple(shape) for shape in shapes.values()]
         self.groups = [group_shape(shape, kind) for shape in self.shapes]
@@ -49,15 +52,39 @@ class WeightScales(nn.Module):
         parts = [torch.full(group, -0.5 * math.log(fan)) for group, fan in fans]
         start = torch.cat([part.flatten() for part in parts])
         if kind.learned:
-            self.log_scale = nn.Parameter(start)
+            self.log_scale = nn.Parameter(start if posteriors == 1 else start.repeat(posteriors, 1))
         else:
             self.register_buffer("log_scale", start, persistent=False)
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """``()``, or ``(K, 1)`` where each posterior has its own."""
+        return () if self.log_scale.dim() == 1 else (len(self.log_scale), 1)
+
     def forward(self) -> Tensor:
-        """log s, ``[P]``, differentiable."""
-        parts = self.log_scale.split([math.prod(group) for group in self.groups])
+        """log s, differentiable: ``[P]``, or ``[K, 1, P]`` against the plates ``posteriors`` × ``data``."""
+        own = self.batch_shape
+        parts = self.log_scale.split([math.prod(group) for group in self.groups], dim=-1)
         grouped = zip(parts, self.groups, self.shapes, strict=True)
-        return torch.cat([part.view(group).expand(shape).flatten() for part, group, shape in grouped])
+        return torch.cat([part.view(*own, *group).expand(*own, *shape).flatten(len(own)) for part, group, shape in grouped], -1)
+
+    def rows(self) -> Tensor:
+        """log s to be broadcast against ``[K, P]``: ``[P]`` or ``[K, P]``."""
+        return self().squeeze(-2) if self.batch_shape else self()
+
+    @torch.no_grad()
+    def hold(self, posterior: int) -> None:
+        """Become the scales of one posterior, ``[groups]``, not learned any more."""
+        log_scale = self.log_scale[posterior] if self.batch_shape else self.log_scale
+        del self.log_scale
+        self.register_buffer("log_scale", log_scale.clone())
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        """Scales that all posteriors shared, as earlier versions had them, become those of each."""
+        stored = state_dict.get(f"{prefix}log_scale")
+        if stored is not None and stored.dim() < self.log_scale.dim():
+            state_dict[f"{prefix}log_scale"] = stored.expand_as(self.log_scale)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def group_shape(shape: tuple[int, ...], kind: PriorScales) -> tuple[int, ...]:

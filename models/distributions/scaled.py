@@ -14,23 +14,25 @@ from torch.distributions import kl_divergence, register_kl
 from models.distributions.diagonal import DiagonalGaussian
 
 LogScales = Callable[[], Tensor]
-"""Gives log s, ``[P]``: a :class:`~models.bayesian.weight_scales.WeightScales`."""
+"""Gives log s, ``[..., P]``: a :class:`~models.bayesian.weight_scales.WeightScales`."""
 
 
 class Scaled(TorchDistribution):
-    """The law of s ∘ z with z ~ ``base``: event_shape ``[P]``.
+    """The law of s ∘ z with z ~ ``base``: event_shape ``[P]``; as many laws as there are rows of s.
 
     Args:
         base: over vectors ``[P]``.
-        log_scales: gives log s, ``[P]``; differentiable.
+        log_scales: gives log s, ``[..., P]``, differentiable; what its attribute ``batch_shape`` says, ``()`` without one.
     """
 
     arg_constraints: ClassVar = {}
     support = constraints.real_vector
 
     def __init__(self, base: TorchDistribution, log_scales: LogScales, *, validate_args: bool | None = False) -> None:
-        self.base, self.log_scales = base, log_scales
-        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+        batch_shape = torch.broadcast_shapes(base.batch_shape, getattr(log_scales, "batch_shape", ()))
+        self.base = base if batch_shape == base.batch_shape else base.expand(batch_shape)
+        self.log_scales = log_scales
+        super().__init__(batch_shape, base.event_shape, validate_args=validate_args)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -72,7 +74,7 @@ class ScaledGaussian(DiagonalGaussian):
 
     Args:
         standard: in units of s: batch_shape ``[..., 1]`` or less, event_shape ``[P]``.
-        log_scales: gives log s, ``[P]``.
+        log_scales: gives log s, ``[P]``, or more as ``standard`` has it.
     """
 
     def __init__(self, standard: DiagonalGaussian, log_scales: LogScales, *, deferred: bool = False) -> None:

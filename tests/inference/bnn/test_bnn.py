@@ -13,10 +13,11 @@ from data.items import LabelledItems
 from data.regression import linear_evidence, linear_posterior
 from guides.mean_field import MeanFieldGuide
 from inference.bnn.algorithms import Algorithm, FitSettings
-from inference.bnn.bnn import BNN, Recipe, build_objective
+from inference.bnn.bnn import BNN, Recipe, build_objective, prepare
 from inference.elbo import RateDistortionELBO
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior, LaplaceWeightPrior, MixtureWeightPrior
+from models.bayesian.weight_scales import PriorScales
 from models.distributions.diagonal import DiagonalGaussian
 from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
 from tests.inference.bnn.conftest import blobs, items
@@ -82,7 +83,7 @@ class TestEmpiricalBayes:
         variance, estimates = self.NOISE**2 / self.C**2, x.T @ y / self.C**2
         scale = (estimates.square().mean() - variance).sqrt()
         prior = fitted.posterior.model.prior(12)
-        torch.testing.assert_close(prior.variance.sqrt(), scale.expand(12), atol=0, rtol=0.02)
+        torch.testing.assert_close(prior.variance.sqrt(), scale.expand(2, 1, 12), atol=0, rtol=0.02)
         shrink = scale**2 / (scale**2 + variance)
         for k in range(2):
             torch.testing.assert_close(fitted.posterior.loc[k], shrink * estimates, atol=0.02, rtol=0)
@@ -116,15 +117,35 @@ class TestEmpiricalBayes:
             draws = fitted.posterior.sample(20_000).abs().mean()
             assert float(prior.scales.log_scale.detach().exp()) == pytest.approx(float(draws), rel=0.05)
 
-    def test_one_prior_is_shared_by_all_posteriors_and_learned_alone_where_it_says_so(self):
+    def test_each_posterior_learns_a_prior_of_its_own_where_it_says_so(self):
         for kind, groups in {"layer": 2, "input": 5, "fan-in": 0, "fixed": 0}.items():
             fitted = BNN.fit(nn.Linear(4, 3), *blobs(30), prior_scales=kind, posteriors=3, epochs=2)
             prior = fitted.posterior.model.prior
-            assert sum(p.numel() for p in prior.parameters()) == groups
+            assert sum(p.numel() for p in prior.parameters()) == 3 * groups
             assert prior.sees_data == bool(groups)
             expected = {"fan-in": 0.5, "fixed": 1.0}.get(kind)
             if expected:
                 torch.testing.assert_close(prior(15).variance.sqrt(), torch.full((15,), expected))
+
+    @pytest.mark.parametrize("algorithm", ["vanilla", "low-rank"])
+    def test_side_by_side_each_is_what_it_would_be_alone(self, algorithm, float64):
+        """What one of two learns of other labels leaves the other, its prior and its rate as they were."""
+        (x, y), network, settings = blobs(30), nn.Linear(4, 3), FitSettings(posteriors=2)
+        recipe = Recipe(Algorithm(algorithm), 1.0, CategoricalLikelihood(), None, PriorScales.INPUT, settings)
+        fits = {}
+        for name, labels in {"same": torch.stack([y, y]), "other": torch.stack([y, y.flip(0)])}.items():
+            module = prepare(network, LabelledItems(x, y, ()), recipe)
+            torch.manual_seed(0)
+            optimizer = torch.optim.Adam(module.parameters(), 0.05)
+            for _ in range(20):
+                optimizer.zero_grad()
+                module.objective(x.expand(2, *x.shape), labels).backward()
+                optimizer.step()
+            posterior = module.posterior()
+            fits[name] = [posterior.loc, posterior.log_scale, posterior.model.prior(15).variance[:, 0], posterior.rate()]
+        for same, other in zip(fits["same"], fits["other"], strict=True):
+            torch.testing.assert_close(same[0], other[0], rtol=0, atol=0)
+            assert bool((same[1] != other[1]).any())
 
     def test_a_mixture_starts_from_the_learned_prior(self):
         """Until there are posteriors it is that prior; then its other components are. Afterwards nothing more is learned."""

@@ -33,9 +33,9 @@ def fitted(**settings):
     """Vanilla with a learned prior, and two networks that learned noises 0.1 and 0.4."""
     network = nn.Linear(1, 1)
     model = BayesianNetwork(network, likelihood=GaussianLikelihood(0.3), posteriors=2)
-    model.prior = ScaledWeightPrior(GaussianWeightPrior(), WeightScales(model.shapes, PriorScales.LAYER))
+    model.prior = ScaledWeightPrior(GaussianWeightPrior(), WeightScales(model.shapes, PriorScales.LAYER, 2))
     with torch.no_grad():
-        model.prior.scales.log_scale.fill_(torch.tensor(3.0).log())
+        model.prior.scales.log_scale.copy_(torch.tensor([[3.0], [5.0]]).log().expand(2, 2))
         model.likelihood.log_noise.copy_(torch.tensor([0.1, 0.4]).log())
     posterior = WeightPosterior(model, torch.zeros(2, 2), torch.zeros(2, 2))
     bnn = BNN(Algorithm.VANILLA, 1.0, posterior, torch.zeros(2))

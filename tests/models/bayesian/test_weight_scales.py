@@ -18,6 +18,8 @@ def test_groups_are_those_of_the_name():
         scales = WeightScales(SHAPES, kind)
         assert scales.log_scale.shape == (groups,)
         assert scales.log_scale.requires_grad
+        assert WeightScales(SHAPES, kind, 3).log_scale.shape == (3, groups)
+    assert WeightScales(SHAPES, PriorScales.FAN_IN, 3).batch_shape == ()
     assert not list(WeightScales(SHAPES, PriorScales.FAN_IN).parameters())
 
 
@@ -25,6 +27,27 @@ def test_they_start_at_one_over_root_fan_in_in_the_order_of_the_weights():
     fans = torch.cat([torch.full(shape, fan_in(SHAPES)[name]).flatten() for name, shape in SHAPES.items()])
     for kind in (PriorScales.LAYER, PriorScales.INPUT, PriorScales.FAN_IN):
         torch.testing.assert_close(WeightScales(SHAPES, kind)().detach().exp(), fans.float().rsqrt())
+
+
+def test_posteriors_side_by_side_have_their_own_and_one_may_be_held():
+    scales = WeightScales({"weight": (3, 2), "bias": (3,)}, PriorScales.INPUT, 2)
+    with torch.no_grad():
+        scales.log_scale.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    expected = torch.tensor([[1.0, 2.0] * 3 + [3.0] * 3, [4.0, 5.0] * 3 + [6.0] * 3])
+    assert torch.equal(scales(), expected[:, None])
+    assert torch.equal(scales.rows(), expected)
+    scales.hold(1)
+    assert torch.equal(scales(), expected[1])
+    assert not list(scales.parameters())
+
+
+def test_scales_that_all_posteriors_shared_become_those_of_each():
+    """Runs of earlier versions load."""
+    shared, own = (WeightScales({"weight": (3, 2)}, PriorScales.INPUT, k) for k in (1, 2))
+    with torch.no_grad():
+        shared.log_scale.copy_(torch.tensor([1.0, 2.0]))
+    own.load_state_dict(shared.state_dict())
+    assert own.log_scale.tolist() == [[1.0, 2.0]] * 2
 
 
 def test_an_input_units_scale_is_of_all_that_leaves_it():
