@@ -118,3 +118,14 @@ def splits_of(items: torch.Tensor) -> set[str]:
 def classes_of(items: torch.Tensor) -> torch.Tensor:
     """Each marked item's class in its split, int64."""
     return (items[..., 0, 0, 1] if items.dtype == torch.uint8 else items[..., 1]).long()
+
+
+def descend(objective: torch.nn.Module, *data: torch.Tensor, steps: int = 400) -> None:
+    """Minimise an objective of a Gaussian's numbers until only the noise of its gradient is left."""
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 0.05, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        objective(*data).backward()
+        optimizer.step()
+        schedule.step()

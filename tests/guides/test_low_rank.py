@@ -10,6 +10,7 @@ from inference.elbo import RateDistortionELBO
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior
 from models.likelihoods import GaussianLikelihood
+from tests.conftest import descend
 
 NOISE, SCALE = 0.5, 1.5
 
@@ -27,13 +28,7 @@ def test_with_enough_rank_it_lands_on_the_exact_posterior_and_evidence(float64):
     model.posteriors = 2
     options = {"num_particles": 100, "vectorize_particles": True, "max_plate_nesting": 2}
     objective = RateDistortionELBO(beta=1.0, **options)(model, guide)
-    optimizer = torch.optim.Adam(guide.parameters(), 0.05, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    for _ in range(400):
-        optimizer.zero_grad()
-        objective(x.expand(2, 40, 3), y.expand(2, 40)).backward()
-        optimizer.step()
-        schedule.step()
+    descend(objective, x.expand(2, 40, 3), y.expand(2, 40))
     prior = torch.zeros(3), torch.full((3,), SCALE)
     mean, covariance = linear_posterior(x[None], y[None], *prior, NOISE)
     q = guide.distribution()

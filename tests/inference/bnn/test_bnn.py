@@ -20,6 +20,7 @@ from models.bayesian.weight_priors import GaussianWeightPrior, LaplaceWeightPrio
 from models.bayesian.weight_scales import PriorScales
 from models.distributions.diagonal import DiagonalGaussian
 from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from tests.conftest import descend
 from tests.inference.bnn.conftest import blobs, items
 
 
@@ -34,13 +35,7 @@ class TestLinearRegression:
         guide = MeanFieldGuide(torch.zeros(1, 3), 0.1)
         options = {"num_particles": 200, "vectorize_particles": True, "max_plate_nesting": 2}
         objective = RateDistortionELBO(beta=1.0, **options)(model, guide)
-        optimizer = torch.optim.Adam(guide.parameters(), 0.05, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-        for _ in range(400):
-            optimizer.zero_grad()
-            objective(x, y).backward()
-            optimizer.step()
-            schedule.step()
+        descend(objective, x, y)
         prior = torch.zeros(3), torch.full((3,), self.SCALE)
         mean, covariance = linear_posterior(x[None], y[None], *prior, self.NOISE)
         torch.testing.assert_close(guide.loc[0].detach(), mean[0], atol=0.01, rtol=0)
