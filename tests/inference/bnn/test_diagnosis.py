@@ -107,7 +107,7 @@ def test_functions_are_looked_at_inside_the_data_and_beside_them():
 @pytest.mark.slow
 def test_a_run_is_diagnosed_and_nuts_asked_for(tmp_path):
     words = "--data curve --train-size 12 --hidden 2 --algorithms deterministic,vanilla,fixed-prior,beta-bnn --beta 0.5"
-    words += " --epochs 4 --posteriors 2 --chains 2 --warmup 4 --draws 6 --progress false --out"
+    words += " --epochs 3 --posteriors 2 --chains 2 --warmup 4 --draws 6 --progress false --out"
     svi_bnn.main([*words.split(), str(tmp_path / "run")])
     asked = ["--run", str(tmp_path / "run"), "--simulations", "60"]
     found = {f.name: f for f in diagnose.main(asked)}
