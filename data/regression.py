@@ -119,7 +119,7 @@ def sinusoid_tasks(
 
 
 def sinusoid_log_predictive(
-    support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, noise: float, *, phases: int = 1000
+    support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, noise: float, *, phases: int = 500
 ) -> Tensor:
     """log p(y given x, support) of :func:`sinusoid_tasks`, nats, each query by itself: exact Bayes under the law that the tasks
     are drawn from.
