@@ -35,8 +35,7 @@ class SideBySide(BnnTraining):
 def fit_side_by_side(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, *, loop: Loop) -> WeightPosterior:
     """A posterior of each data set, as the recipe's algorithm fits it; component k is of data set k.
 
-    The posteriors are independent, with one exception: what a recipe learns of the prior they would share, so that prior and
-    noise should be known.
+    The posteriors are independent: each learns prior scales and noise of its own, where the recipe learns them.
 
     Args:
         network: untrained.
