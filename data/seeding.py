@@ -22,8 +22,10 @@ def seeded(*parts: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """
     device = torch.device(device)
     devices = [] if device.type == "cpu" else [device]
+    # without an accelerator torch.manual_seed still notes, with a stack trace, how to seed it later: a millisecond each time
+    seed = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(mix_seed(*parts))
+        seed(mix_seed(*parts))
         yield
 
 

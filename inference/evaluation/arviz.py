@@ -35,9 +35,11 @@ variables were kept, by the rule of :func:`thinned`.
 from __future__ import annotations
 
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,12 +226,11 @@ def save_posteriors(made: Mapping[str, Callable[[], Any]], chosen: str, run: Run
         chosen: a name.
     """
     for name, make in made.items():
-        content = make()
-        write_netcdf(content, run.posteriors / f"{name}.nc")
+        written = write_netcdf(make(), run.posteriors / f"{name}.nc")
         if name == chosen:
-            write_netcdf(content, run.posterior)
+            write_atomically(run.posterior, partial(shutil.copyfile, written))
 
 
-def write_netcdf(content: Any, path: Path) -> None:
+def write_netcdf(content: Any, path: Path) -> Path:
     """``InferenceData`` as a file, atomically."""
-    write_atomically(path, lambda file: content.to_netcdf(str(file)))
+    return write_atomically(path, lambda file: content.to_netcdf(str(file)))

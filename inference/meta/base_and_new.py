@@ -194,7 +194,7 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
 
 def lwof_schedule(options: SibOptions) -> MetaSchedule:
     """How the guides of the protocol are trained."""
-    return replace(settings(MetaSchedule, options), validation_tasks=VALIDATION_TASKS)
+    return replace(settings(MetaSchedule, options), validation_tasks=min(VALIDATION_TASKS, options.validation_tasks))
 
 
 def lwof_records(options: SibOptions, fitted: Mapping[Variant, Fitted]) -> list[LwofRecord]:

@@ -240,20 +240,21 @@ class Learner:
             raise UserError("the mlp gradient network normalises over a task's queries: give at least two of them")
 
     def evaluate(
-        self, part: LabelledItems, spec: TaskSpec, *, split: str, tasks: int, steps: int | None = None
+        self, part: LabelledItems, spec: TaskSpec, *, split: str, tasks: int, steps: int | None = None, earlier: bool = True
     ) -> dict[int, Scores]:
         """Scores after each number of steps, 0 … K, on the same tasks.
 
         Args:
             part: backbone features ``[n, D]`` (they are mapped here).
             split: named in error messages.
+            earlier: whether to score it before its last step too; else after K alone.
         """
         mapped = LabelledItems(self.space(part.items).detach(), part.labels, part.class_names)
         sampler = EpisodeSampler(mapped, spec, split=f"{split} split")
         seed = mix_seed(TEST_SEED)
-        return {
-            k: evaluate(self.model, guide, sampler, tasks=tasks, seed=seed) for k, guide in readings(self.guide, steps).items()
-        }
+        guides = list(readings(self.guide, steps).items())
+        scored = guides if earlier else guides[-1:]
+        return {k: evaluate(self.model, guide, sampler, tasks=tasks, seed=seed) for k, guide in scored}
 
     def attributes(self) -> Mapping[str, Any]:
         """What made this posterior, for ArviZ."""

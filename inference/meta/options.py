@@ -90,6 +90,7 @@ class SibOptions(RunOptions):
         learning_rate: outer step size.
         patience: stop after this many validations without a better objective; 0 never stops early.
         validations: how often validation tasks are scored during training.
+        validation_tasks: how many are scored each time, and decide which steps are kept.
         protocols: test protocols, separated by commas: standard, imbalanced, lwof.
         test_tasks: tasks per test.
         seed: of everything random.
@@ -128,6 +129,7 @@ class SibOptions(RunOptions):
     learning_rate: PositiveNumber = 5e-3
     patience: NonNegativeInt = 0
     validations: PositiveInt = 10
+    validation_tasks: TwoOrMore = 300
     protocols: Protocols = Protocols((Protocol.STANDARD, Protocol.IMBALANCED))
     test_tasks: TwoOrMore = 1000
 

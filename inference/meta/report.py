@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from data.episodes import TaskSpec
 from data.items import LabelledItems
@@ -92,20 +93,26 @@ def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores
 
 
 def evaluate_learner(
-    learner: Learner, part: LabelledItems, spec: TaskSpec, *, split: str, tasks: int, steps: int | None = None
+    learner: Learner,
+    part: LabelledItems,
+    spec: TaskSpec,
+    *,
+    split: str,
+    tasks: int,
+    steps: int | None = None,
+    earlier: bool = True,
 ) -> list[TaskRecord]:
     """One record for each number of steps, 0 … K, on the same tasks; arguments as in
     :meth:`~inference.meta.learner.Learner.evaluate`."""
-    scores = learner.evaluate(part, spec, split=split, tasks=tasks, steps=steps)
+    scores = learner.evaluate(part, spec, split=split, tasks=tasks, steps=steps, earlier=earlier)
     return [make_record(learner, spec, split, k, score) for k, score in scores.items()]
 
 
 def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> list[TaskRecord]:
     """Each learner's record on validation tasks after its own K."""
     part = load_features(run.features)["val"]
-    return [
-        evaluate_learner(learner, part, learner.spec, split="val", tasks=VALIDATION_TASKS)[-1] for learner in fitted.values()
-    ]
+    score = partial(evaluate_learner, split="val", tasks=VALIDATION_TASKS, earlier=False)
+    return [record for learner in fitted.values() for record in score(learner, part, learner.spec)]
 
 
 def choose(records: Iterable[TaskRecord]) -> TaskRecord:

@@ -98,7 +98,7 @@ class MetaSchedule:
         validations: how often validation tasks are scored (an epoch is the time between two).
         patience: stop after this many validations without a better objective; 0 never stops early.
         seed: training and validation tasks, posterior draws.
-        validation_tasks: tasks per validation.
+        validation_tasks: tasks per validation, and per decision about a step.
         earlier: weight in the loss of each step before the last, whose weight is 1.
         scale_speed: how many times faster :func:`~models.parameters.logarithms` are learned: where β is large, the scales of
             prior and logits must fall by orders of magnitude.

@@ -26,9 +26,11 @@ class MatrixNormal(dist.TorchDistribution):
         super().__init__(self.flat.batch_shape, loc.shape[-2:], validate_args=False)
 
     def expand(self, batch_shape, _instance=None) -> MatrixNormal:
-        loc = self.flat.loc.unflatten(-1, self.shape_of_matrix)
-        matrix = self.flat.scale_tril.shape[-2:]
-        return MatrixNormal(loc.expand(*batch_shape, *self.shape_of_matrix), self.flat.scale_tril.expand(*batch_shape, *matrix))
+        new = self._get_checked_instance(MatrixNormal, _instance)
+        new.flat = self.flat.expand(batch_shape)  # shares one factor among draws, and does not check it again
+        new.shape_of_matrix = self.shape_of_matrix
+        super(MatrixNormal, new).__init__(new.flat.batch_shape, self.shape_of_matrix, validate_args=False)
+        return new
 
     @property
     def mean(self) -> Tensor:
@@ -51,8 +53,8 @@ def _kl_matrix_independent(q: MatrixNormal, p: torch.distributions.Independent) 
     if not isinstance(p.base_dist, torch.distributions.Normal) or p.reinterpreted_batch_ndims != 2:
         raise NotImplementedError(f"KL(MatrixNormal || {p}): only Normal(...).to_event(2) is supported")
     loc, scale = (t.expand(p.batch_shape + q.event_shape).flatten(-2) for t in (p.base_dist.loc, p.base_dist.scale))
-    covariance = q.flat.scale_tril @ q.flat.scale_tril.mT
-    trace = (covariance.diagonal(dim1=-2, dim2=-1) / scale**2).sum(-1)
+    factor = q.flat._unbroadcasted_scale_tril  # one for all draws
+    trace = (q.flat.variance / scale**2).sum(-1)
     shift = ((q.flat.loc - loc) / scale).square().sum(-1)
-    log_det = 2 * (scale.log().sum(-1) - q.flat.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+    log_det = 2 * (scale.log().sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
     return 0.5 * (trace + shift - loc.shape[-1] + log_det)
