@@ -18,7 +18,7 @@ from inference.meta.diagnosis import diagnose_tasks
 from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS
 from inference.meta.regression_diagnosis import diagnose_regression
-from inference.runs.commands import flags_in_errors, notes, read_options, run_command
+from inference.runs.commands import flags_in_errors, notes, read_options, run_process
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Options, options_from_yaml
 from inference.runs.study import draw_all
@@ -119,4 +119,4 @@ def figures(findings: Sequence[Finding]) -> dict[str, Callable[[], Figure]]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_process(main)

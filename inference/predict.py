@@ -16,7 +16,7 @@ from data.items import LabelledItems
 from data.sources.folder import load_tree
 from inference.meta.learner import Learner
 from inference.meta.report import UNITS, TaskRecord, evaluate_learner, format_records
-from inference.runs.commands import flags_in_errors, notes, read_options, run_command
+from inference.runs.commands import flags_in_errors, notes, read_options, run_process
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
@@ -136,4 +136,4 @@ def excluding(part: LabelledItems, prefixes: Names | None) -> LabelledItems:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_process(main)

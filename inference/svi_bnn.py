@@ -13,7 +13,7 @@ from inference.bnn.draw import figures
 from inference.bnn.fit import fit_run, make_problem, split_validation
 from inference.bnn.options import BnnOptions
 from inference.bnn.report import BnnRecord, final_records, format_agreement, format_table, legend, outside_items, save_fits
-from inference.runs.commands import flags_in_errors, read_command, run_command
+from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
 
@@ -94,4 +94,4 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_process(main)

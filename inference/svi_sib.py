@@ -33,7 +33,7 @@ from inference.meta.report import (
 )
 from inference.meta.stages import check_training, fit
 from inference.meta.variants import Variant
-from inference.runs.commands import flags_in_errors, read_command, run_command
+from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
 from inference.runs.tensors import Features, dataset_name, load_features
@@ -177,4 +177,4 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_process(main)

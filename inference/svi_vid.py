@@ -10,7 +10,7 @@ from torch import nn
 
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.tables import plural
-from inference.runs.commands import flags_in_errors, read_command, run_command
+from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
 from inference.vid.draw import run_figures
@@ -97,4 +97,4 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_process(main)

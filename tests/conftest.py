@@ -34,10 +34,19 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
+LONGEST = ("test_notebooks.py", "test_distributed.py", "test_svi_sib.py", "test_svi_vid.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that of processes side by side none is left with a long one at the end."""
+    """The longest files first, then others with slow tests, so that of processes side by side none is left with a long one at
+    the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,15 @@ import data, models, sys
 assert data.OWNER == models.OWNER == "the user"
 from sibyl import SIB, EpisodeSampler, TaskSpec, load_data
 glyphs = load_data("glyphs", image_size=16)
-sib = SIB.fit(glyphs, epochs=0, tasks=64, validations=1)  # on features that are not trained
+sib = SIB.fit(glyphs, epochs=0, tasks=64, validations=1, validation_tasks=20)  # on features that are not trained
 task = EpisodeSampler(glyphs.test, TaskSpec(way=5, shot=1)).sample(1, seed=0)
 print(tuple(sib.posterior(task.support_x, task.support_y, task.query_x).probabilities().shape))
 assert "guides" not in sys.modules and "inference" not in sys.modules, "no room of the checkout is in use"
 """
 HELP = """
-import contextlib, sys
+import contextlib, os, sys
 from importlib.metadata import distribution
+os._exit = sys.exit  # which can be suppressed
 for command in sorted(distribution("sibyl-vib").entry_points, key=lambda command: command.name):
     sys.argv = [f"/somewhere/bin/{command.name}", "--help"]
     with contextlib.suppress(SystemExit):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ from inference.svi_sib import SibStudy, Source
 from inference.svi_sib import main as svi_sib
 from tests.conftest import ROOT, explore_elsewhere, gaussian_bank, kill_midway
 
-TINY = ["--tasks", "64", "--validations", "2", "--test-tasks", "30", "--queries", "5", "--progress", "false"]
+TINY = ["--tasks", "64", "--validations", "2", "--validation-tasks", "40", "--test-tasks", "30", "--queries", "5"]
+TINY += ["--progress", "false"]
 MC_STEPS = ["--gradient", "mlp", "--inner-samples", "2", "--inner-lr", "1e-3", "--whiten", "false"]
 RECORD = {
     "split": str,
@@ -55,16 +57,20 @@ def run(tmp_path_factory):
     return svi_sib([*arguments, "--out", str(folder / "run"), "--protocols", "standard,imbalanced,lwof"])
 
 
-@pytest.fixture
-def images(tmp_path):
-    """Ten classes of coloured squares in one tree."""
+def draw_images(folder: Path) -> Path:
+    """Twelve classes of coloured squares in one tree."""
     generator = torch.Generator().manual_seed(0)
     for c in range(12):
-        (tmp_path / "images" / f"class{c:02d}").mkdir(parents=True)
+        (folder / f"class{c:02d}").mkdir(parents=True)
         for i in range(24):
             colour = (20 * c, 255 - 20 * c, int(torch.randint(255, (1,), generator=generator)))
-            Image.new("RGB", (20, 20), colour).save(tmp_path / "images" / f"class{c:02d}" / f"{i}.png")
-    return tmp_path / "images"
+            Image.new("RGB", (20, 20), colour).save(folder / f"class{c:02d}" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    return draw_images(tmp_path / "images")
 
 
 @pytest.mark.slow
@@ -201,44 +207,23 @@ def test_early_stopping(tmp_path):
 class TestKill:
     """kill -9 in the middle of training, then --resume, ends with the numbers of an unbroken run."""
 
-    def arguments(self, images):
-        return [
-            "--data",
-            "folder",
-            "--root",
-            str(images),
-            "--image-size",
-            "16",
-            "--epochs",
-            "6",
-            "--way",
-            "2",
-            "--queries",
-            "3",
-            "--tasks",
-            "2000",
-            "--validations",
-            "20",
-            "--test-tasks",
-            "50",
-            "--beta",
-            "0.1",
-            "--progress",
-            "false",
-            "--protocols",
-            "standard",
-        ]
+    @pytest.fixture(scope="class")
+    def arguments(self, tmp_path_factory):
+        images = draw_images(tmp_path_factory.mktemp("kill") / "images")
+        words = "--image-size 16 --epochs 6 --way 2 --queries 3 --tasks 2000 --validations 20 --validation-tasks 100"
+        words += " --test-tasks 50 --beta 0.1 --progress false --protocols standard --data folder --root"
+        return [*words.split(), str(images)]
 
-    def results(self, out):
-        return json.loads((out / "metrics.json").read_text())["results"]
+    @pytest.fixture(scope="class")
+    def whole(self, arguments, tmp_path_factory):
+        return svi_sib([*arguments, "--out", str(tmp_path_factory.mktemp("whole") / "run")])
 
     @pytest.mark.parametrize("stage", ["pretrain", "distance-beta0.1-k3"])
-    def test_resume_equals_unbroken(self, tmp_path, images, stage):
-        svi_sib([*self.arguments(images), "--out", str(tmp_path / "whole")])
-        broken = tmp_path / "broken"
-        kill_midway("svi_sib", self.arguments(images), broken, stage)
-        svi_sib(["--resume", str(broken)])
-        assert self.results(broken) == self.results(tmp_path / "whole")
+    def test_resume_equals_unbroken(self, tmp_path, arguments, whole, stage):
+        kill_midway("svi_sib", arguments, tmp_path / "broken", stage)
+        broken = svi_sib(["--resume", str(tmp_path / "broken")])
+        first, second = (json.loads(run.metrics.read_text())["results"] for run in (whole, broken))
+        assert first == second
 
 
 def error_of(arguments, capsys, command=svi_sib) -> str:
@@ -317,26 +302,22 @@ class TestErrors:
 
     @pytest.mark.slow
     def test_checkpoint_of_another_configuration(self, run, tmp_path, capsys):
-        for name in ("whole", "other"):
-            out = tmp_path / name
-            dim = 10 if name == "whole" else 6
-            (tmp_path / f"f{dim}").mkdir()
-            common = ["--features", feature_file(tmp_path / f"f{dim}", dim=dim), "--beta", "0.1", "--protocols", "standard"]
-            svi_sib([*TINY, *common, "--out", str(out)])
+        features = ["--features", feature_file(tmp_path, dim=6), "--beta", "0.1", "--protocols", "standard"]
+        other = svi_sib([*TINY, *features, "--out", str(tmp_path / "other")])
+        whole = shutil.copytree(run.path, tmp_path / "whole")
         guide = "checkpoints/distance-beta0.1-k3.safetensors"
-        os.replace(tmp_path / "other" / guide, tmp_path / "whole" / guide)
-        assert "another configuration" in error_of(["--resume", tmp_path / "whole"], capsys)
-        (tmp_path / "whole" / guide).write_bytes(b"short")
-        assert "damaged" in error_of(["--resume", tmp_path / "whole"], capsys)
+        os.replace(other.path / guide, whole / guide)
+        assert "another configuration" in error_of(["--resume", whole], capsys)
+        (whole / guide).write_bytes(b"short")
+        assert "damaged" in error_of(["--resume", whole], capsys)
 
     @pytest.mark.slow
-    def test_truncated_checkpoint(self, tmp_path, capsys):
-        common = ["--features", feature_file(tmp_path), "--beta", "0.1", "--protocols", "standard", *TINY]
-        finished = svi_sib([*common, "--out", str(tmp_path / "run")])
-        (finished.checkpoints / "distance-beta0.1-k3.safetensors").unlink()
-        last = finished.checkpoints / "distance-beta0.1-k3" / "last.ckpt"
+    def test_truncated_checkpoint(self, run, tmp_path, capsys):
+        whole = shutil.copytree(run.path, tmp_path / "whole")
+        (whole / "checkpoints" / "distance-beta0.1-k3.safetensors").unlink()
+        last = whole / "checkpoints" / "distance-beta0.1-k3" / "last.ckpt"
         last.write_bytes(last.read_bytes()[:500])
-        assert "cannot be resumed" in error_of(["--resume", finished.path], capsys)
+        assert "cannot be resumed" in error_of(["--resume", whole], capsys)
 
     def test_loss_that_is_not_a_number(self, tmp_path, capsys):
         arguments = ["--features", feature_file(tmp_path), "--out", tmp_path / "run", "--learning-rate", "1e30", *TINY]

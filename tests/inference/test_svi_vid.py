@@ -23,6 +23,15 @@ TINY += ["--batch", "32", "--per-class", "4", "--runs", "1", "--progress", "fals
 RECORD = {"method": str, "per_class": int, "accuracy": float, "nll": float, "ece": float, "run": int}
 
 
+drawn_once = functools.cache(sources.load_supervised)
+
+
+@pytest.fixture(autouse=True)
+def letters_are_drawn_once(monkeypatch):
+    """By all runs of this process; those that are started draw their own."""
+    monkeypatch.setattr(sources, "load_supervised", drawn_once)
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return str(tmp_path_factory.mktemp("teachers"))
@@ -140,14 +149,7 @@ def test_a_student_of_its_own_kind_learns_what_its_teacher_knows():
     assert [m.shape for m in maps.values()] == [(5, 8, 8), (5, 4, 4), (5, 2, 2), (5, 1, 1)]
 
 
-drawn_once = functools.cache(sources.load_supervised)
-
-
 class TestErrors:
-    @pytest.fixture(autouse=True)
-    def letters_are_drawn_once(self, monkeypatch):
-        monkeypatch.setattr(sources, "load_supervised", drawn_once)
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -10,6 +10,7 @@ from data.errors import DataWarning, UserError
 from inference.bnn.options import BnnOptions
 from inference.meta.options import SibOptions
 from inference.predict import PredictOptions
+from inference.runs import commands
 from inference.runs.commands import OptionParser, flags_in_errors, notes, read_command, run_command, write_metrics
 from inference.runs.folder import RunFolder
 from inference.runs.options import RunOptions
@@ -159,3 +160,18 @@ def test_warnings_about_data_are_one_plain_line_each_once(capsys):
         for _ in range(3):
             warnings.warn("few images", DataWarning, stacklevel=1)
     assert capsys.readouterr().out == "note: few images\n"
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, 0), (UserError("no such thing"), 2), (SystemExit(0), 0)])
+def test_a_process_ends_at_once_but_for_what_was_left_to_its_end(error, status, monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(commands.atexit, "_run_exitfuncs", lambda: ended.append("registered"))
+    monkeypatch.setattr(commands.os, "_exit", ended.append)
+
+    def main(arguments):
+        if error is not None:
+            raise error
+
+    commands.run_process(main)
+    assert ended == ["registered", status]
+    assert capsys.readouterr().err == ("error: no such thing\n" if status else "")

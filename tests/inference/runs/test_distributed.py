@@ -19,8 +19,8 @@ from tests.conftest import ROOT, gaussian_bank
 pytestmark = pytest.mark.slow
 TWO_WAYS = ("devices", "torchrun")
 COMMON = ["--device", "cpu", "--precision", "64-true", "--progress", "false"]
-META = ["--beta", "0.1", "--tasks", "66", "--batch", "15", "--validations", "2", "--test-tasks", "20", "--queries", "5"]
-META += ["--protocols", "standard"]
+META = ["--beta", "0.1", "--tasks", "66", "--batch", "15", "--validations", "2", "--validation-tasks", "40"]
+META += ["--test-tasks", "20", "--queries", "5", "--protocols", "standard"]
 BNN = ["--data", "curve", "--hidden", "6", "--epochs", "4", "--rounds", "2", "--posteriors", "2", "--batch", "31"]
 BNN += ["--samples", "8", "--algorithms", "deterministic,vanilla,online", "--beta", "1"]
 
@@ -113,7 +113,7 @@ def test_draws_within_the_steps_and_a_hierarchical_prior_are_shared_too(features
 
 def test_pre_training_shares_images_augmentation_and_batch_norm(images, tmp_path):
     arguments = ["--data", "folder", "--root", images, "--image-size", "16", "--epochs", "2", "--way", "2", "--queries", "3"]
-    arguments += [*META, "--queries", "3", "--tasks", "32"]
+    arguments += [*META, "--queries", "3", "--tasks", "32", "--steps", "0"]
     run("svi_sib", arguments, tmp_path / "one")
     run("svi_sib", arguments, tmp_path / "two", "devices")
     assert furthest(tmp_path / "one", tmp_path / "two") < 1e-6
@@ -140,7 +140,7 @@ def test_bad_options_are_said_once(tmp_path):
 @pytest.mark.parametrize("way", TWO_WAYS)
 def test_a_killed_process_ends_the_run(way, tmp_path):
     """With a line, and long before a timeout."""
-    arguments = [*BNN, "--epochs", "40000", "--algorithms", "vanilla"]
+    arguments = [*BNN, "--epochs", "4000", "--algorithms", "vanilla"]  # there is a checkpoint after a sixtieth of them
     with open(tmp_path / "out", "w") as out, open(tmp_path / "errors", "w") as errors:
         process = start("svi_bnn", arguments, tmp_path / "run", way, stdout=out, stderr=errors)
         deadline = time.monotonic() + 120
