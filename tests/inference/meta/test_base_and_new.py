@@ -20,7 +20,7 @@ from models.networks.feature_space import class_means
 from tests.conftest import classes_of, gaussian_bank, marked_splits, splits_of
 
 TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "test_tasks": 20, "progress": False, "holdout": 4}
-TINY |= {"protocols": "lwof", "rank": 0}
+TINY |= {"protocols": "lwof", "rank": 0, "validation_tasks": 20}
 
 
 def options(**given) -> SibOptions:

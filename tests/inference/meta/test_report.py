@@ -25,7 +25,7 @@ from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features, save_features
 from tests.conftest import marked_splits, splits_of
 
-OPTIONS = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "progress": False}
+OPTIONS = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "validation_tasks": 20, "progress": False}
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.mixed import MixedSampler
 from inference.meta import stages
+from inference.meta.base_and_new import lwof_schedule
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings, PretrainSettings, settings
+from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
 from inference.meta.sib import SIB
 from inference.meta.stages import (
     all_variants,
@@ -24,7 +25,7 @@ from inference.runs.tensors import load_features, load_tensors, save_features
 from models.networks.feature_network import FeatureNetwork
 from tests.conftest import marked_images, marked_splits, splits_of
 
-TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "progress": False, "beta": 0.1}
+TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "validation_tasks": 20, "progress": False, "beta": 0.1}
 
 
 def test_guides_train_on_training_classes_and_are_validated_on_validation_classes(tmp_path, monkeypatch):
@@ -174,3 +175,10 @@ def test_training_and_validation_tasks_decide_about_steps():
     episode = stages.deciding(samplers).sample(8, seed=0)
     assert splits_of(episode.query_x[::2]) == {"train"}
     assert splits_of(episode.query_x[1::2]) == {"val"}
+
+
+def test_validation_tasks_are_as_many_as_asked_for():
+    """Of learning without forgetting, whose tasks have all base classes, a hundred at most."""
+    few, usual = (SibOptions(**given) for given in ({"validation_tasks": 7}, {}))
+    assert [settings(MetaSchedule, options).validation_tasks for options in (few, usual)] == [7, 300]
+    assert [lwof_schedule(options).validation_tasks for options in (few, usual)] == [7, 100]
