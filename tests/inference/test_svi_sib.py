@@ -203,27 +203,27 @@ def test_early_stopping(tmp_path):
     assert stopped.metrics.exists()
 
 
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Arguments of a run that takes long enough to be killed midway."""
+    images = draw_images(tmp_path_factory.mktemp("long") / "images")
+    words = "--image-size 16 --epochs 6 --way 2 --queries 3 --tasks 2000 --validations 20 --validation-tasks 100"
+    words += " --test-tasks 50 --beta 0.1 --progress false --protocols standard --data folder --root"
+    return [*words.split(), str(images)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(long, tmp_path_factory):
+    return svi_sib([*long, "--out", str(tmp_path_factory.mktemp("unbroken") / "run")])
+
+
 @pytest.mark.slow
-class TestKill:
-    """kill -9 in the middle of training, then --resume, ends with the numbers of an unbroken run."""
-
-    @pytest.fixture(scope="class")
-    def arguments(self, tmp_path_factory):
-        images = draw_images(tmp_path_factory.mktemp("kill") / "images")
-        words = "--image-size 16 --epochs 6 --way 2 --queries 3 --tasks 2000 --validations 20 --validation-tasks 100"
-        words += " --test-tasks 50 --beta 0.1 --progress false --protocols standard --data folder --root"
-        return [*words.split(), str(images)]
-
-    @pytest.fixture(scope="class")
-    def whole(self, arguments, tmp_path_factory):
-        return svi_sib([*arguments, "--out", str(tmp_path_factory.mktemp("whole") / "run")])
-
-    @pytest.mark.parametrize("stage", ["pretrain", "distance-beta0.1-k3"])
-    def test_resume_equals_unbroken(self, tmp_path, arguments, whole, stage):
-        kill_midway("svi_sib", arguments, tmp_path / "broken", stage)
-        broken = svi_sib(["--resume", str(tmp_path / "broken")])
-        first, second = (json.loads(run.metrics.read_text())["results"] for run in (whole, broken))
-        assert first == second
+@pytest.mark.parametrize("stage", ["pretrain", "distance-beta0.1-k3"])
+def test_a_run_killed_midway_ends_with_the_numbers_of_an_unbroken_one(stage, long, unbroken, tmp_path):
+    kill_midway("svi_sib", long, tmp_path / "broken", stage)
+    resumed = svi_sib(["--resume", str(tmp_path / "broken")])
+    first, second = (json.loads(run.metrics.read_text())["results"] for run in (unbroken, resumed))
+    assert first == second
 
 
 def error_of(arguments, capsys, command=svi_sib) -> str:
