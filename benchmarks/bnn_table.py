@@ -23,11 +23,13 @@ COLUMNS = {
     "rate": ("rate (prior)", 1, 1),
     "mixture_rate": ("rate (mixture)", 1, 1),
     "neg_elbo": ("−ELBO", 1, 0),
+    "evidence": ("log evidence", 1, 0),
     "guess": ("guess", 1, 0),
     "gap": ("gap %", 100, 2),
     "information": ("I(w; S)", 1, 2),
     "bound": ("bound %", 100, 1),
     "auroc": ("AUROC", 1, 4),
+    "seconds": ("seconds", 1, 0),
 }
 
 
