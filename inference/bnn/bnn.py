@@ -144,7 +144,7 @@ class BNN:
         observation = choose_likelihood(likelihood, y, noise)
         check_weights(way, chosen.weights)
         data = read_data(x, y, observation)
-        check_device(device)
+        check_device(device, devices)
         if out is not None and RunFolder(out).config.exists():
             raise UserError(f"{out} already holds a run: choose another `out`")
         recipe = Recipe(way, weight, observation, m, scales, chosen)
@@ -339,12 +339,14 @@ def build_guide(recipe: Recipe, start: Tensor, units: WeightScales) -> MeanField
     return MeanFieldGuide(start, settings.initial_scale, scales=units)
 
 
-def check_device(device: str) -> None:
-    """Fail where there is no such device.
+def check_device(device: str, devices: int = 1) -> None:
+    """Fail where there is no such device, or no process to train with.
 
     Raises:
-        UserError: an unknown name, or a GPU that is not there.
+        UserError: an unknown name, a GPU that is not there, or fewer than one process.
     """
+    if not isinstance(devices, int) or devices < 1:
+        raise UserError(f"`devices={devices!r}` must be a whole number, above 0")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {device!r}: choose auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():

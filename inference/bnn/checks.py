@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +96,7 @@ def choose_likelihood(given: Likelihood | str | None, targets: Tensor, noise: fl
     Raises:
         UserError: an unknown name, or noise that is not positive, or of another likelihood.
     """
-    if noise is not None and not (isinstance(noise, int | float) and 0 < noise < float("inf")):
-        raise UserError(f"`noise={noise}` must be a positive number")
+    check_positive("noise", noise)
     if isinstance(given, Likelihood):
         if noise is not None:
             raise UserError(f"`noise={noise:g}` is of a likelihood by name: a module has its own")
@@ -110,6 +111,16 @@ def choose_likelihood(given: Likelihood | str | None, targets: Tensor, noise: fl
     if given != LikelihoodName.GAUSSIAN:
         raise UserError(f"`noise={noise:g}` is of gaussian targets, and the likelihood is {given}: leave it out")
     return GaussianLikelihood(noise, learned=False)
+
+
+def check_positive(argument: str, value: float | None) -> None:
+    """Fail where a number is given that is not positive.
+
+    Raises:
+        UserError: this, or no number.
+    """
+    if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
+        raise UserError(f"`{argument}={value!r}` must be a positive number")
 
 
 def choose_algorithm(name: str) -> Algorithm:
@@ -131,8 +142,8 @@ def choose_beta(algorithm: Algorithm, beta: float | None) -> float:
     """
     if beta is None:
         return algorithm.betas((1.0,))[0]
-    if not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
-        raise UserError(f"`beta={beta}` must be a finite number, 0 or more")
+    if not isinstance(beta, Real) or not 0 <= beta < math.inf:
+        raise UserError(f"`beta={beta!r}` must be a finite number, 0 or more")
     fixed = algorithm.betas((float(beta),))[0]
     if beta != fixed:
         raise UserError(f"{algorithm} has β = {fixed:g}: leave out `beta={beta:g}`, or choose another algorithm")
@@ -157,6 +168,7 @@ def choose_prior(
         UserError: an unknown name, a scale that is not positive, or a prior for an algorithm that has its own.
     """
     module = isinstance(prior, WeightPrior)
+    check_positive("prior_scale", scale)
     if scales is not None and scales not in list(PriorScales):
         raise UserError(f"unknown prior_scales {scales!r}: choose {', '.join(PriorScales)}")
     if module and (scale is not None or scales is not None):
@@ -191,7 +203,7 @@ def choose_weights(network: nn.Module, weights: Sequence[str]) -> Callable[[str]
         return None
     names = [name for name, _ in network.named_parameters()]
     if tuple(weights) == ("last",):
-        layer = names[-1].rpartition(".")[0]
+        layer = names[-1].rpartition(".")[0] if names else None
         return lambda name: name.rpartition(".")[0] == layer
     if unknown := [pattern for pattern in weights if not fnmatch.filter(names, pattern)]:
         raise UserError(

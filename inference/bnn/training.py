@@ -80,6 +80,7 @@ class BnnTraining(lightning.LightningModule):
         own = objective.model.likelihood
         every = own.copies(plan.posteriors)  # another module only where posteriors train one after another
         self.likelihoods = None if every is own else every.requires_grad_(False)
+        self.to(start.dtype)  # the network's, where that is not the default: of all parts, and Lightning's word for it
 
     @property
     def mixture(self) -> MixtureWeightPrior | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,9 +133,9 @@ def fit_laplace(
     """One fit of laplace-torch."""
     layers = {name.rpartition(".")[0] for name, _ in network.named_parameters()}
     part = "last_layer" if last and len(layers) > 1 else "all"
-    with warnings.catch_warnings():
+    parameter = next(network.parameters())
+    with warnings.catch_warnings(), default_dtype(parameter.dtype):
         warnings.simplefilter("ignore")  # it calls the tuning of classifiers' priors experimental
-        parameter = next(network.parameters())
         x = data.items.to(parameter.dtype) if data.items.is_floating_point() else data.items
         y = data.labels.to(parameter.dtype)[:, None] if kind == "regression" else data.labels
         fit = laplace_class()(network, kind, part, structure, **options)
@@ -142,6 +143,18 @@ def fit_laplace(
         if tune:
             fit.optimize_prior_precision(pred_type="glm", method="marglik", init_prior_prec=fit.prior_precision)
     return fit
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors are made in ``dtype``: the library asks for the columns of a full Hessian by unit vectors in the default, and so
+    rounds the Hessian of a network in double precision, or fails."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def trained_network(model: BayesianNetwork, weights: Tensor) -> torch.nn.Module:

@@ -204,6 +204,16 @@ class TestAlgorithms:
         fitted = BNN.fit(nn.Linear(4, 3), x, y, algorithm="beta-bnn", beta=100.0, **options)
         assert float(fitted.rates.max()) < math.log(4) + 1
 
+    @pytest.mark.parametrize("algorithm", [a for a in Algorithm if a is not Algorithm.NUTS])
+    def test_a_network_in_double_precision_is_fitted_and_predicts_in_it(self, algorithm):
+        if algorithm is Algorithm.LAPLACE:
+            pytest.importorskip("laplace")
+        x, network = torch.randn(12, 2), nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+        options = {"epochs": 1, "rounds": 1, "posteriors": 2, "iterates": 2, "rank": 2}
+        fitted = BNN.fit(network, x.double(), x[:, 0], algorithm=algorithm, **options).posterior
+        assert fitted.loc.dtype == fitted.outputs(x, num_samples=2).dtype == torch.float64
+        assert {parameter.dtype for parameter in fitted.model.parameters()} <= {torch.float64}
+
     def test_same_seed_same_numbers(self):
         x, y = blobs(60)
         options = {"epochs": 4, "rounds": 2, "posteriors": 2, "algorithm": "online"}
@@ -324,7 +334,10 @@ class TestArguments:
             ({"hidden": "3"}, "unknown argument hidden"),
             ({"likelihood": "cauchy"}, "unknown likelihood 'cauchy'"),
             ({"prior": "cauchy"}, "unknown prior 'cauchy'"),
-            ({"prior_scale": -1.0}, "scale must be positive"),
+            ({"prior_scale": -1.0}, "`prior_scale=-1.0` must be a positive number"),
+            ({"prior_scale": "wide"}, "`prior_scale='wide'` must be a positive number"),
+            ({"noise": torch.tensor(0.1)}, r"`noise=tensor\(0.1000\)` must be a positive number"),
+            ({"devices": 0}, "`devices=0` must be a whole number, above 0"),
             ({"prior": GaussianWeightPrior(), "prior_scale": 2.0}, "`prior_scale=2` is of a prior by name"),
             ({"prior": GaussianWeightPrior(), "prior_scales": "input"}, "`prior_scales=input` is of a prior by name"),
             ({"prior_scales": "unit"}, "unknown prior_scales 'unit': choose layer, input, fan-in, fixed"),

@@ -60,6 +60,11 @@ class TestNetworks:
         with pytest.raises(UserError, match=f"the network has 2 outputs, but the {likelihood} likelihood reads 1"):
             BNN.fit(nn.Linear(1, 2), X, HALVES.float(), likelihood=likelihood)
 
+    @pytest.mark.parametrize("weights", ["all", "last"])
+    def test_one_without_parameters_is_refused(self, weights):
+        with pytest.raises(UserError, match="vanilla: no parameter of the network is random"):
+            BNN.fit(nn.Flatten(), X, X[:, 0], weights=weights)
+
     def test_outputs_without_a_dimension_of_their_own_are_refused(self):
         with pytest.raises(UserError, match="give it a vector of outputs"):
             BNN.fit(nn.Sequential(nn.Linear(1, 1), nn.Flatten(0)), X, X[:, 0])

@@ -85,6 +85,7 @@ def test_beta_weighs_the_rate_in_what_is_optimised_and_in_its_loss(solved):
     torch.testing.assert_close(guide.loc[:, 0], mean, atol=0.1, rtol=0)
     none, one, nine = (task_losses(model, guide, episode, beta=beta) for beta in (0.0, 1.0, 9.0))
     torch.testing.assert_close(nine - none, 9 * (one - none))
+    assert bool((one > none).all()), "a rate"
 
 
 def test_pareto_k_is_small_for_the_exact_posterior_and_large_for_a_narrow_one(solved):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from data.errors import UserError
+from data.items import LabelledItems
 from inference.bnn.bnn import BNN
 from inference.bnn.posterior import WeightPosterior
 from inference.bnn.posteriors.laplace import laplace_posterior, prior_precision
@@ -33,6 +34,16 @@ class TestLinearRegression:
         outputs = fitted.outputs(x, num_samples=8000)[..., 0]
         torch.testing.assert_close(outputs, draws @ x.T)
         torch.testing.assert_close(outputs.var(0), exact.predictive_variance(x), atol=0, rtol=0.08)
+
+    @pytest.mark.parametrize("inputs", [1, 3])
+    def test_a_full_hessian_is_in_double_precision_whatever_the_network_is_in(self, inputs):
+        x = torch.randn(40, inputs)
+        model = BayesianNetwork(nn.Linear(inputs, 1, bias=False), GaussianWeightPrior(), GaussianLikelihood(1.0, learned=False))
+        points = WeightPosterior(model, model.initial_weights(1), None)
+        fitted = laplace_posterior(points, LabelledItems(x, x[:, 0], ()), structure="full").fits[0]
+        assert torch.get_default_dtype() == torch.float32
+        expected = x.double().T @ x.double() + torch.eye(inputs, dtype=torch.float64)
+        torch.testing.assert_close(fitted.posterior_precision, expected, atol=1e-12, rtol=1e-12)
 
     def test_the_tuned_prior_has_the_greater_evidence(self, exact):
         points = WeightPosterior(exact.model, exact.mean[None], None)
