@@ -9,6 +9,7 @@ from guides.low_rank import LowRankGuide
 from inference.elbo import RateDistortionELBO
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior
+from models.bayesian.weight_scales import PriorScales, WeightScales
 from models.likelihoods import GaussianLikelihood
 from tests.conftest import descend
 
@@ -18,6 +19,12 @@ NOISE, SCALE = 0.5, 1.5
 def test_starts_with_the_scale_asked_for():
     guide = LowRankGuide(torch.zeros(40, 50), 0.1, rank=4)
     assert float(guide.distribution().variance.mean().sqrt().detach()) == pytest.approx(0.1, rel=0.02)
+
+
+def test_both_parts_are_in_the_units_of_the_weights():
+    units = WeightScales({"weight": torch.Size([80, 25])}, PriorScales.FAN_IN)
+    variance = LowRankGuide(torch.zeros(1, 2000), 0.1, rank=4, scales=units).distribution().variance.detach()
+    assert float(variance.mean().sqrt()) == pytest.approx(0.1 / 5, rel=0.05)
 
 
 def test_with_enough_rank_it_lands_on_the_exact_posterior_and_evidence(float64):

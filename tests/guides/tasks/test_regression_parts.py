@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.regression import network_outputs, network_prior, network_tasks
+from data.regression import linear_posterior, network_outputs, network_prior, network_tasks
 from guides.tasks.families import PosteriorParameters
 from guides.tasks.gradient_networks import ResidualGradient
 from guides.tasks.rules import GradientStep, Pull
@@ -17,6 +17,15 @@ def test_a_linearised_start_of_a_linear_predictor_is_ridge_regression(float64):
     linearised = LinearisedStart(LinearPredictor(1.0, learned=False).double(), loc, scale, 0.4)
     for found, expected in zip(linearised(x, y, x, 1), RidgeStart(loc, scale, 0.4)(x, y, x, 1), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_ridge_regression_has_the_exact_mean_and_the_best_diagonal_s_variances(float64):
+    loc, scale = torch.randn(3), torch.rand(3) + 0.5
+    x, y = torch.randn(4, 6, 3), torch.randn(4, 6)
+    mean, covariance = linear_posterior(x, y, loc, scale, 0.4)
+    found, log_scale = RidgeStart(loc, scale, 0.4)(x, y, x, 1)
+    torch.testing.assert_close(found[:, 0], mean)
+    torch.testing.assert_close((-2 * log_scale[:, 0]).exp(), torch.linalg.inv(covariance).diagonal(dim1=-2, dim2=-1))
 
 
 def test_a_linearised_network_has_the_slopes_of_the_network_at_the_prior_s_mean(float64):

@@ -50,6 +50,13 @@ def test_a_narrower_gaussian_has_the_known_kl_and_width(model):
     assert agreement.r_hat is None
 
 
+def test_the_width_is_that_of_the_side_where_it_is_worse(model):
+    """Far from zero, at 4; not at −1, on the other side of inputs from 1 to 2."""
+    other = WeightPosterior(model, torch.zeros(1, 2), torch.full((1, 2), 0.1).log())
+    worse = math.sqrt((17 * 0.1**2 + NOISE**2) / (17 * 0.2**2 + NOISE**2))
+    assert agree(chains(model), other, torch.tensor([[1.0], [2.0]])).width == pytest.approx(worse, rel=0.08)
+
+
 def test_nuts_is_beside_itself(model):
     named = {"nuts": chains(model), "vanilla": WeightPosterior(model, torch.zeros(1, 2), torch.full((1, 2), 0.2).log())}
     agreements = compare(named, X)

@@ -4,7 +4,8 @@ import torch
 
 from data.regression import load_curve
 from inference.bnn import fit
-from inference.bnn.fit import choose_beta, fit_run, split_validation
+from inference.bnn.algorithms import Algorithm
+from inference.bnn.fit import Selection, choose_beta, fit_run, make_problem, split_validation, validate
 from inference.bnn.options import BnnOptions
 from inference.runs.folder import RunFolder
 from tests.inference.bnn.conftest import items
@@ -26,6 +27,17 @@ def test_the_chosen_beta_is_trained_on_all_items(monkeypatch, tmp_path):
     options = BnnOptions(data="curve", algorithms="fixed-prior,vanilla", beta="0.01,0.2,3")
     fit_run(options, load_curve(), RunFolder(tmp_path))
     assert trained == [(0.2, 120), (1.0, 120)]
+
+
+def test_a_beta_is_validated_by_a_fit_that_has_not_seen_the_validation_items(monkeypatch, tmp_path):
+    options, seen = BnnOptions(data="curve", algorithms="fixed-prior", beta="0.1,1"), []
+    monkeypatch.setattr(fit, "fit_posterior", lambda network, data, recipe, **_: seen.append(data))
+    monkeypatch.setattr(fit, "make_record", lambda bnn, train, held_out, **_: (train, held_out))
+    problem = make_problem(options, load_curve())
+    recipe = problem.recipe(Algorithm.FIXED, 0.1, options.fit)
+    train, held_out = validate(problem, recipe, Selection(0.25, 8), loop=options.loop, run=RunFolder(tmp_path))
+    assert seen == [train]
+    assert (len(train), len(held_out)) == (90, 30)
 
 
 def test_validation_items_are_a_part_of_the_training_items_and_not_trained_on():

@@ -28,6 +28,17 @@ class TestDraws:
         nearest = torch.cdist(fitted.sample(6), fitted.loc).argmin(1)
         assert nearest.tolist() == fitted.components(6).tolist() == [0, 1, 2, 0, 1, 2]
 
+    def test_with_factors_have_their_covariance(self):
+        """diag exp(log_scale)² + F Fᵀ of each component, whose standard deviations are the roots of its diagonal."""
+        factor = torch.tensor([[[1.0], [2.0]], [[1.0], [-1.0]]])
+        model = BayesianNetwork(nn.Linear(2, 1, bias=False), None)
+        fitted = WeightPosterior(model, torch.zeros(2, 2), torch.full((2, 2), 0.5).log(), factor=factor)
+        covariance = 0.25 * torch.eye(2) + factor @ factor.mT
+        torch.testing.assert_close(fitted.log_scales().exp(), covariance.diagonal(dim1=-2, dim2=-1).sqrt())
+        draws = fitted.sample(20_000)
+        for k in range(2):
+            torch.testing.assert_close(draws[k::2].T.cov(), covariance[k], atol=0.25, rtol=0)
+
     def test_of_points_are_the_points_once(self):
         assert posterior(scale=None).outputs(torch.randn(5, 4), num_samples=40).shape == (3, 5, 3)
 

@@ -40,7 +40,16 @@ class TestRecord:
         whole = record(bnn, train, train)["distortion"]
         monkeypatch.setattr(report, "SCORED_AT_MOST", 15)
         assert record(bnn, train, train)["distortion"] == pytest.approx(whole, rel=1e-5)
+        assert record(bnn, train, train)["guess"] == pytest.approx(60 * math.log(3))
         assert whole == pytest.approx(60 * record(bnn, train, train)["train_nll"], rel=1e-5)
+
+    def test_each_score_is_of_its_own_items(self):
+        bnn, train, held_out = fitted(scale=None), items(50), items(20)
+        found, posterior = record(bnn, train, held_out), bnn.posterior
+        assert found["nll"] == pytest.approx(posterior.scores(held_out)["nll"])
+        assert found["accuracy"] == posterior.scores(held_out)["accuracy"]
+        assert found["train_nll"] == pytest.approx(posterior.scores(train)["nll"])
+        assert found["train_accuracy"] == posterior.scores(train)["accuracy"]
 
     def test_elbo_guess_and_scales(self):
         bnn, train = fitted(), items(50)

@@ -11,6 +11,8 @@ from data.items import LabelledItems
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.bnn import Recipe, prepare
 from inference.bnn.training import BnnTraining
+from models.bayesian.weight_priors import GaussianWeightPrior
+from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
 from tests.inference.bnn.conftest import items
 
@@ -26,7 +28,7 @@ def training(algorithm=Algorithm.BETA_BNN, n=400, likelihood=None, **settings) -
         nn.Linear(4, outputs), data, Recipe(algorithm, 1.0, likelihood or CategoricalLikelihood(), settings=chosen)
     )
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 0.1)
-    module._trainer = SimpleNamespace(optimizers=[optimizer], world_size=1, current_epoch=0)
+    module._trainer = SimpleNamespace(optimizers=[optimizer], world_size=1, global_rank=0, current_epoch=0)
     return module
 
 
@@ -83,6 +85,29 @@ class TestRounds:
         module.on_train_epoch_end()
         torch.testing.assert_close(module.rates, torch.full((2,), 0.5 * 4 * module.start.shape[1]))
         torch.testing.assert_close(module.mixture.loc, module.objective.guide.loc.detach())
+
+
+class TestSteps:
+    @pytest.mark.parametrize(("epoch", "share"), [(0, 0.0), (1, 0.5), (2, 1.0), (3, 1.0)])
+    def test_the_loss_weighs_the_rate_by_a_beta_that_warms_up(self, epoch, share):
+        """In half of four epochs; nats per item of 40."""
+        module, logged = training(Algorithm.FIXED, n=40, beta_warmup=0.5), {}
+        module.trainer.current_epoch = epoch
+        module.log_dict = lambda values, **_: logged.update(values)
+        module.on_train_epoch_start()
+        loss = module.training_step(0, 0)
+        torch.testing.assert_close(loss, logged["train/distortion"] + share * logged["train/rate"] / 40)
+        assert float(logged["train/rate"]) > 1
+
+    def test_every_kind_of_number_is_learned_at_its_speed(self):
+        settings = FitSettings(learning_rate=0.1, scale_speed=3.0, prior_speed=0.5)
+        recipe = Recipe(Algorithm.VANILLA, 1.0, GaussianLikelihood(1.0), GaussianWeightPrior(), PriorScales.LAYER, settings)
+        module = prepare(nn.Linear(4, 1), LabelledItems(torch.randn(9, 4), torch.randn(9), ()), recipe)
+        groups = module.configure_optimizers()["optimizer"].param_groups
+        rates = {id(group["params"][0]): group["lr"] for group in groups}
+        model, guide = module.objective.model, module.objective.guide
+        found = [rates[id(p)] for p in (guide.standard_log_scale, model.prior.scales.log_scale, model.likelihood.log_noise)]
+        assert found == pytest.approx([0.3, 0.05, 0.1])
 
 
 class TestNoise:

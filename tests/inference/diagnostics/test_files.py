@@ -3,9 +3,10 @@
 import arviz
 import numpy as np
 import pytest
+import torch
 
 from data.errors import UserError
-from inference.diagnostics.files import examine_files
+from inference.diagnostics.files import chain_means, examine_files
 from inference.evaluation.posterior import infer
 from inference.meta.regression_guides import build_regression
 from inference.meta.regression_tasks import Problem
@@ -13,11 +14,12 @@ from inference.meta.regression_tasks import Problem
 ITEMS, DRAWS = 400, 500
 
 
-def regression_file(folder, name, widen=1.0, shift=0.0, chains=2):
+def regression_file(folder, name, widen=1.0, shift=0.0, chains=2, stuck=0.0):
     """Items y ~ N(0, 1) predicted by N(shift, widen²), as draws of a mean that hardly varies."""
     rng = np.random.default_rng(len(name))
     y = np.random.default_rng(0).normal(size=ITEMS)
     mean = shift + 1e-3 * rng.normal(size=(chains, DRAWS, ITEMS))
+    mean[0, :, 0] += stuck
     density = -0.5 * ((y - mean) / widen) ** 2 - np.log(widen) - 0.5 * np.log(2 * np.pi)
     predictions = {"y": mean + widen * rng.normal(size=mean.shape), "mean": mean, "log_density": density}
     data = arviz.from_dict(predictions=predictions, predictions_constant_data={"y": y})
@@ -39,6 +41,17 @@ def test_coverage_and_regret_against_the_sampler(tmp_path):
     assert "chains have mixed" in nuts.verdict
 
 
+def test_one_item_on_which_chains_differ_is_enough_to_say_so(tmp_path):
+    (nuts,) = examine_files([regression_file(tmp_path, "nuts", stuck=0.1)])
+    assert nuts.r_hat > 1.5
+    assert "chains have not mixed" in nuts.verdict
+
+
+def test_the_density_of_a_chain_is_the_mean_over_its_draws():
+    logs = torch.randn(2, 5, 3)
+    torch.testing.assert_close(chain_means(logs), logs.exp().mean(1).log())
+
+
 def test_files_that_sibyl_writes_are_read(tmp_path):
     """Of eight tasks of linear regression under the exact posterior; the noise is learned from scratch, so it is too wide."""
     objective, episode = build_regression("linear", 1.0), Problem("linear").tasks(8, queries=30, seed=0)
@@ -52,8 +65,9 @@ def test_files_that_sibyl_writes_are_read(tmp_path):
 
 def test_class_probabilities_have_a_calibration_error(tmp_path):
     labels = np.tile([0, 1], 50)
-    probabilities = np.full((1, 10, 100, 2), 0.5)
-    density = np.log(np.full((1, 10, 100), 0.5))
+    of_one = np.tile([0.2, 0.8], 5)[None, :, None] + np.zeros(100)  # draws that are right on average alone
+    probabilities = np.stack([1 - of_one, of_one], -1)
+    density = np.log(np.where(labels, of_one, 1 - of_one))
     groups = {"predictions": {"probabilities": probabilities, "log_density": density, "labels": np.zeros((1, 10, 100))}}
     arviz.from_dict(**groups, predictions_constant_data={"labels": labels}).to_netcdf(str(tmp_path / "even.nc"))
     (found,) = examine_files([tmp_path / "even.nc"])

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from inference.diagnostics.findings import Finding, format_findings, gap_words, regret_words
+from inference.diagnostics.findings import Finding, format_findings, gap_words
 from inference.diagnostics.regret import Regret
 
 
@@ -36,13 +36,6 @@ def test_chance_takes_all_items_of_one_draw_together():
 def test_a_gap_is_negative_beyond_its_interval_alone():
     assert "better than the best diagonal" in gap_words(-0.2, 0.1)
     assert "above a diagonal" in gap_words(-0.05, 0.1)
-
-
-def test_a_regret_is_none_within_its_interval_and_the_reference_s_error():
-    assert "predicts as well as NUTS" in regret_words(Regret(0.05, 0.1, 0.0, 9), "NUTS")
-    assert "predicts as well as NUTS" in regret_words(Regret(-0.2, 0.1, 0.3, 9), "NUTS")
-    assert regret_words(Regret(0.2, 0.1, 0.0, 9), "NUTS").startswith("costs 0.200")
-    assert regret_words(Regret(-0.2, 0.1, 0.1, 9), "NUTS").startswith("gains -0.200")
 
 
 def test_what_is_counted_over_tasks():

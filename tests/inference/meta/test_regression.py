@@ -23,8 +23,9 @@ from inference.meta.regression import (
     score_regression,
     scored_tasks,
 )
-from inference.meta.regression_guides import build_regression
+from inference.meta.regression_guides import build_regression, fit_guide
 from inference.meta.regression_tasks import LINEAR_PRIOR, TEST, VALIDATION, Problem, exact_nll, regression_tasks
+from inference.meta.settings import MetaSchedule
 from inference.runs.folder import RunFolder
 from inference.svi_sib import main
 from models.likelihoods import GaussianLikelihood
@@ -182,6 +183,28 @@ def test_steps_on_the_support_see_no_query(data, gradient):
     torch.testing.assert_close(first.loc[1:2], alone.loc)
     assert not torch.allclose(first.loc[0], first.loc[1])
     assert not objective.guide.saw_labels
+
+
+@pytest.mark.parametrize("gradient", ["equivariant", "mlp"])
+def test_a_guide_is_trained_on_the_labels_that_its_steps_see_and_on_nothing_else_of_the_program(gradient, monkeypatch):
+    """Prior and noise stay. Where the support is what is scored, queries without a number are nothing to it."""
+    problem = Problem("linear")
+    fits = build_fits(SibOptions(data="linear", beta=1.0, steps=1, gradient=gradient), problem.model())
+    objective = next(fit for variant, fit in fits.items() if variant.steps == 1)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    unknown = problem.tasks(2, queries=3, seed=0)
+    unknown = unknown._replace(query_y=torch.full_like(unknown.query_y, torch.nan))
+    monkeypatch.setattr(Problem, "tasks", lambda *_, **__: unknown)
+    schedule = MetaSchedule(tasks=4, batch=2)
+    if gradient == "mlp":
+        with pytest.raises(ValueError, match="found invalid values"):
+            fit_guide(objective, problem, 3, schedule)
+        return
+    fit_guide(objective, problem, 3, schedule)
+    changed = {name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert not any(name.startswith("model.") for name in changed)
+    assert all(parameter.requires_grad for parameter in objective.model.parameters())
 
 
 def test_log_predictive_from_draws_agrees_with_the_closed_form():
