@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -39,7 +38,7 @@ class Rule(nn.Module):
         raise NotImplementedError
 
     def shrink(self, index: int, factor: float) -> None:
-        """Make step ``index`` ``factor`` times as large; with 0 it is the identity.
+        """Make step ``index`` go ``factor`` times as far; with 0 it is the identity.
 
         A rule of fewer steps repeats its last one's numbers, which then change for all of them.
         """
@@ -64,6 +63,9 @@ class GradientStep(Rule):
     Where the expectation over w was taken at the mean, the distortion says nothing about log σ: its pull is then a learned
     shift per step and dimension.
 
+    What :meth:`shrink` makes smaller is the step that is taken, after all bounds: a size far beyond them could be halved, and
+    the step be the same.
+
     Args:
         steps: K.
         num_features: D.
@@ -74,6 +76,7 @@ class GradientStep(Rule):
     """
 
     log_size: Tensor
+    share: Tensor
 
     def __init__(
         self,
@@ -92,11 +95,15 @@ class GradientStep(Rule):
         shape = (max(steps, 1), num_features) if per_feature else (max(steps, 1),)
         declare(self, "log_size", torch.full(shape, float(size)).log(), learned=learned)
         self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
+        self.register_buffer("share", torch.ones(max(steps, 1)))  # of each step that is taken
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        state_dict.setdefault(f"{prefix}share", torch.ones_like(self.share))  # checkpoints of before: all of it
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def shrink(self, index: int, factor: float) -> None:
-        self.log_size[index] += math.log(factor) if factor else -torch.inf
-        self.scale_shift[index] *= factor
+        self.share[index] *= factor
 
     @torch.no_grad()
     def stand_still(self) -> None:
@@ -122,7 +129,8 @@ class GradientStep(Rule):
         if self.whiten:
             loc_gradient = loc_gradient * pull.variance
         log_scale = log_scale - (self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient)
-        return PosteriorParameters(parameters.loc - loc_size * loc_gradient, log_scale)
+        loc, share = parameters.loc - loc_size * loc_gradient, self.share[index]
+        return PosteriorParameters(torch.lerp(parameters.loc, loc, share), torch.lerp(parameters.log_scale, log_scale, share))
 
 
 def bounded_fall(fall: Tensor, log_scale: Tensor, variance: Tensor) -> Tensor:

@@ -91,3 +91,28 @@ def test_a_fixed_size_is_no_parameter(learned):
     assert ("log_size" in names) is learned
     with pytest.raises(ValueError, match="positive"):
         GradientStep(3, 4, size=0.0)
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("size", [0.1, 50.0])
+@pytest.mark.parametrize("factor", [0.5, 0.25, 0.0])
+def test_a_shrunk_step_goes_a_part_of_the_way_however_large_its_size(whiten, size, factor):
+    """Beyond the bounds a smaller size alone would be clamped to the same step."""
+    prior = Normal(torch.full((4,), 0.5), torch.full((4,), 0.7))
+    rule, θ = GradientStep(2, 4, size=size, whiten=whiten), PosteriorParameters(torch.randn(SHAPE), torch.rand(SHAPE))
+    rule.scale_shift.data.fill_(0.3)
+    pull = pull_of(prior, θ, 2.0, torch.randn(SHAPE))
+    whole = rule(1, θ, pull)
+    rule.shrink(1, factor)
+    for before, full, part in zip(θ, whole, rule(1, θ, pull), strict=True):
+        torch.testing.assert_close(part - before, factor * (full - before), atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(rule(0, θ, pull), whole, strict=True)), "the other step is as it was"
+
+
+def test_checkpoints_of_before_take_whole_steps():
+    rule, fresh = GradientStep(2, 4), GradientStep(2, 4)
+    state = {name: value for name, value in rule.state_dict().items() if name != "share"}
+    fresh.shrink(0, 0.5)
+    fresh.load_state_dict(state)
+    assert fresh.share.tolist() == [1.0, 1.0]
+    assert "share" not in state

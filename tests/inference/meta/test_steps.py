@@ -59,13 +59,10 @@ def test_after_it_more_steps_never_cost_more(tasks, capsys):
 def test_the_best_size_is_kept(losses, factor, monkeypatch):
     """Of a half, a quarter and none: 10 nats before, 13 after the step as it was trained."""
     objective = objective_of(steps=1)
-    size, shift = objective.guide.rule.log_size.item(), 2.0
-    objective.guide.rule.scale_shift.data.fill_(shift)
     found = iter((10.0, 13.0, *losses))
     monkeypatch.setattr(steps, "objective_on", lambda *_: next(found))
     keep_steps_that_pay(objective, None, SCHEDULE, "mine")
-    assert objective.guide.rule.log_size.exp().item() == pytest.approx(factor * math.exp(size))
-    assert bool((objective.guide.rule.scale_shift == factor * shift).all())
+    assert objective.guide.rule.share.tolist() == [factor]
 
 
 def test_below_one_all_steps_stay(tasks):
