@@ -15,9 +15,8 @@ from torch import Tensor
 
 from data.episodes import EpisodeSampler
 from data.seeding import mix_seed
-from inference.evaluation.evaluate import batches, readings
+from inference.evaluation.evaluate import predictions, readings
 from inference.evaluation.metrics import confidence_interval
-from inference.evaluation.predictive import predictive
 from inference.evaluation.tables import align
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.stages import map_items
@@ -32,13 +31,14 @@ def objectives(learner: Learner, run: RunFolder) -> dict[int, Tensor]:
     """Steps -> distortion + β · rate of every test task, ``[tasks]``."""
     part = map_items(learner.space, load_features(run.features)["test"])
     sampler = EpisodeSampler(part, learner.spec, split="test split")
-    found: dict[int, list[Tensor]] = {k: [] for k in readings(learner.guide)}
-    for episode in batches(sampler, TASKS, mix_seed(TEST_SEED)):
-        for k, guide in readings(learner.guide).items():
-            predicted = predictive(learner.model, guide, episode)
+    found = {}
+    for k, guide in readings(learner.guide).items():
+        parts = []
+        for episode, predicted in predictions(learner.model, guide, sampler, tasks=TASKS, seed=mix_seed(TEST_SEED)):
             rate = 0.0 if predicted.rate is None else predicted.rate
-            found[k].append(predicted.distortion(episode.query_y) + (learner.variant.beta or 0.0) * rate)
-    return {k: torch.cat(parts) for k, parts in found.items()}
+            parts.append(predicted.distortion(episode.query_y) + (learner.variant.beta or 0.0) * rate)
+        found[k] = torch.cat(parts)
+    return found
 
 
 def cell(values: Tensor) -> str:

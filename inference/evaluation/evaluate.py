@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.evaluation.metrics import Scores, score
-from inference.evaluation.predictive import place_of, predictive
+from inference.evaluation.predictive import Predictive, place_of, predictive
 
 TASKS_AT_ONCE = 50
 
@@ -23,26 +23,40 @@ def batches(sampler: Any, tasks: int, seed: int) -> Iterator[Any]:
         yield sampler.sample(TASKS_AT_ONCE, seed=mix_seed(seed, start)).tasks(slice(count))
 
 
+def predictions(
+    model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, seed: int, num_samples: int = 32
+) -> Iterator[tuple[Any, Predictive]]:
+    """Batches of tasks where the programs are, and what is predicted of each.
+
+    Every task has posterior draws of its own, so that intervals over tasks hold the draws' error, and under equal seeds the
+    same ones for every guide, so that differences of guides are paired.
+
+    Args:
+        model, guide, sampler, tasks, seed, num_samples: see :func:`evaluate`.
+    """
+    device, dtype = place_of(guide, model)
+    for number, tasks_at_once in enumerate(batches(sampler, tasks, seed)):
+        episode = tasks_at_once.to(device, dtype=dtype)
+        own = mix_seed(seed, number)
+        yield episode, predictive(model, guide, episode, num_samples=num_samples, seed=own, batch=TASKS_AT_ONCE)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, seed: int, num_samples: int = 32) -> Scores:
     """Scores on ``tasks`` tasks (features, not images).
 
-    Training mode and parameters are left as they were; nothing depends on how tasks are batched.
+    Training mode and parameters are left as they were; more tasks begin with the same ones, under the same draws.
 
     Args:
         model, guide: programs that take an episode; the model has the observed site ``labels``.
         sampler: draws the tasks, such as :class:`~data.episodes.EpisodeSampler`; its items are features ``[n, D]``.
         num_samples: posterior draws of the predictive distribution.
     """
-    device, dtype = place_of(guide, model)
     probabilities: list[Tensor] = []
     labels: list[Tensor] = []
     distortions: list[Tensor] = []
     rates: list[Tensor | None] = []
-    for tasks_at_once in batches(sampler, tasks, seed):
-        episode = tasks_at_once.to(device, dtype=dtype)
-        assert episode.query_y is not None
-        predicted = predictive(model, guide, episode, num_samples=num_samples)
+    for episode, predicted in predictions(model, guide, sampler, tasks=tasks, seed=seed, num_samples=num_samples):
         labels.append(episode.query_y.cpu())
         probabilities.append(predicted.probabilities().cpu())
         distortions.append(predicted.distortion(episode.query_y).cpu())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from data.episodes import Episode
-from data.seeding import mix_seed, seeded, shared_draws
+from data.seeding import draw_part, mix_seed, part_of_batch, seeded, shared_draws
 from inference.elbo import innermost
 from models.networks.layers import evaluating
 from models.plates import ordered_like
@@ -27,6 +28,7 @@ LABELS = "labels"
 """The observed site that every model has."""
 
 DRAWS_DIM = -3  # left of the plates of tasks and queries
+TASKS_DIM = 1  # of a latent site's draws, which come first
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ class Predictive:
 
 
 class CommonNoise(Messenger):
-    """Latent Gaussian sites take one antithetic set of draws, the same for all tasks.
+    """Latent Gaussian sites take antithetic draws that depend on the seed and the site's name alone.
 
-    So a task's result does not depend on which tasks it is batched with, and comparisons of guides share their noise. Rows of
-    a task's weights take their noise in the order of their means, so that renaming classes renames predictions and nothing
-    else. Sites of other kinds draw as usual.
+    So comparisons of guides share their noise. Whether all tasks take the same draws or each its own is what
+    :func:`data.seeding.draw_part` says. Rows of a task's weights take their noise in the order of their means, so that
+    renaming classes renames predictions and nothing else. Sites of other kinds draw as usual.
 
     Args:
         seed: of the noise.
@@ -85,8 +87,10 @@ class CommonNoise(Messenger):
         if msg["is_observed"] or msg["done"] or not is_gaussian(fn):
             return
         generator = torch.Generator().manual_seed(mix_seed(self.seed, *msg["name"].encode()))
-        draws, shape = fn.batch_shape[0], (1,) * (len(fn.batch_shape) - 1)
-        half = torch.randn(math.ceil(draws / 2), *shape, *fn.event_shape, generator=generator).to(fn.mean)
+        draws, shape = fn.batch_shape[0], (*fn.batch_shape[1:], *fn.event_shape)
+        draw = partial(torch.randn, generator=generator)
+        wanted = (math.ceil(draws / 2), *shape)
+        half = (draw_part(draw, wanted, TASKS_DIM) if is_of_tasks(msg) else draw(wanted)).to(fn.mean)
         noise = torch.stack([half, -half], dim=1).flatten(0, 1)[:draws]
         if len(fn.event_shape) == 2:
             noise = ordered_like(fn.mean, noise.expand(fn.shape()))
@@ -99,6 +103,11 @@ class Unread(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] == LABELS:
             msg["value"], msg["done"] = torch.zeros((), device=site_device(msg["fn"])).expand(msg["fn"].shape()), True
+
+
+def is_of_tasks(site: Any) -> bool:
+    """Whether a site is in the plate ``tasks``; hyperparameters, which all tasks share, are not."""
+    return any(frame.name == "tasks" for frame in site["cond_indep_stack"])
 
 
 def is_gaussian(fn: Any) -> bool:
@@ -134,6 +143,7 @@ def predictive(
     query_x: Tensor | None = None,
     num_samples: int = 32,
     seed: int = 0,
+    batch: int | None = None,
 ) -> Predictive:
     """Predict the queries of ``episode``'s tasks.
 
@@ -145,8 +155,12 @@ def predictive(
         query_x: other queries to predict, ``[tasks, n, *item]``; those of the episode when not given.
         num_samples: S, posterior draws; one where nothing is random.
         seed: of the draws, see :class:`CommonNoise`.
+        batch: all tasks take the same draws when not given, so that no prediction depends on the tasks beside it. A number
+            gives each task draws of its own, those of its place among the first of so many: means over tasks need them, for
+            the error of shared draws does not average out.
     """
-    with seeded(seed, device=episode.query_x.device), shared_draws(), CommonNoise(seed):
+    place = shared_draws() if batch is None else part_of_batch(slice(0, len(episode.query_x)), batch)
+    with seeded(seed, device=episode.query_x.device), place, CommonNoise(seed):
         guide_trace = trace_guide(guide, episode, num_samples)
         if is_determined(guide_trace):
             num_samples, guide_trace = 1, trace_guide(guide, episode, 1)
@@ -200,7 +214,7 @@ def total_rate(model_trace: Trace, guide_trace: Trace) -> Tensor | None:
     total = None
     for name in guide_trace.stochastic_nodes:
         site: Any = guide_trace.nodes[name]
-        if name not in model_trace or not any(frame.name == "tasks" for frame in site["cond_indep_stack"]):
+        if name not in model_trace or not is_of_tasks(site):
             continue
         if is_point(site["fn"]):
             return None

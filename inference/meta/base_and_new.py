@@ -17,9 +17,8 @@ from data.seeding import mix_seed, seeded
 from guides.tasks.base_and_new import BaseAndNewGuide
 from guides.tasks.families import Family
 from inference.elbo import RateDistortionELBO, RateDistortionModule
-from inference.evaluation.evaluate import batches
+from inference.evaluation.evaluate import predictions
 from inference.evaluation.metrics import confidence_interval
-from inference.evaluation.predictive import place_of, predictive
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta.learner import TEST_SEED
 from inference.meta.methods import sib
@@ -142,10 +141,9 @@ def build_lwof(options: SibOptions, variant: Variant, means: Tensor) -> RateDist
 def lwof_columns(objective: RateDistortionModule, sampler: BaseAndNewSampler, *, tasks: int, seed: int) -> Columns:
     """The three accuracies of a guide on ``tasks`` tasks."""
     correct: dict[str, list[Tensor]] = {name: [] for name in PARTS}
-    device, dtype = place_of(objective)
-    for tasks_at_once in batches(sampler, tasks, seed):
-        episode = tasks_at_once.to(device, dtype=dtype)
-        logits = predictive(objective.model, objective.guide, episode, num_samples=NUM_SAMPLES).labels.logits
+    model, guide = objective.model, objective.guide
+    for episode, predicted in predictions(model, guide, sampler, tasks=tasks, seed=seed, num_samples=NUM_SAMPLES):
+        logits = predicted.labels.logits
         labels, known, half = episode.query_y, episode.base_classes.shape[1], episode.query_x.shape[1] // 2
 
         def right(part: Tensor, truth: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.episodes import Episode
 from data.errors import UserError
-from data.seeding import seeded
+from data.seeding import mix_seed, seeded
 from inference.diagnostics.regret import linear_log_predictive, mixture_log_density, regret
 from inference.elbo import RateDistortionModule
 from inference.evaluation.arviz import save_posteriors
@@ -193,7 +193,7 @@ def log_predictive(
     parts = []
     for start in range(0, len(episode.query_x), at_once):
         part = episode.tasks(slice(start, start + at_once))
-        with seeded(0):  # independent draws for each task, so that their errors average out
+        with seeded(0, start):  # independent draws for each task, so that their errors average out
             drawn = trace_guide(guide, part, num_samples)
         parts.append(mixture_log_density(labels_of(trace_model(model, drawn, part, num_samples)).log_prob(part.query_y)))
     return torch.cat(parts)
@@ -249,7 +249,8 @@ def predictive_scores(objective: RateDistortionModule, episode: Episode) -> dict
     for start in range(0, len(episode.query_x), TASKS_AT_ONCE):
         part = episode.tasks(slice(start, start + TASKS_AT_ONCE))
         assert part.query_y is not None
-        predicted = predictive(objective.model, objective.guide, part, num_samples=DRAWN)
+        own = mix_seed(0, start)
+        predicted = predictive(objective.model, objective.guide, part, num_samples=DRAWN, seed=own, batch=TASKS_AT_ONCE)
         assert predicted.rate is not None
         means = predicted.labels.mean
         error = means.mean(0) - part.query_y

@@ -12,8 +12,9 @@ from torch import nn
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.regression import linear_posterior
+from data.seeding import mix_seed
 from guides.empty import EmptyGuide
-from inference.evaluation.evaluate import batches, evaluate, readings
+from inference.evaluation.evaluate import TASKS_AT_ONCE, batches, evaluate, predictions, readings
 from inference.evaluation.predictive import divergence, place_of, predictive
 from inference.meta.methods.nearest_mean import NearestMeanModel
 from inference.meta.regression_guides import build_regression
@@ -74,6 +75,19 @@ def test_results_do_not_depend_on_which_tasks_share_a_batch(prior):
         alone = predictive(model, guide, tasks.tasks(slice(i, i + 1)))
         torch.testing.assert_close(alone.probabilities()[0], together.probabilities()[i])
         torch.testing.assert_close(alone.rate[0], together.rate[i])
+
+
+@pytest.mark.parametrize("inner_samples", [0, 2])
+@pytest.mark.parametrize("prior", [None, HierarchicalGaussianPrior])
+def test_tasks_of_a_batch_take_draws_of_their_own(prior, inner_samples):
+    """Those of their place, whatever number of tasks fills the batch."""
+    model, guide = build(inner_samples=inner_samples) if prior is None else hierarchical()
+    one = episode(1)
+    same = one.tasks([0] * 5)
+    own, shared = (predictive(model, guide, same, batch=batch).probabilities() for batch in (5, None))
+    torch.testing.assert_close(shared, shared[:1].expand_as(shared))
+    assert not any(torch.allclose(own[i], own[0]) for i in range(1, 5))
+    torch.testing.assert_close(predictive(model, guide, same.tasks(slice(2)), batch=5).probabilities(), own[:2])
 
 
 def hierarchical():
@@ -219,8 +233,10 @@ class TestEvaluate:
     def test_scores_are_those_of_the_predictions(self):
         model, guide = build()
         scores = evaluate(model, guide, self.sampler(), tasks=60, seed=3)
-        parts = [(e.to(dtype=torch.float64), predictive(model, guide, e.to(dtype=torch.float64))) for e in
-                 batches(self.sampler(), 60, 3)]  # fmt: skip
+        parts = [
+            (e, predictive(model, guide, e, seed=mix_seed(3, number), batch=TASKS_AT_ONCE))
+            for number, e in enumerate(e.to(dtype=torch.float64) for e in batches(self.sampler(), 60, 3))
+        ]
         right = torch.cat([(p.probabilities().argmax(-1) == e.query_y).double().mean(-1) for e, p in parts])
         assert scores.episodes == 60
         assert scores.accuracy == pytest.approx(float(right.mean()))
@@ -228,6 +244,25 @@ class TestEvaluate:
         assert scores.rate == pytest.approx(float(torch.cat([p.rate for _, p in parts]).mean()))
         distortion = torch.cat([p.distortion(e.query_y) for e, p in parts]).mean()
         assert scores.distortion == pytest.approx(float(distortion))
+
+    def test_every_task_has_draws_of_its_own_and_every_guide_the_same_ones(self):
+        """So the interval over tasks holds the draws' error: one set for all would move all tasks together."""
+        model, guide = build()
+        one = self.sampler().sample(1, seed=3)
+
+        class Repeated:
+            def sample(self, count, seed):
+                return one.tasks([0] * count)
+
+        def distortions():
+            found = predictions(model, guide, Repeated(), tasks=100, seed=3, num_samples=4)
+            return torch.cat([predicted.distortion(e.query_y) for e, predicted in found])
+
+        nats = distortions()
+        assert len(nats.unique()) == 100
+        torch.testing.assert_close(distortions(), nats, rtol=0, atol=0)
+        again = [evaluate(model, guide, Repeated(), tasks=100, seed=seed, num_samples=4).distortion for seed in range(10)]
+        assert torch.tensor(again).std() < 2 * nats.std() / math.sqrt(100), "the 1 - 1e-4 quantile of its error, by χ²"
 
     def test_more_tasks_begin_with_the_same_ones(self):
         first, more = (list(batches(self.sampler(), n, 5)) for n in (30, 80))
