@@ -94,7 +94,8 @@ class FitSettings(Options):
         posteriors: K, networks of which predictions are averaged, the same number for every algorithm but nuts, in the mixtures
             its components; when not given, 4 in the mixtures and 1 elsewhere.
         bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
-        rounds: T, how often the mixture is refreshed (once for each posterior in online); 1 in algorithms without one.
+        rounds: T, 2 or more, how often the mixture is refreshed (once for each posterior in online); the first round is against
+            what it starts from. Algorithms without a mixture have none.
         epochs: passes of each posterior over its data, in all rounds together.
         batch: items per step, over all processes, for each posterior.
         learning_rate: of Adam, decayed to zero by a cosine. Weights are measured in units of their scale, 1/√fan-in at first,
@@ -147,11 +148,13 @@ class FitSettings(Options):
         """The algorithm's order of training.
 
         Raises:
-            UserError: epochs that the rounds of a mixture cannot share equally.
+            UserError: a single round of a mixture, or epochs that its rounds cannot share equally.
         """
         many = self.posteriors if self.posteriors is not None else 4 if algorithm.is_mixture else 1
         if not algorithm.is_mixture:
             return Plan(many, epochs=self.epochs)
+        if self.rounds == 1:  # its rate would be against the prior that the mixture starts from, in online of the first alone
+            raise UserError(f"{algorithm}: the mixture counts from the second round on: choose `rounds=2` or more, or vanilla")
         if self.epochs % self.rounds:
             raise UserError(f"{algorithm}: `epochs={self.epochs}` must be a multiple of `rounds={self.rounds}`")
         return Plan(many, self.rounds, self.epochs, online=algorithm is Algorithm.ONLINE)

@@ -283,7 +283,7 @@ def prepare(network: nn.Module, data: LabelledItems, recipe: Recipe, *, watch: L
     try:
         with seeded(mix_seed(settings.seed)):
             objective, start = build_objective(network, recipe, plan, num_data=items)
-    except ValueError as error:  # batch norm with several posteriors
+    except ValueError as error:  # such as batch norm with several posteriors
         raise UserError(f"{recipe.algorithm}: {error}") from None
     if recipe.algorithm is Algorithm.NUTS:
         check_chains(objective.model, MOST_WEIGHTS)
@@ -301,7 +301,7 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
         num_data: items of the data set, or bootstrap sample, that batches come from.
 
     Raises:
-        ValueError: a network that several posteriors cannot share, or a prior over another number of weights.
+        ValueError: a network that several posteriors cannot share, a prior over another number of weights, or a rank above it.
     """
     prior = copy.deepcopy(recipe.prior) if recipe.prior is not None else GaussianWeightPrior()
     likelihood = copy.deepcopy(recipe.likelihood)
@@ -309,6 +309,8 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
     random = choose_weights(network, ("last",) if algorithm is Algorithm.LAST_LAYER else settings.weights)
     random = random if algorithm.random_subset else None
     model = BayesianNetwork(network, prior, likelihood, num_data=num_data, posteriors=plan.at_once, random=random)
+    if algorithm in (Algorithm.LOW_RANK, Algorithm.SWAG) and settings.rank > max(model.num_weights, FitSettings.rank):
+        raise ValueError(f"`rank={settings.rank}` is more than the {model.num_weights} weights that are random: choose fewer")
     units = WeightScales(model.shapes, PriorScales.FAN_IN)
     if recipe.prior_scales is not PriorScales.FIXED:
         units = WeightScales(model.shapes, recipe.prior_scales, plan.at_once)

@@ -81,6 +81,10 @@ class BnnOptions(FitSettings, RunOptions):
         if self.prior != PriorName.GAUSSIAN and not any(a.takes_prior for a in self.algorithms):
             takers = ", ".join(algorithm for algorithm in Algorithm if algorithm.takes_prior)
             raise UserError(f"`prior` is of {takers}, none of which is among the `algorithms`")
+        given = {"prior_scale": self.prior_scale, "prior_scales": self.prior_scales}
+        scaled = [algorithm for algorithm in Algorithm if algorithm.takes_prior or algorithm.is_mixture]
+        if (named := [name for name, value in given.items() if value is not None]) and not {*scaled} & {*self.algorithms}:
+            raise UserError(f"`{named[0]}` is of {', '.join(scaled)}, none of which is among the `algorithms`")
         for algorithm in self.algorithms:
             self.fit.plan(algorithm)
 

@@ -68,7 +68,7 @@ class TestCommand:
         assert "no ink" in capsys.readouterr().out
 
     def test_classification_has_reliability_and_entropy(self, tmp_path):
-        small = ["--hidden", "8", "--train-size", "200", "--epochs", "2", "--rounds", "1", "--posteriors", "2", "--beta", "1"]
+        small = ["--hidden", "8", "--train-size", "200", "--epochs", "2", "--rounds", "2", "--posteriors", "2", "--beta", "1"]
         run = svi_bnn([*small, "--samples", "4", "--progress", "false", "--out", str(tmp_path / "run")])
         assert {p.stem for p in run.plots.glob("*.png")} == {"learning_curves", "reliability", "entropy"}
         records = json.loads(run.metrics.read_text())["results"]
@@ -134,6 +134,14 @@ class TestErrors:
                 ["--prior", "laplace", "--algorithms", "beta-bnn"],
                 "--prior is of vanilla, last-layer, low-rank, laplace, swag, nuts",
             ),
+            (
+                ["--prior-scale", "2", "--algorithms", "fixed-prior,deterministic"],
+                "--prior-scale is of vanilla, beta-bnn, online, last-layer, low-rank, laplace, swag, nuts, none of which",
+            ),
+            (["--prior-scales", "fan-in", "--algorithms", "deterministic"], "--prior-scales is of vanilla, beta-bnn"),
+            (["--algorithms", "low-rank", "--rank", "9999"], "low-rank: --rank 9999 is more than the"),
+            (["--algorithms", "beta-bnn", "--rounds", "1"], "beta-bnn: the mixture counts from the second round on"),
+            (["--root", "images"], "the data set 'curve' is drawn, and reads no files: leave out --root images"),
             (["--network", "lenet"], "needs images"),
             (["--hidden", "ten"], "--hidden ten: ten is not a positive whole number"),
             (["--train-size", "100000"], "there are 120"),

@@ -48,6 +48,17 @@ class TestFitSettings:
         else:
             assert settings.plan(algorithm).total_epochs == 5
 
+    @pytest.mark.parametrize("algorithm", Algorithm)
+    def test_a_mixture_has_two_rounds_at_least(self, algorithm):
+        """In the first all posteriors of β-BNN, and one of online's, meet the prior that the mixture starts from: a rate of
+        that round would be called one against the mixture."""
+        settings = FitSettings(rounds=1)
+        if algorithm.is_mixture:
+            with pytest.raises(UserError, match=f"{algorithm}: the mixture counts from the second round on: choose `rounds=2`"):
+                settings.plan(algorithm)
+        else:
+            assert settings.plan(algorithm).rounds == 1
+
     @pytest.mark.parametrize(
         ("argument", "message"),
         [

@@ -12,7 +12,7 @@ from data.errors import UserError
 from data.items import LabelledItems
 from data.regression import linear_evidence, linear_posterior
 from guides.mean_field import MeanFieldGuide
-from inference.bnn.algorithms import Algorithm, FitSettings
+from inference.bnn.algorithms import Algorithm, FitSettings, Plan
 from inference.bnn.bnn import BNN, Recipe, build_objective, prepare
 from inference.elbo import RateDistortionELBO
 from models.bayesian.network import BayesianNetwork
@@ -144,7 +144,7 @@ class TestEmpiricalBayes:
 
     def test_a_mixture_starts_from_the_learned_prior(self):
         """Until there are posteriors it is that prior; then its other components are. Afterwards nothing more is learned."""
-        fitted = BNN.fit(nn.Linear(4, 3), *blobs(60), algorithm="online", posteriors=2, rounds=1, epochs=15, batch=10, beta=1.0)
+        fitted = BNN.fit(nn.Linear(4, 3), *blobs(60), algorithm="online", posteriors=2, rounds=3, epochs=15, batch=10, beta=1.0)
         mixture = fitted.posterior.model.prior
         assert isinstance(mixture, MixtureWeightPrior)
         assert mixture.begun
@@ -183,14 +183,16 @@ class TestAlgorithms:
         }
         assert fitted.rate_against == expected.get(algorithm, "prior")
 
-    def test_online_refreshes_after_each_posterior_and_beta_bnn_after_all(self):
+    def test_online_refreshes_after_each_posterior_and_beta_bnn_after_all(self, monkeypatch):
         """With an enormous β nothing is learned after the first round but what the mixture allows: online's second posterior
         may sit on the first, which β-BNN's cannot see before the round ends."""
+        one_round = lambda settings, algorithm: Plan(2, 1, settings.epochs, online=algorithm == "online")  # noqa: E731
+        monkeypatch.setattr(FitSettings, "plan", one_round)  # options refuse it, for what its rates are against
         x, y = blobs(60)
         network = nn.Linear(4, 3)
         rates = {}
         for algorithm in ("beta-bnn", "online"):
-            options = {"epochs": 80, "rounds": 1, "posteriors": 2, "batch": 60, "prior_scale": 1.0, "learning_rate": 0.1}
+            options = {"epochs": 80, "posteriors": 2, "batch": 60, "prior_scale": 1.0, "learning_rate": 0.1}
             fitted = BNN.fit(network, x, y, algorithm=algorithm, beta=1.0, seed=5, **options)
             rates[algorithm] = fitted.rates
         prior_alone = rates["beta-bnn"]

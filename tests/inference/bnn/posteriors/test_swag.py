@@ -137,6 +137,7 @@ class TestRefuses:
         ("arguments", "wanted"),
         [
             ({"rank": 1}, "`rank=1`: swag needs two columns"),
+            ({"rank": 9999}, "swag: `rank=9999` is more than the 15 weights that are random"),
             ({"iterates": 1}, "`iterates=1`: must be a whole number, 2 or more"),
             ({"step_size": 0.0}, "`step_size=0.0`: must be a number, above 0"),
             ({"prior_scales": "layer"}, "swag cannot learn its prior: choose `prior_scales=fixed`"),
