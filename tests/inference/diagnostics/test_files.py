@@ -4,9 +4,10 @@ import arviz
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from data.errors import UserError
-from inference.diagnostics.files import chain_means, examine_files
+from inference.diagnostics.files import chain_means, examine_files, levels
 from inference.evaluation.posterior import infer
 from inference.meta.regression_guides import build_regression
 from inference.meta.regression_tasks import Problem
@@ -92,3 +93,13 @@ def test_what_is_no_posterior_file_is_said(tmp_path):
     )
     with pytest.raises(UserError, match="holds no predictions"):
         examine_files([tmp_path / "foreign.nc"])
+
+
+@pytest.mark.parametrize("rate", [0.3, 2.0, 9.0])
+def test_levels_of_right_predictions_of_counts_are_uniform(rate):
+    """Counts equal to the target are neither below nor above it."""
+    rng = np.random.default_rng(0)
+    found = levels(rng.poisson(rate, size=(2, 300, 4000)), rng.poisson(rate, size=4000)).numpy()
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+    assert levels(np.ones((1, 10, 1)), np.array([2.0])).item() == 1
+    assert levels(np.ones((1, 10, 1)), np.array([0.0])).item() == 0
