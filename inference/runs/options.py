@@ -215,6 +215,8 @@ def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
     """
     try:
         content = yaml.safe_load(text)
+        if not isinstance(content, dict):
+            raise UserError("it holds no names and values")
         check_names(options, content)
     except (yaml.YAMLError, TypeError, UserError) as error:
         raise UserError(f"{source} is damaged, or of another command: {str(error).splitlines()[0]}") from error

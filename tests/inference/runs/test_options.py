@@ -117,7 +117,8 @@ def test_options_can_be_changed_and_copied():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("way: [", "damaged"), ("wayy: 5", "damaged"), ("way: 1", "`way=1`"), ("", "damaged")]
+    ("text", "message"),
+    [("way: [", "damaged"), ("wayy: 5", "damaged"), ("way: 1", "`way=1`"), ("", "it holds no names")],
 )
 def test_damaged_configuration(text, message):
     with pytest.raises(UserError, match=message):
