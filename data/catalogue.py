@@ -27,7 +27,7 @@ class DataSet(Generic[Loaded]):
     """What the catalogue knows of a data set.
 
     Attributes:
-        load: called with the root (which embedded sets ignore), the image size and the seed.
+        load: called with the root (of embedded sets none), the image size and the seed.
         image_size: height and width when the user gives none, pixels.
         embedded: drawn by Sibyl; others need a root.
     """
@@ -75,12 +75,12 @@ def load_data(
 
     Args:
         name: a key of :data:`FEW_SHOT`.
-        root: where its files are; not needed for ``glyphs``. torchvision's sets are downloaded there when missing.
+        root: where its files are; ``glyphs`` have none. torchvision's sets are downloaded there when missing.
         image_size: height and width in pixels; ``None`` for the data set's usual one.
         seed: the glyphs' drawing, and the class split where the data has none.
 
     Raises:
-        UserError: unknown name, missing root, or bad files.
+        UserError: unknown name, missing root or one too many, or bad files.
     """
     return load_from(FEW_SHOT, name, root, image_size, seed)
 
@@ -92,12 +92,12 @@ def load_supervised(
 
     Args:
         name: a key of :data:`SUPERVISED`.
-        root: where its files are; not needed for embedded sets. torchvision's sets are downloaded there when missing.
+        root: where its files are; embedded sets have none. torchvision's sets are downloaded there when missing.
         image_size: height and width in pixels; ``None`` for the data set's usual one.
         seed: of the embedded sets' drawing.
 
     Raises:
-        UserError: unknown name, missing root, or bad files.
+        UserError: unknown name, missing root or one too many, or bad files.
     """
     return load_from(SUPERVISED, name, root, image_size, seed)
 
@@ -111,4 +111,6 @@ def load_from(
     entry = table[name]
     if root is None and not entry.embedded:
         raise UserError(f"the data set {name!r} needs `root`: the folder or archive that holds its images")
+    if root is not None and entry.embedded:
+        raise UserError(f"the data set {name!r} is drawn, and reads no files: leave out `root={root}`, or choose `data=folder`")
     return entry.load(Path(root or ""), image_size or entry.image_size, seed)

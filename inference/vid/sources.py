@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from data.catalogue import load_supervised
+from data.catalogue import SUPERVISED, load_supervised
 from data.errors import UserError
 from data.items import LabelledItems, SupervisedData
 from data.seeding import mix_seed
@@ -32,17 +32,23 @@ class Sources:
         Raises:
             UserError: bad names or files, or images of other sizes.
         """
-        target = load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
+        root = options.root if options.teacher_data is None else files_of(options.data, options.root)
+        target = load_supervised(options.data, root, image_size=options.image_size, seed=options.seed)
         if not target.is_classification:
             raise UserError(f"`data={options.data}` has no classes: distillation is for images with classes")
         if options.teacher_data is None:
             return cls(target, target)
-        root = options.teacher_root or options.root
+        root = options.teacher_root or files_of(options.teacher_data, options.root)
         source = load_supervised(options.teacher_data, root, image_size=options.image_size, seed=options.seed)
         if source.item_shape != target.item_shape:
             shapes = ["×".join(map(str, data.item_shape)) for data in (source, target)]
             raise UserError(f"the teacher's images are {shapes[0]} and the student's {shapes[1]}: give both one `image_size`")
         return cls(target, source)
+
+
+def files_of(name: str, root: str | None) -> str | None:
+    """The root that two data sets have in common, for one of them: a set that is drawn has none."""
+    return None if name in SUPERVISED and SUPERVISED[name].embedded else root
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,14 @@ def test_sets_that_are_not_embedded_need_a_root(load, name):
         load(name)
 
 
+@pytest.mark.parametrize(
+    ("load", "name"), [(load, name) for load, table in LOADERS for name, entry in table.items() if entry.embedded]
+)
+def test_embedded_sets_refuse_a_root(load, name):
+    with pytest.raises(UserError, match=f"the data set '{name}' is drawn, and reads no files: leave out `root=images`"):
+        load(name, "images")
+
+
 def test_image_size_is_the_data_sets_own_unless_given(tree):
     assert load_data("folder", tree).image_shape == (3, 84, 84)
     assert load_data("folder", tree, image_size=20).image_shape == (3, 20, 20)

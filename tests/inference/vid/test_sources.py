@@ -63,3 +63,11 @@ def test_the_teachers_data_is_loaded_though_its_weights_are_given(monkeypatch):
     assert sources.source is not sources.target
     alone = Sources.load(VidOptions(data="letters"))
     assert alone.source is alone.target
+
+
+@pytest.mark.parametrize(("data", "teacher", "roots"), [("letters", "mnist", [None, "r"]), ("mnist", "letters", ["r", None])])
+def test_a_root_in_common_is_of_the_set_that_has_files(data, teacher, roots, monkeypatch):
+    given, loaded = [], type("Data", (), {"is_classification": True, "item_shape": (1, 16, 16)})()
+    monkeypatch.setattr("inference.vid.sources.load_supervised", lambda name, root, **_: given.append(root) or loaded)
+    Sources.load(VidOptions(data=data, teacher_data=teacher, teacher_weights="weights.pth", root="r"))
+    assert given == roots
