@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from data.episodes import Episode
 from data.errors import UserError
 from data.seeding import mix_seed, seeded
+from inference.diagnostics.calibration import central_coverage, distribution_level
 from inference.diagnostics.regret import linear_log_predictive, mixture_log_density, regret
 from inference.elbo import RateDistortionModule
 from inference.evaluation.arviz import save_posteriors
@@ -37,6 +38,7 @@ from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
 from inference.runs.tensors import load_state, save_tensors
+from inference.runs.values import plain
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import LinearPredictor
 
@@ -44,6 +46,13 @@ PROBLEMS = ("linear", "network", "sinusoids")
 DRAWN = 400  # posterior draws of the predictive distribution
 SAVED_DRAWS = 1000  # of a saved posterior: so many that leave-one-out estimates are right to a few hundredths of a nat
 TASKS_AT_ONCE = 50
+
+USELESS = (
+    *("root", "image_size", "backbone", "epochs", "weights", "features", "holdout", "precision", "devices"),  # images
+    *("way", "shot", "mixed", "imbalance", "protocols"),  # classes
+    *("methods", "predictor", "rank", "inner_lr", "whiten", "patience", "validations"),  # what regression has its own of
+)
+"""Options that regression does nothing with."""
 
 Fits = Mapping[Variant, RateDistortionModule]
 
@@ -106,11 +115,18 @@ def regression_variants(options: SibOptions) -> list[Variant]:
 
 
 def check_regression(options: SibOptions) -> None:
-    """Refuse what means nothing for regression.
+    """Refuse what means nothing for regression, rather than leave it out of account.
 
     Raises:
         UserError: in one line.
     """
+    changed = [field for field in fields(options) if field.name in USELESS and getattr(options, field.name) != field.default]
+    if changed:
+        values = {field.name: getattr(options, field.name) for field in changed}
+        given = ", ".join(f"`{n}={str(v).lower() if isinstance(v, bool) else plain(v)}`" for n, v in values.items())
+        raise UserError(f"regression (`data={options.data}`) has no use for {given}: leave it out")
+    if options.device == "cuda":
+        raise UserError("regression runs on the CPU: leave out `device=cuda`")
     if not all(options.betas):
         raise UserError("`beta=0` has no posterior: regression needs a positive one")
     if options.posterior != "gaussian":
@@ -245,23 +261,21 @@ def score_regression(
 def predictive_scores(objective: RateDistortionModule, episode: Episode) -> dict[str, float]:
     """``rmse``, ``coverage90``, ``noise``, ``rate``, ``distortion`` and ``neg_elbo``, as in :class:`RegressionRecord`."""
     noise = float(objective.model.likelihood.log_noise.exp())
-    errors, inside, rates, distortions = [], [], [], []
+    errors, levels, rates, distortions = [], [], [], []
     for start in range(0, len(episode.query_x), TASKS_AT_ONCE):
         part = episode.tasks(slice(start, start + TASKS_AT_ONCE))
         assert part.query_y is not None
         own = mix_seed(0, start)
         predicted = predictive(objective.model, objective.guide, part, num_samples=DRAWN, seed=own, batch=TASKS_AT_ONCE)
         assert predicted.rate is not None
-        means = predicted.labels.mean
-        error = means.mean(0) - part.query_y
-        errors.append(error)
-        inside.append(error.abs() < 1.645 * (means.var(0) + noise**2).sqrt())
+        errors.append(predicted.labels.mean.mean(0) - part.query_y)
+        levels.append(distribution_level(predicted.labels, part.query_y))  # of the mixture over draws
         rates.append(predicted.rate)
         distortions.append(predicted.distortion(part.query_y))
     rate, distortion = float(torch.cat(rates).mean()), float(torch.cat(distortions).mean())
     return {
         "rmse": float(torch.cat(errors).square().mean().sqrt()),
-        "coverage90": float(torch.cat(inside).double().mean()),
+        "coverage90": central_coverage(torch.cat(levels))[0.9],
         "noise": noise,
         "rate": rate,
         "distortion": distortion,

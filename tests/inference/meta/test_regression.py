@@ -3,16 +3,22 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import arviz
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
 
 from data.errors import UserError
 from data.regression import linear_evidence, linear_posterior
 from guides.tasks.conjugate import ConjugateGuide
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.arviz import LOO
+from inference.evaluation.predictive import Predictive
+from inference.meta import regression
 from inference.meta.options import SibOptions
 from inference.meta.regression import (
     RegressionStudy,
@@ -281,3 +287,59 @@ def test_regression_run(name, rmse, tmp_path):
         assert record["noise"] == pytest.approx(NOISE, abs=0.02)
     assert record["regret"] == pytest.approx(record["nll"] - record["exact_nll"])
     assert (record["regret"] > 0.01) == (name == "sinusoids"), "bumps know neither amplitude nor phase"
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        (["--methods", "nearest-mean"], "--methods nearest-mean"),
+        (["--protocols", "lwof", "--holdout", "5"], "--holdout 5, --protocols lwof"),
+        (["--way", "3"], "--way 3"),
+        (["--shot", "2"], "--shot 2"),
+        (["--features", "missing"], "--features missing"),
+        (["--root", "nowhere"], "--root nowhere"),
+        (["--precision", "64-true"], "--precision 64-true"),
+        (["--mixed", "false"], "--mixed false"),
+    ],
+)
+def test_options_that_regression_has_no_use_for_are_refused(option, named, tmp_path):
+    """They would be ignored, and the run's configuration would say otherwise."""
+    with pytest.raises(UserError) as error:
+        main(["--data", "linear", *option, "--out", str(tmp_path / "run")])
+    assert str(error.value) == f"regression (--data linear) has no use for {named}: leave it out"
+    assert not (tmp_path / "run").exists()
+
+
+def test_coverage_is_of_the_mixture_over_draws_and_not_of_a_gaussian_with_its_moments(monkeypatch):
+    """Two narrow bumps at ±1: a target a little beyond one of them is inside ± 1.645 standard deviations, and outside the
+    central 90 %."""
+    episode = tasks(3)
+    episode = episode._replace(query_y=torch.full_like(episode.query_y, 1.1))
+    means = torch.tensor([1.0, -1.0]).double()[:, None, None].expand(2, *episode.query_y.shape)
+    bumps = Predictive(torch.distributions.Normal(means, 0.05), torch.zeros(3))
+    monkeypatch.setattr(regression, "predictive", lambda *_, **__: bumps)
+    assert regression.predictive_scores(known_objective(), episode)["coverage90"] == 0.0
+
+
+def test_every_task_has_draws_of_its_own(monkeypatch):
+    """In every batch others, lest their error be the same for all tasks."""
+    objective, one = known_objective(), tasks(1)
+    guide = FreeGaussian(torch.zeros(3).double())
+    seen = []
+    monkeypatch.setattr(regression, "TASKS_AT_ONCE", 5)
+    drawn = regression.predictive
+    monkeypatch.setattr(regression, "predictive", lambda *a, **k: seen.append(drawn(*a, **k)) or seen[-1])
+    regression.predictive_scores(SimpleNamespace(model=objective.model, guide=guide), one.tasks(torch.zeros(10).long()))
+    assert len(torch.cat([found.labels.mean[0, :, 0] for found in seen]).unique()) == 10
+
+
+class FreeGaussian(PyroModule):
+    """q(w) = N(loc, I) of every task."""
+
+    def __init__(self, loc):
+        super().__init__()
+        self.loc = loc
+
+    def forward(self, support_x, support_y, query_x, query_y=None, way=None):
+        with pyro.plate("tasks", len(query_x), dim=-2):
+            pyro.sample("weights", dist.Normal(self.loc.expand(len(query_x), 1, 1, 3), 1.0).to_event(2))
