@@ -258,6 +258,7 @@ def score_regression(
     )
 
 
+@torch.no_grad()
 def predictive_scores(objective: RateDistortionModule, episode: Episode) -> dict[str, float]:
     """``rmse``, ``coverage90``, ``noise``, ``rate``, ``distortion`` and ``neg_elbo``, as in :class:`RegressionRecord`."""
     noise = float(objective.model.likelihood.log_noise.exp())

@@ -24,6 +24,12 @@ from tests.conftest import descend
 from tests.inference.bnn.conftest import blobs, items
 
 
+@pytest.fixture
+def one_round(monkeypatch):
+    """Mixtures of two posteriors in one round, which options refuse for what its rates are against."""
+    monkeypatch.setattr(FitSettings, "plan", lambda settings, way: Plan(2, 1, settings.epochs, online=way is Algorithm.ONLINE))
+
+
 class TestLinearRegression:
     """A one-layer network without bias, N(0, s²) prior and known noise: everything is known in closed form."""
 
@@ -142,9 +148,9 @@ class TestEmpiricalBayes:
             torch.testing.assert_close(same[0], other[0], rtol=0, atol=0)
             assert bool((same[1] != other[1]).any())
 
-    def test_a_mixture_starts_from_the_learned_prior(self):
+    def test_a_mixture_starts_from_the_learned_prior(self, one_round):
         """Until there are posteriors it is that prior; then its other components are. Afterwards nothing more is learned."""
-        fitted = BNN.fit(nn.Linear(4, 3), *blobs(60), algorithm="online", posteriors=2, rounds=3, epochs=15, batch=10, beta=1.0)
+        fitted = BNN.fit(nn.Linear(4, 3), *blobs(60), algorithm="online", posteriors=2, epochs=15, batch=10, beta=1.0)
         mixture = fitted.posterior.model.prior
         assert isinstance(mixture, MixtureWeightPrior)
         assert mixture.begun
@@ -183,11 +189,9 @@ class TestAlgorithms:
         }
         assert fitted.rate_against == expected.get(algorithm, "prior")
 
-    def test_online_refreshes_after_each_posterior_and_beta_bnn_after_all(self, monkeypatch):
+    def test_online_refreshes_after_each_posterior_and_beta_bnn_after_all(self, one_round):
         """With an enormous β nothing is learned after the first round but what the mixture allows: online's second posterior
         may sit on the first, which β-BNN's cannot see before the round ends."""
-        one_round = lambda settings, algorithm: Plan(2, 1, settings.epochs, online=algorithm == "online")  # noqa: E731
-        monkeypatch.setattr(FitSettings, "plan", one_round)  # options refuse it, for what its rates are against
         x, y = blobs(60)
         network = nn.Linear(4, 3)
         rates = {}
