@@ -215,7 +215,7 @@ class TestAlgorithms:
         if algorithm is Algorithm.LAPLACE:
             pytest.importorskip("laplace")
         x, network = torch.randn(12, 2), nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
-        options = {"epochs": 1, "rounds": 1, "posteriors": 2, "iterates": 2, "rank": 2}
+        options = {"epochs": 2, "rounds": 2, "posteriors": 2, "iterates": 2, "rank": 2}
         fitted = BNN.fit(network, x.double(), x[:, 0], algorithm=algorithm, **options).posterior
         assert fitted.loc.dtype == fitted.outputs(x, num_samples=2).dtype == torch.float64
         assert {parameter.dtype for parameter in fitted.model.parameters()} <= {torch.float64}

@@ -8,7 +8,7 @@ from data.base_and_new import BaseAndNewSampler
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from guides.tasks.families import PosteriorParameters
-from inference.evaluation.predictive import predictive
+from inference.evaluation.evaluate import predictions
 from inference.meta import base_and_new
 from inference.meta.base_and_new import build_lwof, check_lwof, fit_lwof, halves, lwof_columns, lwof_records
 from inference.meta.methods import sib
@@ -74,8 +74,8 @@ def test_rate_of_the_base_weights_is_zero_and_of_the_new_ones_the_bound():
 def test_columns_are_accuracies_among_their_own_classes():
     objective, episode, sampler = objective_and_episode()
     columns = lwof_columns(objective, sampler, tasks=3, seed=1)
-    episode = next(base_and_new.batches(sampler, 3, 1)).to("cpu", dtype=torch.float64)
-    logits = predictive(objective.model, objective.guide, episode, num_samples=16).labels.logits
+    episode, predicted = next(predictions(objective.model, objective.guide, sampler, tasks=3, seed=1, num_samples=16))
+    logits = predicted.labels.logits
     p, known, half = logits.softmax(-1).mean(0), episode.base_classes.shape[1], episode.query_x.shape[1] // 2
     both = (p.argmax(-1) == episode.query_y).double().mean()
     new = logits[..., :half, known:].softmax(-1).mean(0).argmax(-1) == episode.query_y[:, :half] - known
