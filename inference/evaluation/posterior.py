@@ -34,6 +34,11 @@ class TaskPosterior:
     episode: Episode
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        tasks, queries = self.query_x.shape[:2]
+        sizes = f"tasks={tasks}, support={self.episode.support_y.shape[1]}, queries={queries}"
+        return ", ".join([f"{type(self).__name__}({sizes}", *(f"{k}={v!r}" for k, v in self.attributes.items())]) + ")"
+
     @property
     def query_x(self) -> Tensor:
         """The features that were adapted on, ``[tasks, query, D]``."""

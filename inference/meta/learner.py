@@ -205,6 +205,9 @@ class Learner:
         """The posteriors before the first and after every step, as :meth:`posterior` takes its arguments."""
         if steps is not None and steps < 0:
             raise UserError(f"steps = {steps} must be 0 or more")
+        for name, given in {"support_x": support_x, "support_y": support_y, "query_x": query_x}.items():
+            if not isinstance(given, Tensor):
+                raise UserError(f"{name} must be a tensor, not {type(given).__name__}: torch.as_tensor makes one")
         if support_y.dim() == 1:
             support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
             query_y = None if query_y is None else query_y.reshape(1, -1)

@@ -144,8 +144,9 @@ def check_names(options: type[Options], given: Iterable[str]) -> None:
     known = {field.name for field in fields(options)} if options.__dict__.get("__dataclass_fields__") else set()
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UserError(f"no option `{name}`" + (f": did you mean `{close[0]}`?" if close else ""))
+            close = difflib.get_close_matches(name, known)  # the first letter is seldom mistyped
+            meant = max(close, key=lambda known_name: known_name[:1] == name[:1], default=None)
+            raise UserError(f"no option `{name}`" + (f": did you mean `{meant}`?" if meant else ""))
 
 
 def refuse_value(options: type[Options], message: str, given: Mapping[str, Any]) -> NoReturn:

@@ -44,6 +44,11 @@ class TestHandMadeTasks:
         assert posterior.probabilities().shape == (1, 6, 3)
         assert posterior.sample(7).shape[:3] == (7, 1, 3)
 
+    def test_a_posterior_shows_as_one_line(self):
+        shown = repr(learner().posterior(*task()))
+        assert shown.startswith("TaskPosterior(tasks=1, support=3, queries=6, method='sib'")
+        assert "\n" not in shown
+
     @pytest.mark.parametrize("labels", [(0, 2, 7), (1, 2, 3), (-1, 0, 1), (0, 0, 2)])
     def test_labels_that_leave_out_a_class_are_refused(self, labels):
         with pytest.raises(UserError, match="number the classes of every task 0, 1"):
@@ -72,6 +77,8 @@ class TestHandMadeTasks:
             (lambda x, y, q: (x[:0], y[:0], q), "support_y is empty"),
             (lambda x, y, q: (x[:1], y[:1], q), "at least two"),
             (lambda x, y, q: (x, y.float(), q), "whole numbers"),
+            (lambda x, y, q: (x, y.tolist(), q), "support_y must be a tensor, not list"),
+            (lambda x, y, q: (x.numpy(), y, q), "support_x must be a tensor, not ndarray"),
             (lambda x, y, q: (x * torch.nan, y, q), "not finite"),
         ],
     )

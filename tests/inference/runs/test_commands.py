@@ -37,6 +37,7 @@ def test_dashes_or_underscores_and_several_values():
         (["--gradient", "magic"], "--gradient magic: choose equivariant, mlp, exact"),
         (["--image-sise", "8"], "no option --image-sise: did you mean --image-size?"),
         (["--wa", "8"], "no option --wa: did you mean --way?"),
+        (["--bata", "1"], "no option --bata: did you mean --beta?"),
         (["--protocols", "lwof"], "add --holdout 50"),
         (["--way"], "--way: expected one argument"),
         (["stray"], "unrecognized arguments: stray"),
