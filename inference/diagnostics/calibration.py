@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LOG_LIKELIHOOD = "log likelihood"
+"""The coordinate that is the data's log likelihood."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -76,12 +79,17 @@ class Calibration:
     def verdict(self) -> str:
         """One line."""
         size = f"{len(self.ranks)} simulations, {len(self.names)} coordinates, level {self.level:.0%}"
-        outside = int((~self.inside).sum())
-        if not outside:
+        if self.passed:
             return f"passes ({size})"
-        spread = float(self.spread[torch.as_tensor(~self.inside)].mean())
-        shape = "too narrow" if spread > 1.1 else "too wide" if spread < 0.9 else "shifted"
-        return f"fails: {outside} of {len(self.names)} coordinates leave the band, mostly {shape} ({size})"
+        outside, likelihood = ~self.inside, np.array([name == LOG_LIKELIHOOD for name in self.names])
+        found = f"{outside.sum()} of {len(self.names)} coordinates leave the band"
+        if (outside & ~likelihood).any():
+            spread = float(self.spread[torch.as_tensor(outside & ~likelihood)].mean())
+            found += f", mostly {'too narrow' if spread > 1.1 else 'too wide' if spread < 0.9 else 'shifted'}"
+        if (outside & likelihood).any():  # its ranks lie to one side, whichever way the posterior is wrong
+            above = float(self.ranks[:, torch.as_tensor(likelihood)].double().mean()) > self.draws / 2
+            found += f", draws explain the data {'worse' if above else 'better'} than the truth does"
+        return f"fails: {found} ({size})"
 
 
 def calibrate(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data.seeding import seeded
-from inference.diagnostics.calibration import Calibration, calibrate
+from inference.diagnostics.calibration import LOG_LIKELIHOOD, Calibration, calibrate
 from models.bayesian.network import BayesianNetwork
 
 DRAWS = 49  # posterior draws per simulation
@@ -61,7 +61,7 @@ def calibrate_networks(
     with torch.enable_grad():
         drawn = fit(y)
     found = [coordinates(model, weights, x, y, at) for weights in (truth[None], drawn)]
-    named = [*(names or (f"output {i + 1}" for i in range(len(at)))), "log likelihood"]
+    named = [*(names or (f"output {i + 1}" for i in range(len(at)))), LOG_LIKELIHOOD]
     return calibrate(found[0][0], found[1], named, level=level, seed=seed)
 
 

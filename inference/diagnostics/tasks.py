@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data.episodes import Episode
 from data.seeding import seeded
-from inference.diagnostics.calibration import Calibration, calibrate, distribution_level
+from inference.diagnostics.calibration import LOG_LIKELIHOOD, Calibration, calibrate, distribution_level
 from inference.evaluation.predictive import labels_of, trace_guide, trace_model
 
 OUTPUTS = 3  # queries per task whose output is a coordinate
@@ -53,7 +53,7 @@ def calibrate_tasks(
         narrowed(drawn.nodes[WEIGHTS], scale)
     found = [coordinates(model, trace, simulated, size) for trace, size in ((truth, 1), (drawn, draws))]
     count = found[0].shape[-1] - OUTPUTS - 1
-    names = [*(f"w{i + 1}" for i in range(count)), *(f"output {i + 1}" for i in range(OUTPUTS)), "log likelihood"]
+    names = [*(f"w{i + 1}" for i in range(count)), *(f"output {i + 1}" for i in range(OUTPUTS)), LOG_LIKELIHOOD]
     return calibrate(found[0][0], found[1], names, level=level, seed=seed)
 
 

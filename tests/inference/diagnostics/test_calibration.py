@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from inference.diagnostics.calibration import Calibration, calibrate, central_coverage, distribution_level, simultaneous_band
+from inference.diagnostics.calibration import (
+    LOG_LIKELIHOOD,
+    Calibration,
+    calibrate,
+    central_coverage,
+    distribution_level,
+    simultaneous_band,
+)
 
 SIMULATIONS, DRAWS = 500, 99
 
@@ -32,6 +39,17 @@ def test_a_wrong_posterior_fails_and_is_called_by_its_kind(wrong, words):
     found = calibrate(*gaussian_case(**wrong))
     assert not found.inside.any()
     assert words in found.verdict
+
+
+@pytest.mark.parametrize(("rank", "words"), [(DRAWS, "worse than the truth"), (0, "better than the truth")])
+def test_the_log_likelihood_lies_to_a_side_and_does_not_count_as_narrow(rank, words):
+    truth, draws = gaussian_case(widen=2)
+    ranks = calibrate(truth, draws).ranks.clone()
+    ranks[:, -1] = rank
+    found = Calibration(("w1", "w2", "w3", LOG_LIKELIHOOD), ranks, DRAWS)
+    assert f"4 of 4 coordinates leave the band, mostly too wide, draws explain the data {words}" in found.verdict
+    alone = Calibration((LOG_LIKELIHOOD,), ranks[:, -1:], DRAWS).verdict
+    assert "leave the band, draws explain the data" in alone
 
 
 def test_ranks_are_uniform_over_all_values_also_among_ties():
