@@ -118,7 +118,7 @@ class EpisodeSampler:
     def __init__(self, source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> None:
         counts = source.counts
         if source.num_classes < spec.way:
-            raise UserError(f"{split}: {source.num_classes} classes are too few for {spec.way}-way tasks: lower way")
+            raise UserError(f"{split}: {source.num_classes} classes are too few for {spec.way}-way tasks: lower `way`")
         smallest = int(counts.argmin())
         if counts[smallest] < spec.shot + spec.queries:
             raise UserError(

@@ -101,7 +101,8 @@ def regret_dots(findings: Sequence[Finding]) -> Figure:
         for place, regret in enumerate(found):
             axis.errorbar(regret.mean, place, xerr=regret.ci95, fmt="o", color=COLOURS[0], capsize=3)
         axis.axvline(0, color="grey", lw=1)
-        logarithmic(axis, "x", [0.0, *(regret.mean for regret in found)], least=LEAST_REGRET)
+        if max(abs(regret.mean) + regret.ci95 for regret in found) > LEAST_REGRET:
+            logarithmic(axis, "x", [0.0, *(regret.mean for regret in found)], least=LEAST_REGRET)
         error = max(regret.error for regret in found)
         if error:
             axis.axvspan(-error, error, color="0.88", label="the reference's own error, 95 %")

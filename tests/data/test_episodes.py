@@ -131,7 +131,7 @@ def test_seed_decides():
 
 
 def test_bad_tasks_are_named():
-    with pytest.raises(UserError, match="too few for 6-way tasks: lower way"):
+    with pytest.raises(UserError, match="too few for 6-way tasks: lower `way`"):
         EpisodeSampler(numbered(), TaskSpec(6), split="test split")
     with pytest.raises(UserError, match="'c' has 25 images"):
         EpisodeSampler(numbered(), TaskSpec(5, 11, 15))

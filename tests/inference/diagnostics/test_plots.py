@@ -49,3 +49,10 @@ def test_small_and_large_regrets_are_told_apart():
     places = [axis.transData.transform((m, 0))[0] / figure.bbox.width for m in means]
     assert min(np.diff(places)) > 0.01
     assert axis.get_xscale() == "symlog"
+
+
+def test_regrets_that_are_all_small_have_a_plain_axis():
+    """Its ticks were once nothing but the axis' two ends, to six digits."""
+    findings = [Finding(str(m), regret=Regret(m, 0.002, 0.0, 9), reference="exact Bayes") for m in (-0.001, 0.0005)]
+    (axis,) = regret_dots(findings).axes
+    assert axis.get_xscale() == "linear"
