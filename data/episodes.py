@@ -123,7 +123,7 @@ class EpisodeSampler:
         if counts[smallest] < spec.shot + spec.queries:
             raise UserError(
                 f"{split}: class {source.class_names[smallest]!r} has {int(counts[smallest])} images, fewer than "
-                f"shot + queries = {spec.shot} + {spec.queries}: lower shot or queries"
+                f"shot + queries = {spec.shot} + {spec.queries}: lower `shot` or `queries`"
             )
         self.source, self.spec, self.counts = source, spec, counts
         self._by_class = torch.argsort(source.labels, stable=True)

@@ -30,7 +30,7 @@ class LabelledItems:
 
     def __post_init__(self) -> None:
         if len(self.items) != len(self.labels):
-            raise ValueError(f"{len(self.items)} items but {len(self.labels)} labels")
+            raise UserError(f"{len(self.items)} items but {len(self.labels)} labels: each item needs one")
 
     def __len__(self) -> int:
         return len(self.items)

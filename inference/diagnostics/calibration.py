@@ -76,12 +76,22 @@ class Calibration:
         return (self.ranks.double() - self.draws / 2).square().mean(0) / uniform
 
     @property
+    def mean_spread(self) -> float:
+        """Mean of :attr:`spread` over weights and outputs."""
+        return float(self.spread[torch.as_tensor(~self.is_likelihood)].mean())
+
+    @property
+    def is_likelihood(self) -> np.ndarray:
+        """Which coordinate is the log likelihood, whose ranks say nothing of width, ``[coordinates]``."""
+        return np.array([name == LOG_LIKELIHOOD for name in self.names])
+
+    @property
     def verdict(self) -> str:
         """One line."""
         size = f"{len(self.ranks)} simulations, {len(self.names)} coordinates, level {self.level:.0%}"
         if self.passed:
             return f"passes ({size})"
-        outside, likelihood = ~self.inside, np.array([name == LOG_LIKELIHOOD for name in self.names])
+        outside, likelihood = ~self.inside, self.is_likelihood
         found = f"{outside.sum()} of {len(self.names)} coordinates leave the band"
         if (outside & ~likelihood).any():
             spread = float(self.spread[torch.as_tensor(outside & ~likelihood)].mean())

@@ -164,7 +164,7 @@ class Finding:
             "sbc_outside": None if calibration is None else int((~calibration.inside).sum()),
             "sbc_coordinates": None if calibration is None else len(calibration.names),
             "sbc_simulations": None if calibration is None else len(calibration.ranks),
-            "sbc_spread": None if calibration is None else float(calibration.spread.mean()),
+            "sbc_spread": None if calibration is None else calibration.mean_spread,
             "regret": None if self.regret is None else asdict(self.regret),
             "reference": self.reference,
             "loss": None if self.losses is None else float(self.losses.mean()),

@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from data.episodes import Episode
+from data.errors import UserError
 from data.seeding import seeded
 from inference.evaluation.export import tasks_to_arviz
 from inference.evaluation.predictive import Predictive, predictive, trace_guide
@@ -113,7 +114,13 @@ class TaskPosterior:
             num_samples: draws; rounded up to a multiple of four.
             class_names: of the classes, where all tasks share them.
             seed: of the draws.
+
+        Raises:
+            UserError: labels of another shape.
         """
+        if query_y is not None and query_y.shape != self.query_x.shape[:2]:
+            given, wanted = tuple(query_y.shape), tuple(self.query_x.shape[:2])
+            raise UserError(f"`query_y` has shape {given}, where the posterior's queries are {wanted}: tasks × queries")
         return tasks_to_arviz(
             self.model,
             self.guide,

@@ -38,6 +38,9 @@ class SIB(Learner):
         Raises:
             UserError: bad options, data that cannot serve them, or a network for other images.
         """
+        if not isinstance(data, ImageSplits):
+            found = type(data).__name__
+            raise UserError(f"`data` must hold training, validation and test classes, not be {found}: `load_data` gives it")
         if network is not None:
             if network.image_shape != data.image_shape:
                 taken, given = ("×".join(map(str, shape)) for shape in (network.image_shape, data.image_shape))

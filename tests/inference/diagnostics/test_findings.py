@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 import torch
 
+from inference.diagnostics.calibration import LOG_LIKELIHOOD, Calibration
 from inference.diagnostics.findings import Finding, format_findings, gap_words
 from inference.diagnostics.regret import Regret
 
@@ -61,3 +63,10 @@ def test_only_columns_that_are_shown_are_explained():
     assert "NLL: nats per held-out item" in printed
     assert "SBC" not in printed
     assert "PSIS" not in printed
+
+
+def test_spread_is_of_weights_and_outputs_alone():
+    """Ranks at both ends are three times as spread as uniform ones; those of the log likelihood say nothing of width."""
+    ranks = torch.tensor([[0, 50], [100, 50]]).repeat(20, 1)
+    row = Finding("ends", calibration=Calibration(("w", LOG_LIKELIHOOD), ranks, 100, 0.95)).row()
+    assert row["sbc_spread"] == pytest.approx(3, rel=0.03)

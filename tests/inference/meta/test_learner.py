@@ -54,6 +54,14 @@ class TestHandMadeTasks:
         with pytest.raises(UserError, match="number the classes of every task 0, 1"):
             learner().posterior(*task(labels))
 
+    def test_query_labels_of_another_shape_are_one_line(self):
+        with pytest.raises(UserError, match=r"`query_y` has shape \(1, 3\).*\(1, 6\)"):
+            learner().posterior(*task()).to_arviz(torch.zeros(1, 3, dtype=torch.long))
+
+    def test_fit_asks_for_classes_of_all_three_kinds(self):
+        with pytest.raises(UserError, match="not be LabelledItems"):
+            SIB.fit(BANK)
+
     def test_every_task_has_every_class(self):
         assert checked_way(torch.tensor([[0, 1, 2], [2, 0, 1]])) == 3
         with pytest.raises(UserError, match="every task"):
