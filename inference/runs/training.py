@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -206,6 +208,13 @@ class SharedTraining(DDPStrategy):
         quiet_lightning()
         keep_freed_memory()
         super().setup_environment()
+
+    def on_train_start(self) -> None:
+        """Let a process that we started end at once where the first one ends it: Lightning's handler would tell the others,
+        of which one is dead then, and a traceback would follow."""
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        super().on_train_start()
 
 
 class FiniteLoss(Callback):

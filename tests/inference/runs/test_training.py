@@ -1,5 +1,8 @@
 """The training loop: it stops at a loss that is not finite, and never saves such weights."""
 
+import multiprocessing
+import signal
+
 import lightning
 import pytest
 import torch
@@ -8,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from data.errors import UserError
 from inference.runs.folder import RunFolder
-from inference.runs.training import FiniteLoss, Loop, stop_if_not_finite, train
+from inference.runs.training import FiniteLoss, Loop, SharedTraining, stop_if_not_finite, train
 
 
 class Module(lightning.LightningModule):
@@ -95,3 +98,15 @@ def test_errors_of_distributions_are_named_and_others_pass():
         torch.distributions.Normal(torch.tensor(torch.nan), 1.0)
     with pytest.raises(ValueError, match="mine"), stop_if_not_finite(7):
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_process_that_we_started_ends_at_once_when_it_is_told_to(started, monkeypatch):
+    """Lightning's handler tells the other processes, and fails where one of them is dead; our own process keeps its handler."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: multiprocessing.current_process() if started else None)
+    try:
+        SharedTraining().on_train_start()
+        assert (signal.getsignal(signal.SIGTERM) is signal.SIG_DFL) == started
+    finally:
+        signal.signal(signal.SIGTERM, before)
