@@ -49,6 +49,7 @@ def test_seed_reaches_the_loaders():
     assert (targets[0] != targets[2]).any()
 
 
+@pytest.mark.slow
 def test_omniglot_archive(shared_data):
     name = "images_background_small1.zip"
     data = load_data("omniglot", shared_data / "omniglot" / name, image_size=28)

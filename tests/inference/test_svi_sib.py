@@ -266,6 +266,7 @@ class TestErrors:
             (["--inner-lr", "0"], "--inner-lr 0: must be a number, above 0"),
         ],
     )
+    @pytest.mark.slow
     def test_options(self, arguments, message, capsys, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert message in error_of(arguments, capsys)

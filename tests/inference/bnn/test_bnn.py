@@ -94,6 +94,7 @@ class TestEmpiricalBayes:
         distortion = fitted.posterior.scores(LabelledItems(x, y, ()), num_samples=4000)["distortion"]
         assert distortion + float(fitted.rates.mean()) == pytest.approx(-float(evidence), abs=0.15)
 
+    @pytest.mark.slow
     def test_a_scale_for_each_input_is_exact_and_silences_what_explains_nothing(self, float64):
         fitted, x, y = self.fit(torch.tensor([2.0, -1.0, 0.0, 0.0, 0.5]), prior_scales="input", epochs=400)
         excess = (x.T @ y / self.C**2).square() - self.NOISE**2 / self.C**2
@@ -104,6 +105,7 @@ class TestEmpiricalBayes:
         assert float(scales[excess < 0].max()) < 0.02
 
     @pytest.mark.parametrize("family", ["laplace", "spike-and-slab"])
+    @pytest.mark.slow
     def test_other_families_end_where_the_rate_is_smallest(self, family, float64):
         """At the optimum of the scale, which for Laplace is E|w|, no other scale gives this posterior a smaller rate."""
         fitted, *_ = self.fit(torch.randn(6), prior=family, epochs=500, particles=5)
@@ -255,6 +257,7 @@ class TestAlgorithms:
 
 
 class TestRandomSubset:
+    @pytest.mark.slow
     def test_the_others_are_points_trained_by_the_same_objective(self, float64):
         """Centred orthogonal inputs, random slopes and a point for the intercept: all three are known."""
         noise, x = 0.5, torch.randn(40, 3)

@@ -47,6 +47,7 @@ def test_batches_are_of_the_posterior_s_own_items(data_sets):
     assert float((found.loc - mean).square().mean()) < 0.05 * float((found.loc - other).square().mean())
 
 
+@pytest.mark.slow
 def test_a_diagonal_gaussian_passes_where_it_is_exact_and_fails_where_weights_are_correlated():
     verdicts = {}
     for name, x in (("centred", CENTRED), ("off centre", X)):

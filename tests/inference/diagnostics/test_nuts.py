@@ -24,6 +24,7 @@ def tasks():
     return Problem("linear").tasks(4, queries=6, seed=2)
 
 
+@pytest.mark.slow
 def test_it_samples_the_exact_posterior_of_all_tasks_at_once():
     episode, model = tasks(), known_model()
     before = torch.random.get_rng_state()
@@ -43,6 +44,7 @@ def test_it_samples_the_exact_posterior_of_all_tasks_at_once():
     torch.testing.assert_close(pooled.std(0) / scale, torch.ones_like(scale), atol=0.25, rtol=0)
 
 
+@pytest.mark.slow
 def test_its_predictive_is_the_exact_one_and_is_kept_on_disk(tmp_path, capsys):
     episode, model, size = tasks(), known_model(), {"draws": 120, "warmup": 80}
     first = nuts_reference(model, episode, tmp_path, **size)

@@ -208,6 +208,7 @@ class TestPosteriors:
         assert bool((built.guide.loc.grad != 0).any())
         assert bool(built.guide.log_scale.grad.isfinite().all())
 
+    @pytest.mark.slow
     def test_resnet18_and_chosen_layers(self):
         network = build_network("resnet18", (3, 32, 32), 10).double()
         x = torch.randn(2, 3, 32, 32)

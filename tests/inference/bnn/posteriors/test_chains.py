@@ -31,6 +31,7 @@ class TestDraws:
         assert float(ChainPosterior(fitted.model, noise + torch.tensor([0.0, 2.0])[:, None, None]).r_hat(x)) > 1.2
 
 
+@pytest.mark.slow
 def test_lands_on_the_exact_posterior(exact):
     fitted = sample_chains(exact.model, exact.data, torch.randn(2, 3), draws=300, warmup=100, seed=1)
     draws = fitted.chains.flatten(0, 1)
