@@ -101,6 +101,7 @@ def predictions(
             assert episode.query_y is not None
             mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
             probabilities = infer(learner.model, learner.guide, mapped).probabilities()
-            label = f"K = {variant.steps}" if variant.method == selected.method else variant.name
+            weighed = "" if variant.beta is None else f", β = {variant.beta:g}"
+            label = f"K = {variant.steps}{weighed}" if variant.method == selected.method else variant.name
             pooled[label] = probabilities.flatten(0, 1), episode.query_y.flatten()
     return pooled

@@ -170,8 +170,9 @@ def weight_posterior(before: TaskPosterior, after: TaskPosterior, query_y: Tenso
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained")
-        steps = ("before: θ⁰ from the support", "after K steps on the unlabelled queries")
-        for axis, posterior, title in zip(axes, (before, after), steps, strict=True):
+        steps = getattr(after.guide, "steps", 0)
+        titles = ("before: θ⁰ from the support", f"after {steps} step{'' if steps == 1 else 's'} on the unlabelled queries")
+        for axis, posterior, title in zip(axes, (before, after), titles, strict=True):
             queries = project(posterior.query_x[0])
             weights = project(posterior.sample(draws)[:, 0])
             for c in range(weights.shape[1]):

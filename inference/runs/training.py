@@ -98,7 +98,7 @@ def train(
     if patience and monitor:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
     if loop.progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
+        callbacks.append(ProgressBar(refresh_rate=10, leave=False))
     quiet_lightning()
     keep_freed_memory()
     dtype = next((p.dtype for p in module.parameters()), torch.get_default_dtype())
@@ -215,6 +215,13 @@ class SharedTraining(DDPStrategy):
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         super().on_train_start()
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's, without the number of a version, which our logs do not have: it would show a piece of the stage's name."""
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
 
 
 class FiniteLoss(Callback):

@@ -15,6 +15,7 @@ from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import LinearPredictor
 from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior
+from tests.conftest import descend
 
 NOISE = 0.5
 
@@ -34,13 +35,7 @@ class TestConjugateRegression:
         objective = RateDistortionELBO(beta=1.0, num_particles=particles, vectorize_particles=True, max_plate_nesting=2)(
             model, guide
         )
-        optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=0.05)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            objective(*data).backward()
-            optimizer.step()
-            schedule.step()
+        descend(objective, *data, steps=steps)
         return objective
 
     def model(self, prior):

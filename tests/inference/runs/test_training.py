@@ -110,3 +110,11 @@ def test_a_process_that_we_started_ends_at_once_when_it_is_told_to(started, monk
         assert (signal.getsignal(signal.SIGTERM) is signal.SIG_DFL) == started
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_the_progress_bar_names_no_version(tmp_path, capsys):
+    """Lightning makes it of the stage's last letters."""
+    train(Module(), Loop("cpu", progress=True), RunFolder(tmp_path), "pretrain", epochs=1)
+    shown = capsys.readouterr()
+    assert "Epoch 0" in shown.out + shown.err
+    assert "v_num" not in shown.out + shown.err
