@@ -167,7 +167,8 @@ def held_words(fitted: Sequence[Fitted]) -> str:
     models = {one.name: one.bnn.posterior.model for one in fitted if one.bnn is not None}
     parts = {name: [*model.prior.parameters(), *model.likelihood.parameters()] for name, model in models.items()}
     learned = [name for name, parameters in parts.items() if any(p.requires_grad for p in parameters)]
-    return f"prior scales (of its first network) and noise that {', '.join(learned)} learned are held at what they became" if learned else ""
+    held = f"prior scales (of the first network) and noise that {', '.join(learned)} learned are held at what they became"
+    return held if learned else ""
 
 
 def too_large(one: Fitted, problem: Problem, simulations: int) -> str:

@@ -71,7 +71,8 @@ def test_what_was_learned_is_held():
     torch.testing.assert_close(model.prior(2).variance, torch.tensor([9.0, 9.0]))
     assert one.held().prior_scales is PriorScales.FIXED
     assert one.bnn.posterior.model.prior.scales.log_scale.requires_grad, "the run's own is left as it was"
-    assert held_words([one]) == "prior scales (of its first network) and noise that vanilla learned are held at what they became"
+    held = "prior scales (of the first network) and noise that vanilla learned are held at what they became"
+    assert held_words([one]) == held
     assert held_words([Fitted(Algorithm.FIXED, 0.1, recipe(Algorithm.FIXED, 0.1), None, "β = 0.1")]) == ""
     assert isinstance(known_likelihood(CategoricalLikelihood()), CategoricalLikelihood)
 
