@@ -14,7 +14,7 @@ from data.seeding import seeded
 from guides.tasks.free import FreeGaussianGuide, FreeGuide, FullCovarianceGuide
 from guides.tasks.unrolled import Evidence
 from inference.elbo import RateDistortionELBO
-from inference.evaluation.predictive import labels_of, total_rate, trace_guide, trace_model
+from inference.evaluation.predictive import labels_of, predictive, trace_guide, trace_model
 
 STEPS, PARTICLES, STEP_SIZE = 2000, 8, 0.05
 EQUAL = 1e-6  # nats between log weights that are no difference
@@ -103,8 +103,8 @@ def task_losses(
 ) -> Tensor:
     """−E_q log p(labels given w) + β KL(q ‖ p) of each task, nats: ``[tasks]``; at β = 1 the negative ELBO.
 
-    Diagonal Gaussians get the same noise, so that differences of two are finer than each of them; every task gets its own, so
-    that an interval over tasks holds the error of the draws too.
+    Diagonal Gaussians get the same noise, so that differences of two are finer than each of them; every task has its own, whose
+    error an interval over tasks then holds.
 
     Args:
         on: whose labels are scored; see :func:`optimise_tasks`.
@@ -112,11 +112,10 @@ def task_losses(
     """
     data = given(episode, on)
     assert data.query_y is not None
-    with seeded(0, device=episode.query_x.device):
-        drawn = trace_guide(guide, episode, num_samples)
-    joint = trace_model(model, drawn, data, num_samples)
-    distortion, rate = -labels_of(joint).log_prob(data.query_y).sum(-1).mean(0), total_rate(joint, drawn)
-    return distortion if rate is None else distortion + beta * rate
+    tasks = len(data.query_x)
+    predicted = predictive(model, guide, episode, query_x=data.query_x, num_samples=num_samples, batch=tasks)
+    distortion = predicted.distortion(data.query_y)
+    return distortion if predicted.rate is None else distortion + beta * predicted.rate
 
 
 @torch.no_grad()

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from data.episodes import Episode, EpisodeSampler
 from data.items import LabelledItems
-from data.seeding import mix_seed, seeded
+from data.seeding import mix_seed
 from guides.tasks.unrolled import Evidence
 from inference.diagnostics.amortization import optimise_tasks, prior_guide
 from inference.diagnostics.findings import Diagnosis, Finding
 from inference.diagnostics.gap_bounds import informed_guide, refined_guide
 from inference.diagnostics.nuts import compare_moments, r_hat, run_nuts
 from inference.diagnostics.regret import mixture_log_density, regret
-from inference.evaluation.predictive import Predictive, labels_of, place_of, total_rate, trace_guide, trace_model
+from inference.evaluation.predictive import place_of, predictive, trace_guide
 from inference.meta.learner import TEST_SEED, Learner, selected_name
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
@@ -162,10 +162,7 @@ def judge(model: nn.Module, guide: nn.Module, episode: Episode, beta: float) -> 
     """A guide's objective and predictions; every guide gets the same noise, so that differences are finer than each, and every
     task its own, so that intervals over tasks hold the draws' error."""
     assert episode.query_y is not None
-    with seeded(0, device=episode.query_x.device):
-        drawn = trace_guide(guide, episode, DRAWN)
-    joint = trace_model(model, drawn, episode, DRAWN)
-    predicted = Predictive(labels_of(joint), total_rate(joint, drawn))
+    predicted = predictive(model, guide, episode, num_samples=DRAWN, batch=len(episode.query_x))
     distortion = predicted.distortion(episode.query_y)
     losses = None if predicted.rate is None else distortion + beta * predicted.rate
     return Judged(losses, predicted.probabilities(), predicted.log_predictive(episode.query_y))
