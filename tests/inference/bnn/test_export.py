@@ -4,10 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import one_hot
 
-from inference.bnn.export import weight_group
+from inference.bnn.export import prior_draws, weight_group
 from inference.evaluation.arviz import LOO
+from models.bayesian.network import BayesianNetwork
+from models.bayesian.weight_priors import GaussianWeightPrior, ScaledWeightPrior
+from models.bayesian.weight_scales import PriorScales, WeightScales
 from models.likelihoods import GaussianLikelihood
 from tests.inference.bnn.conftest import items
 from tests.inference.bnn.test_posterior import posterior
@@ -112,3 +116,13 @@ class TestItems:
         saved = posterior(outputs=1, likelihood=GaussianLikelihood(0.5)).to_arviz(torch.randn(5, 4), num_samples=24)
         assert set(saved.predictions.data_vars) == {"y", "mean"}
         assert "y" not in saved.predictions_constant_data
+
+
+@pytest.mark.parametrize("draws", [4, 5])
+def test_prior_draws_are_of_the_posteriors_own_priors_in_turn(draws):
+    model = BayesianNetwork(nn.Linear(3, 1), posteriors=2)
+    model.prior = ScaledWeightPrior(GaussianWeightPrior(), WeightScales(model.shapes, PriorScales.LAYER, 2))
+    with torch.no_grad():
+        model.prior.scales.log_scale.copy_(torch.tensor([[0.0], [20.0]]).expand(2, 2))
+        wide = prior_draws(model, draws).abs().amax(-1) > 1e4
+    assert wide.tolist() == [bool(i % 2) for i in range(draws)]

@@ -12,6 +12,7 @@ from guides.mean_field import MeanFieldGuide, PointGuide
 from inference.elbo import RateDistortionELBO
 from models.bayesian.draws import DrawWhereUsed, Estimator, LocalLinear, call
 from models.bayesian.network import BayesianNetwork
+from models.bayesian.weight_priors import GaussianWeightPrior
 from models.distributions.diagonal import GaussianWeights
 from models.likelihoods import BernoulliLikelihood, CategoricalLikelihood, GaussianLikelihood, PoissonLikelihood
 from models.networks.classifiers import build_network
@@ -284,6 +285,7 @@ def test_autocast_shortens_products_alone(guide_class, posteriors):
     """Rate to the digit and densities in float32, gradients close, while layers multiply in bfloat16."""
     torch.manual_seed(0)
     model = BayesianNetwork(build_network("mlp", (1, 8, 8), 10, hidden=(64,)), num_data=200, posteriors=posteriors)
+    model.prior = GaussianWeightPrior(torch.linspace(0.5, 2, model.num_weights))
     guide = guide_class(model.float().initial_weights(posteriors).float()).float()
     objective = RateDistortionELBO()(model, guide)
     leading = () if posteriors == 1 else (posteriors,)
