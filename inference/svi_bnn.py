@@ -8,9 +8,9 @@ from data.catalogue import load_supervised
 from data.errors import UserError
 from data.items import LabelledItems, SupervisedData
 from inference.bnn.algorithms import Algorithm
-from inference.bnn.bnn import BNN, prepare
 from inference.bnn.draw import figures
 from inference.bnn.fit import fit_run, make_problem, split_validation
+from inference.bnn.fitting import Fit, prepare
 from inference.bnn.options import BnnOptions
 from inference.bnn.report import BnnRecord, final_records, format_agreement, format_table, legend, outside_items, save_fits
 from inference.runs.commands import flags_in_errors, read_command, run_process
@@ -21,7 +21,7 @@ DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed
 networks with random last layers, low-rank Gaussians, Laplace's approximation, SWAG and Hamiltonian Monte Carlo.
 Without arguments it compares them on embedded digits in about two minutes."""
 
-Fits = tuple[dict[Algorithm, BNN], list[BnnRecord]]
+Fits = tuple[dict[Algorithm, Fit], list[BnnRecord]]
 """Algorithm -> fitted at its best β, and the records of validation."""
 
 
@@ -39,7 +39,7 @@ class BnnStudy(Study[BnnOptions, SupervisedData, Fits]):
         """Fail where data and options do not fit together.
 
         Raises:
-            UserError: see :func:`~inference.bnn.bnn.prepare`.
+            UserError: see :func:`~inference.bnn.fitting.prepare`.
         """
         options = self.options
         if options.likelihood == "categorical" and not data.is_classification:

@@ -2,92 +2,37 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor, nn
 
 from data.errors import UserError
-from data.items import LabelledItems
-from data.seeding import mix_seed, seeded
-from guides.low_rank import LowRankGuide
-from guides.mean_field import MeanFieldGuide, PointGuide
-from inference.bnn.algorithms import Algorithm, FitSettings, Plan
+from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.checks import (
-    check_chains,
-    check_data,
     check_weights,
     choose_algorithm,
     choose_beta,
     choose_likelihood,
     choose_prior,
-    choose_weights,
     likelihood_name,
     read_data,
 )
-from inference.bnn.posterior import NetworkPosterior, WeightPosterior
-from inference.bnn.posteriors.chains import MOST_WEIGHTS, ChainPosterior, sample_chains
-from inference.bnn.posteriors.laplace import check_laplace, laplace_posterior
-from inference.bnn.posteriors.swag import SwagCollection, check_swag
-from inference.bnn.training import BnnTraining
-from inference.elbo import RateDistortionELBO, RateDistortionModule
+from inference.bnn.fitting import Fit, Recipe, check_device, fit_posterior, prepare
 from inference.runs.folder import RunFolder
 from inference.runs.options import options_to_yaml
-from inference.runs.tensors import load_state, load_tensors, save_tensors
-from inference.runs.training import Loop, train
-from models.bayesian.network import BayesianNetwork
-from models.bayesian.weight_priors import GaussianWeightPrior, MixtureWeightPrior, ScaledWeightPrior, WeightPrior
-from models.bayesian.weight_scales import PriorScales, WeightScales
+from inference.runs.training import Loop
+from models.bayesian.weight_priors import WeightPrior
+from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import Likelihood
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One algorithm at one β: all that a fit needs beside network and data.
-
-    Args:
-        algorithm, beta: what is fitted.
-        likelihood: p(y given ŷ).
-        prior: m(w), or what a mixture starts from; ``None``: N(0, I).
-        prior_scales: scales of the prior's weights.
-        settings: how it is fitted.
-    """
-
-    algorithm: Algorithm
-    beta: float
-    likelihood: Likelihood
-    prior: WeightPrior | None = None
-    prior_scales: PriorScales = PriorScales.FIXED
-    settings: FitSettings = FitSettings()  # noqa: RUF009 (frozen)
-
-
-@dataclass(frozen=True)
-class BNN:
-    """A fitted Bayesian neural network.
-
-    Attributes:
-        algorithm, beta: what it was fitted by.
-        posterior: the weights' posterior, which predicts.
-        rates: ``[K]``, KL(q_k ‖ m) against the prior or mixture each posterior was trained against, nats; NaN where there is
-            none, as for points.
-        seconds: it took to fit, in all sessions of a resumed run.
-        warning: one line where standard deviations did not reach their optimum, else ``None``.
-    """
-
-    algorithm: Algorithm
-    beta: float
-    posterior: NetworkPosterior
-    rates: Tensor
-    seconds: float | None = None
-    warning: str | None = None
+class BNN(Fit):
+    """A fitted Bayesian neural network: what :class:`~inference.bnn.fitting.Fit` says of it."""
 
     @classmethod
     def fit(
@@ -153,203 +98,5 @@ class BNN:
             described = {"algorithm": way.value, "beta": weight, "likelihood": likelihood_name(observation)}
             config = yaml.safe_dump(described, sort_keys=False) + options_to_yaml(chosen)
             run = RunFolder.create(out or Path(scratch) / "run", "bnn", config)
-            return fit_posterior(network, data, recipe, loop=Loop(device, devices, progress=progress), run=run)
-
-    @property
-    def rate_against(self) -> str | None:
-        """What ``rates`` are against: ``"prior"``, ``"mixture"``, or ``None`` where there is none."""
-        if bool(self.rates.isnan().any()):
-            return None
-        return "mixture" if self.algorithm.is_mixture else "prior"
-
-
-def fit_posterior(
-    network: nn.Module,
-    data: LabelledItems,
-    recipe: Recipe,
-    *,
-    loop: Loop,
-    run: RunFolder,
-    watch: LabelledItems | None = None,
-    stage: str | None = None,
-) -> BNN:
-    """Train one algorithm at one β in ``run``, or read it back where it is finished.
-
-    Args:
-        network: untrained.
-        watch: items whose accuracy and NLL are logged after each epoch.
-        stage: name of its checkpoints and logs.
-    """
-    stage = stage or stage_name(recipe.algorithm, recipe.beta)
-    job = Job(prepare(network, data, recipe, watch=watch), data, recipe, loop, run, stage)
-    with nullcontext() if job.file.exists() else run.timed(stage), seeded(recipe.settings.seed):
-        posterior, rates = FITTED_BY.get(recipe.algorithm, by_training)(job)
-    warning = None if recipe.algorithm is Algorithm.NUTS else job.module.scale_warning()
-    return BNN(recipe.algorithm, recipe.beta, posterior, rates, run.seconds().get(stage), warning)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is fitted, and where it is kept.
-
-    Attributes:
-        module: model, and training where there is one.
-        data: training items.
-        recipe, loop, run, stage: see :func:`fit_posterior`.
-    """
-
-    module: BnnTraining
-    data: LabelledItems
-    recipe: Recipe
-    loop: Loop
-    run: RunFolder
-    stage: str
-
-    @property
-    def file(self) -> Path:
-        """What is there once it is finished."""
-        return self.run.checkpoints / f"{self.stage}.safetensors"
-
-    def keep(self, state: dict[str, Tensor]) -> None:
-        """Write the file."""
-        save_tensors(self.file, state, {"algorithm": self.recipe.algorithm.value, "beta": self.recipe.beta})
-
-
-def by_training(job: Job) -> tuple[WeightPosterior, Tensor]:
-    """Posterior and rates (NaN for points) by our objective."""
-    module = job.module
-    if not job.file.exists():
-        plan, rate = module.plan, module.rate_option
-        train(module, job.loop, job.run, job.stage, epochs=plan.total_epochs, every=plan.sparse, rate_option=rate)
-        job.keep(module.state_dict())
-    load_state(module, job.file)
-    points = job.recipe.algorithm.trains_points
-    return module.eval().posterior(), torch.full_like(module.rates, torch.nan) if points else module.rates
-
-
-def by_laplace(job: Job) -> tuple[NetworkPosterior, Tensor]:
-    """Laplace's approximation around what training found."""
-    settings, (points, rates) = job.recipe.settings, by_training(job)
-    last = settings.weights == ("last",)
-    return laplace_posterior(points, job.data, structure=settings.structure, last=last, tune=settings.tune_prior), rates
-
-
-def by_swag(job: Job) -> tuple[NetworkPosterior, Tensor]:
-    """The Gaussian of SGD's iterates around what training found, and its rate, which nothing has minimised."""
-    by_training(replace(job, stage=start_of(job.stage)))
-    posterior, _ = by_training(replace(job, module=SwagCollection(job.module)))
-    return posterior, posterior.rate()
-
-
-def by_chains(job: Job) -> tuple[NetworkPosterior, Tensor]:
-    """Draws of NUTS."""
-    settings, model = job.recipe.settings, job.module.objective.model
-    if not job.file.exists():
-        sizes = {"draws": settings.draws, "warmup": settings.warmup}
-        start = model.initial_weights(settings.chains)
-        chains = sample_chains(model, job.data, start, **sizes, seed=settings.seed, progress=job.loop.progress)
-        job.keep({"chains": chains.chains})
-    posterior = ChainPosterior(model, load_tensors(job.file)[0]["chains"])
-    return posterior, torch.full((settings.chains,), torch.nan)
-
-
-FITTED_BY: dict[Algorithm, Callable[[Job], tuple[NetworkPosterior, Tensor]]] = {
-    Algorithm.LAPLACE: by_laplace,
-    Algorithm.SWAG: by_swag,
-    Algorithm.NUTS: by_chains,
-}
-"""How algorithms are fitted that are not, or not only, trained."""
-
-
-def stage_name(algorithm: Algorithm, beta: float) -> str:
-    """Of an algorithm's final training at its β."""
-    return f"{algorithm}-beta{beta:g}"
-
-
-def start_of(stage: str) -> str:
-    """Of the training that comes before it, where there are two."""
-    return f"{stage}-start"
-
-
-def prepare(network: nn.Module, data: LabelledItems, recipe: Recipe, *, watch: LabelledItems | None = None) -> BnnTraining:
-    """The training of one algorithm at one β, before its first step.
-
-    Raises:
-        UserError: data, network, likelihood, prior or settings that do not fit together.
-    """
-    settings = recipe.settings
-    plan, items = settings.plan(recipe.algorithm), settings.items_per_epoch(recipe.algorithm, len(data))
-    check_data(network, data, recipe.likelihood)
-    try:
-        with seeded(mix_seed(settings.seed)):
-            objective, start = build_objective(network, recipe, plan, num_data=items)
-    except ValueError as error:  # such as batch norm with several posteriors
-        raise UserError(f"{recipe.algorithm}: {error}") from None
-    if recipe.algorithm is Algorithm.NUTS:
-        check_chains(objective.model, MOST_WEIGHTS)
-    if recipe.algorithm is Algorithm.LAPLACE:
-        check_laplace(objective.model, settings.weights)
-    if recipe.algorithm is Algorithm.SWAG:
-        check_swag(objective.model, settings.rank)
-    return BnnTraining(objective, data, plan, start, settings=settings, items_per_epoch=items, watch=watch)
-
-
-def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data: int) -> tuple[RateDistortionModule, Tensor]:
-    """Model, guide and objective for the posteriors that train at once, and ``[K, P]`` initial means for all.
-
-    Args:
-        num_data: items of the data set, or bootstrap sample, that batches come from.
-
-    Raises:
-        ValueError: a network that several posteriors cannot share, a prior over another number of weights, or a rank above it.
-    """
-    prior = copy.deepcopy(recipe.prior) if recipe.prior is not None else GaussianWeightPrior()
-    likelihood = copy.deepcopy(recipe.likelihood)
-    settings, algorithm = recipe.settings, recipe.algorithm
-    random = choose_weights(network, ("last",) if algorithm is Algorithm.LAST_LAYER else settings.weights)
-    random = random if algorithm.random_subset else None
-    model = BayesianNetwork(network, prior, likelihood, num_data=num_data, posteriors=plan.at_once, random=random)
-    if algorithm in (Algorithm.LOW_RANK, Algorithm.SWAG) and settings.rank > max(model.num_weights, FitSettings.rank):
-        raise ValueError(f"`rank={settings.rank}` is more than the {model.num_weights} weights that are random: choose fewer")
-    units = WeightScales(model.shapes, PriorScales.FAN_IN)
-    if recipe.prior_scales is not PriorScales.FIXED:
-        units = WeightScales(model.shapes, recipe.prior_scales, plan.at_once)
-        model.prior = ScaledWeightPrior(prior, units)
-    if recipe.algorithm.is_mixture:
-        model.prior = MixtureWeightPrior.standard(plan.posteriors, model.num_weights, model.prior)
-    try:
-        model.prior(model.num_weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the prior does not fit the network's {model.num_weights} weights: {reason}") from None
-    start = model.initial_weights(plan.posteriors)
-    first = start[: plan.at_once]
-    many = settings.particles > 1
-    elbo = RateDistortionELBO(
-        beta=recipe.beta, num_particles=settings.particles, vectorize_particles=many, max_plate_nesting=2 if many else math.inf
-    )
-    return elbo(model, build_guide(recipe, first, units)), start
-
-
-def build_guide(recipe: Recipe, start: Tensor, units: WeightScales) -> MeanFieldGuide | PointGuide:
-    """The algorithm's guide, at ``[K, P]`` initial means, with parameters in these units."""
-    settings = recipe.settings
-    if recipe.algorithm.trains_points:
-        return PointGuide(start, units)
-    if recipe.algorithm is Algorithm.LOW_RANK:
-        return LowRankGuide(start, settings.initial_scale, rank=settings.rank, scales=units)
-    return MeanFieldGuide(start, settings.initial_scale, scales=units)
-
-
-def check_device(device: str, devices: int = 1) -> None:
-    """Fail where there is no such device, or no process to train with.
-
-    Raises:
-        UserError: an unknown name, a GPU that is not there, or fewer than one process.
-    """
-    if not isinstance(devices, int) or devices < 1:
-        raise UserError(f"`devices={devices!r}` must be a whole number, above 0")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}: choose auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no GPU is available to PyTorch: `device=cpu` or `device=auto` do without")
+            fitted = fit_posterior(network, data, recipe, loop=Loop(device, devices, progress=progress), run=run)
+            return cls(**{field.name: getattr(fitted, field.name) for field in fields(Fit)})

@@ -15,9 +15,9 @@ from data.catalogue import load_supervised
 from data.errors import UserError
 from data.items import SupervisedData
 from inference.bnn.algorithms import Algorithm
-from inference.bnn.bnn import BNN, Recipe, fit_posterior, stage_name
 from inference.bnn.comparison import agree
 from inference.bnn.fit import Problem, make_problem
+from inference.bnn.fitting import Fit, Recipe, fit_posterior, stage_name
 from inference.bnn.options import BnnOptions
 from inference.bnn.posterior import NetworkPosterior
 from inference.bnn.posteriors.chains import MOST_WEIGHTS, ChainPosterior, sample_chains
@@ -54,7 +54,7 @@ class Fitted:
     algorithm: Algorithm
     beta: float
     recipe: Recipe
-    bnn: BNN | None
+    bnn: Fit | None
     excluded: str = ""
 
     @property

@@ -10,7 +10,7 @@ from data.items import LabelledItems, SupervisedData
 from inference.bnn import plots
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.bands import regression_bands
-from inference.bnn.bnn import BNN, stage_name, start_of
+from inference.bnn.fitting import Fit, stage_name, start_of
 from inference.bnn.report import BnnRecord
 from inference.evaluation.figures import reliability_diagram
 from inference.runs.folder import RunFolder
@@ -20,7 +20,7 @@ DRAWN_AT_MOST = 5_000  # test items of the reliability diagram
 
 
 def figures(
-    fitted: Mapping[Algorithm, BNN],
+    fitted: Mapping[Algorithm, Fit],
     data: SupervisedData,
     outside: LabelledItems | None,
     sweep: Sequence[BnnRecord],
@@ -55,7 +55,7 @@ def figures(
     return drawn
 
 
-def reliability(fitted: Mapping[Algorithm, BNN], test: LabelledItems, samples: int) -> Figure:
+def reliability(fitted: Mapping[Algorithm, Fit], test: LabelledItems, samples: int) -> Figure:
     """Accuracy against confidence of every algorithm."""
     predictions = {
         name.value: (bnn.posterior.probabilities(test.items, num_samples=samples).cpu(), test.labels)
@@ -64,7 +64,7 @@ def reliability(fitted: Mapping[Algorithm, BNN], test: LabelledItems, samples: i
     return reliability_diagram(predictions, colours=[plots.colour(name) for name in predictions])
 
 
-def entropy(fitted: Mapping[Algorithm, BNN], test: LabelledItems, outside: LabelledItems, samples: int) -> Figure:
+def entropy(fitted: Mapping[Algorithm, Fit], test: LabelledItems, outside: LabelledItems, samples: int) -> Figure:
     """Predictive entropy of every algorithm on test items and on items of another kind."""
     entropies = {
         name.value: tuple(bnn.posterior.entropy(part.items, num_samples=samples).cpu() for part in (test, outside))
@@ -73,7 +73,7 @@ def entropy(fitted: Mapping[Algorithm, BNN], test: LabelledItems, outside: Label
     return plots.predictive_entropy(entropies, test.num_classes)  # type: ignore[arg-type]
 
 
-def own_epochs(fitted: Mapping[Algorithm, BNN], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+def own_epochs(fitted: Mapping[Algorithm, Fit], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Logged scalars of each algorithm's final training over the epochs of a posterior, not of the loop."""
     curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for name, bnn in fitted.items():

@@ -12,8 +12,8 @@ from data.errors import UserError
 from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
 from inference.bnn.algorithms import Algorithm, FitSettings
-from inference.bnn.bnn import BNN, Recipe, fit_posterior, stage_name
 from inference.bnn.checks import choose_likelihood
+from inference.bnn.fitting import Fit, Recipe, fit_posterior, stage_name
 from inference.bnn.options import BnnOptions
 from inference.bnn.report import BnnRecord, make_record
 from inference.runs.folder import RunFolder
@@ -61,7 +61,7 @@ class Problem:
         return Recipe(algorithm, beta, self.likelihood, *self.priors[algorithm], settings)
 
 
-def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[dict[Algorithm, BNN], list[BnnRecord]]:
+def fit_run(options: BnnOptions, data: SupervisedData, run: RunFolder) -> tuple[dict[Algorithm, Fit], list[BnnRecord]]:
     """Fit every algorithm: choose its β on validation data where there are several, then train on all at that β.
 
     Returns:

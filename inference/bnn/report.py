@@ -16,8 +16,8 @@ from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
 from data.sources.glyphs import load_unseen_letters
 from inference.bnn.algorithms import Algorithm
-from inference.bnn.bnn import BNN
 from inference.bnn.comparison import DATA_WIDTHS, compare
+from inference.bnn.fitting import Fit
 from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from inference.diagnostics.weight_information import generalisation_bound, sharpness, weight_information
 from inference.evaluation import tables
@@ -104,7 +104,7 @@ class BnnRecord(TypedDict):
     r_hat: NotRequired[float | None]
 
 
-def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, split: str, samples: int, seed: int) -> BnnRecord:
+def make_record(bnn: Fit, train: LabelledItems, held_out: LabelledItems, *, split: str, samples: int, seed: int) -> BnnRecord:
     """The record of a fit.
 
     Args:
@@ -158,7 +158,7 @@ def make_record(bnn: BNN, train: LabelledItems, held_out: LabelledItems, *, spli
     }
 
 
-def weight_information_of(bnn: BNN, rate: float | None) -> float | None:
+def weight_information_of(bnn: Fit, rate: float | None) -> float | None:
     """``information`` of a :class:`BnnRecord`."""
     posterior = bnn.posterior
     if not isinstance(posterior, WeightPosterior) or posterior.log_scale is None or not bnn.algorithm.is_mixture:
@@ -167,7 +167,7 @@ def weight_information_of(bnn: BNN, rate: float | None) -> float | None:
         return weight_information(posterior.loc, posterior.log_scale)
 
 
-def bound_holds(bnn: BNN) -> bool:
+def bound_holds(bnn: Fit) -> bool:
     """Whether E KL(q ‖ m) bounds I(w; S): m knows nothing of the data, and nothing but q was learned from them.
 
     Not so for a mixture of posteriors, a prior with learned parameters, parameters of the network that are not random, and
@@ -200,7 +200,7 @@ def posterior_sharpness(posterior: NetworkPosterior, items: LabelledItems) -> fl
 
 
 def final_records(
-    fitted: Mapping[Algorithm, BNN],
+    fitted: Mapping[Algorithm, Fit],
     train: LabelledItems,
     test: LabelledItems,
     outside: LabelledItems | None,
@@ -227,7 +227,7 @@ def final_records(
     return records
 
 
-def out_of_distribution(bnn: BNN, inside: LabelledItems, outside: LabelledItems, num_samples: int) -> float:
+def out_of_distribution(bnn: Fit, inside: LabelledItems, outside: LabelledItems, num_samples: int) -> float:
     """AUROC of the predictive entropy as a sign that an item is not of the training distribution."""
     entropies = [bnn.posterior.entropy(part.items, num_samples=num_samples).cpu() for part in (inside, outside)]
     target = torch.cat([torch.full_like(e, i, dtype=torch.long) for i, e in enumerate(entropies)])
@@ -329,12 +329,12 @@ def elbo_notes(record: BnnRecord) -> Iterator[str]:
 
 
 def save_fits(
-    fitted: Mapping[Algorithm, BNN], train: LabelledItems, data: SupervisedData, run: RunFolder, *, seed: int
+    fitted: Mapping[Algorithm, Fit], train: LabelledItems, data: SupervisedData, run: RunFolder, *, seed: int
 ) -> None:
     """ArviZ data of every algorithm; ``posterior.nc`` is the last one's."""
     test = data.test.choose(min(SAVED_ITEMS, len(data.test)), seed)
 
-    def content(bnn: BNN) -> Any:
+    def content(bnn: Fit) -> Any:
         known = {"command": "svi_bnn", "method": bnn.algorithm.value, "beta": bnn.beta, "dataset": data.name, "seed": seed}
         return bnn.posterior.to_arviz(
             test.items, test.labels, train=train, num_samples=SAVED_DRAWS, seed=seed, attributes=known

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
 from inference.bnn.algorithms import Plan, Position
-from inference.bnn.bnn import Recipe, build_objective
+from inference.bnn.fitting import Recipe, build_objective
 from inference.bnn.posterior import WeightPosterior
 from inference.bnn.training import ORDER, BnnTraining
 from inference.runs.folder import RunFolder

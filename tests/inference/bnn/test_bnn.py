@@ -13,7 +13,8 @@ from data.items import LabelledItems
 from data.regression import linear_evidence, linear_posterior
 from guides.mean_field import MeanFieldGuide
 from inference.bnn.algorithms import Algorithm, FitSettings, Plan
-from inference.bnn.bnn import BNN, Recipe, build_objective, prepare
+from inference.bnn.bnn import BNN
+from inference.bnn.fitting import Recipe, build_objective, prepare
 from inference.elbo import RateDistortionELBO
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior, LaplaceWeightPrior, MixtureWeightPrior

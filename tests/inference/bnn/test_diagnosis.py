@@ -11,9 +11,10 @@ from data.errors import UserError
 from inference import diagnose, svi_bnn
 from inference.bnn import diagnosis
 from inference.bnn.algorithms import Algorithm, FitSettings
-from inference.bnn.bnn import BNN, Recipe
+from inference.bnn.bnn import BNN
 from inference.bnn.diagnosis import Fitted, excluded, fingerprint, held_words, known_likelihood, places, too_large
 from inference.bnn.fit import Problem
+from inference.bnn.fitting import Recipe
 from inference.bnn.options import BnnOptions
 from inference.bnn.posterior import WeightPosterior
 from inference.runs.folder import RunFolder

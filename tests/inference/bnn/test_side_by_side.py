@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from inference.bnn.algorithms import Algorithm, FitSettings
-from inference.bnn.bnn import Recipe
+from inference.bnn.fitting import Recipe
 from inference.bnn.side_by_side import fit_side_by_side
 from inference.diagnostics.networks import DRAWS, calibrate_networks, simulate
 from inference.runs.training import Loop

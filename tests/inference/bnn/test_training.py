@@ -9,7 +9,7 @@ from torch import nn
 
 from data.items import LabelledItems
 from inference.bnn.algorithms import Algorithm, FitSettings
-from inference.bnn.bnn import Recipe, prepare
+from inference.bnn.fitting import Recipe, prepare
 from inference.bnn.training import BnnTraining
 from models.bayesian.weight_priors import GaussianWeightPrior
 from models.bayesian.weight_scales import PriorScales

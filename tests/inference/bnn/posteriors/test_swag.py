@@ -10,8 +10,9 @@ from data.errors import UserError
 from data.items import LabelledItems
 from data.regression import linear_posterior
 from inference.bnn.algorithms import Algorithm, FitSettings
-from inference.bnn.bnn import BNN, Recipe, fit_posterior, prepare
+from inference.bnn.bnn import BNN
 from inference.bnn.draw import own_epochs
+from inference.bnn.fitting import Recipe, fit_posterior, prepare
 from inference.bnn.posteriors.swag import MOMENTUM, SwagCollection
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_state
