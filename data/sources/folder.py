@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.errors import UserError
+from data.gather import gather
 from data.items import SPLITS, ImageSplits, LabelledItems, SupervisedData, split_classes
 from data.sources.archive import unpack
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+AT_ONCE = 1024  # images decoded together
 
 
 def load_folder(root: str | Path, image_size: int, *, seed: int = 0, name: str = "folder", mirror: bool = True) -> ImageSplits:
@@ -124,30 +128,48 @@ def visible(folder: Path) -> list[Path]:
     return [p for p in entries if p.is_dir() or p.suffix.lower() in SUFFIXES]
 
 
-def read_images(paths: Sequence[Path], image_size: int) -> torch.Tensor:
-    """``[n, channels, image_size, image_size]`` uint8; one channel when all images are grayscale, else three."""
+def read_images(paths: Sequence[Path], image_size: int, *, channels: int | None = None) -> torch.Tensor:
+    """``[n, channels, image_size, image_size]`` uint8, of many images mapped from a file, see :func:`~data.gather.gather`.
+
+    Args:
+        paths: image files.
+        image_size: height and width in pixels.
+        channels: 1 or 3; when not given 1 where all images are grayscale.
+
+    Raises:
+        UserError: an image that cannot be read (named).
+    """
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        modes = set(pool.map(image_mode, paths))
-        mode = "L" if modes <= {"1", "L", "I;16", "I"} else "RGB"
-        arrays = list(pool.map(lambda path: read_image(path, image_size, mode), paths))
-    stacked = torch.from_numpy(np.stack(arrays))
-    return stacked[:, None] if mode == "L" else stacked.permute(0, 3, 1, 2).contiguous()
+        grey = channels == 1 if channels else set(pool.map(image_mode, paths)) <= {"1", "L", "I;16", "I"}
+        read = partial(read_image, image_size=image_size, mode="L" if grey else "RGB")
+        parts = (pool.map(read, paths[start : start + AT_ONCE]) for start in range(0, len(paths), AT_ONCE))
+        return gather(torch.from_numpy(np.stack(list(arrays))) for arrays in parts)
 
 
 def image_mode(path: Path) -> str:
     """The image's colour mode, read from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.mode
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from error
+    with opened(path) as image:
+        return image.mode
 
 
 def read_image(path: Path, image_size: int, mode: str) -> np.ndarray:
-    """One decoded image as uint8 ``[image_size, image_size]`` or ``[image_size, image_size, 3]``."""
+    """One decoded image, turned as its camera was held, as uint8 ``[1 or 3, image_size, image_size]``."""
+    with opened(path) as image:
+        image.draft(mode, (image_size, image_size))  # lets the JPEG decoder skip detail; no effect on PNG
+        upright = ImageOps.exif_transpose(image).convert(mode)
+        array = np.asarray(upright.resize((image_size, image_size), Image.Resampling.BILINEAR))
+        return array[None] if mode == "L" else array.transpose(2, 0, 1)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file.
+
+    Raises:
+        UserError: it cannot be read, now or in the block.
+    """
     try:
         with Image.open(path) as image:
-            image.draft(mode, (image_size, image_size))  # lets the JPEG decoder skip detail; no effect on PNG
-            return np.asarray(image.convert(mode).resize((image_size, image_size), Image.Resampling.BILINEAR))
+            yield image
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise UserError(f"cannot read the image {path}: {error}") from error

@@ -1,0 +1,60 @@
+"""Items that stand in a file are the items that stand in memory."""
+
+import os
+
+import pytest
+import torch
+
+from data import gather as module
+from data.errors import UserError
+from data.gather import gather
+
+CHUNKS = [torch.arange(24 * n, dtype=torch.int64).view(n, 2, 12) + n for n in (3, 1, 2)]
+
+
+@pytest.mark.parametrize("in_memory", [2**28, 300, 0])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float64])
+def test_equals_concatenation(monkeypatch, in_memory, dtype):
+    monkeypatch.setattr(module, "IN_MEMORY", in_memory)
+    chunks = [chunk.to(dtype) for chunk in CHUNKS]
+    whole = gather(iter(chunks))
+    assert torch.equal(whole, torch.cat(chunks))
+    assert torch.equal(whole[torch.tensor([5, 0])], torch.cat(chunks)[[5, 0]])
+
+
+def test_a_large_tensor_is_mapped_and_leaves_no_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "IN_MEMORY", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    whole = gather(torch.full((1, 500), i, dtype=torch.uint8) for i in range(100))
+    assert whole.shape == (100, 500)
+    assert not os.listdir(tmp_path)
+    if os.path.exists("/proc/self/maps"):
+        with open("/proc/self/maps") as maps:
+            assert any(str(tmp_path) in line and "deleted" in line for line in maps)
+
+
+def test_chunks_are_not_held_together(monkeypatch):
+    """Never more than what fits into memory, and one chunk, is alive at a time."""
+    monkeypatch.setattr(module, "IN_MEMORY", 1000)
+    alive, most = [], 0
+
+    def chunks():
+        nonlocal most
+        import weakref
+
+        for i in range(50):
+            chunk = torch.full((1, 400), i, dtype=torch.uint8)
+            alive.append(weakref.ref(chunk))
+            yield chunk
+            del chunk
+            most = max(most, sum(ref() is not None for ref in alive))
+
+    assert len(gather(chunks())) == 50
+    assert most <= 4
+
+
+def test_errors():
+    with pytest.raises(UserError, match="no items"):
+        gather([])
+    with pytest.raises(UserError, match=r"not of one kind: 3×4 torch\.float32 and 3×5 torch\.float32"):
+        gather([torch.zeros(1, 3, 4), torch.zeros(1, 3, 5)])
