@@ -114,13 +114,15 @@ def affine_maps(count: int, ranges: Warp, generator: torch.Generator) -> Tensor:
 
 
 def warp(images: Tensor, maps: Tensor, *, padding: str = "reflection") -> Tensor:
-    """Apply one affine map to each of ``[n, channels, height, width]`` float images, bilinearly."""
+    """Apply one affine map to each of ``[n, channels, height, width]`` float images, bilinearly; ``padding`` as in
+    :func:`torch.nn.functional.grid_sample`."""
     grid = F.affine_grid(maps.to(images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def jitter(images: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and (with three channels) saturation of each image by a random factor."""
+    """Change brightness, contrast and (with three channels) saturation of each image ``[n, channels, height,
+    width]`` by a random factor."""
 
     def factor(limit: float) -> Tensor:
         draw = 2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1

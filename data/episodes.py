@@ -90,6 +90,7 @@ class TaskSpec:
 
     @property
     def balanced(self) -> bool:
+        """Whether every class has equally many queries."""
         return self.imbalance is None
 
 

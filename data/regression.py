@@ -38,7 +38,8 @@ def linear_tasks(
 
 
 def linear_posterior(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Exact p(w given x, y) of :func:`linear_tasks`: mean ``[tasks, D]`` and covariance ``[tasks, D, D]``.
+    """Exact p(w given x, y) of :func:`linear_tasks`: mean ``[tasks, D]`` and covariance ``[tasks, D, D]``, under
+    w ~ N(prior_loc, diag(prior_scale²)) and targets with standard deviation ``noise``.
 
     Source: Bishop 2006, equations 3.50 and 3.51.
     """
@@ -49,7 +50,8 @@ def linear_posterior(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tenso
 
 
 def linear_evidence(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> Tensor:
-    """Exact log p(y given x) of each task, nats: ``[tasks]``; y ~ N(x μ, x diag(σ²) xᵀ + noise² I)."""
+    """Exact log p(y given x) of each task, nats: ``[tasks]``; y ~ N(x μ, x diag(σ²) xᵀ + noise² I),
+    with μ = ``prior_loc`` and σ = ``prior_scale``, ``[D]``."""
     covariance = (x * prior_scale**2) @ x.mT + noise**2 * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     return torch.distributions.MultivariateNormal(x @ prior_loc, covariance).log_prob(y)
 
@@ -101,7 +103,8 @@ def network_tasks(
 def sinusoid_tasks(
     tasks: int, *, support: int = 10, queries: int = 15, noise: float = 0.1, num_features: int = 40, seed: int = 0
 ) -> Episode:
-    """Tasks y = a sin(x + φ) + noise, a ~ U(0.1, 5), φ ~ U(0, π), x ~ U(−5, 5), in radial basis features of x.
+    """Tasks y = a sin(x + φ) + noise, a ~ U(0.1, 5), φ ~ U(0, π), x ~ U(−5, 5), in radial basis features of x;
+    ``support`` points and ``queries`` in each.
 
     Source: Finn et al. 2017, section 5.1 (there without noise).
 
@@ -186,7 +189,7 @@ def radial_inputs(features: Tensor) -> Tensor:
 
 
 def load_curve(*, train: int = 120, test: int = 400, noise: float = 0.1, seed: int = 0) -> SupervisedData:
-    """y = sin(2x) + x/2 + noise; training inputs lie in [−2, −0.6] and [0.6, 2], test inputs fill [−2, 2].
+    """y = sin(2x) + x/2 + noise; ``train`` inputs lie in [−2, −0.6] and [0.6, 2], test inputs fill [−2, 2].
 
     Returns:
         Floats: inputs ``[n, 1]``, targets ``[n]``.

@@ -166,7 +166,8 @@ class RateDistortionELBO(TraceMeanField_ELBO):
         return terms
 
     def site_rate(self, model_site: Mapping[str, Any], guide_site: Mapping[str, Any]) -> Tensor:
-        """Rate of one latent site of the model, nats: KL(q ‖ p), or what a draw says of it."""
+        """Rate of one latent site, of the model's trace (``model_site``) and the guide's (``guide_site``), nats: KL(q ‖ p),
+        or what a draw says of it."""
         check_reparameterised(guide_site)
         q, value = guide_site["fn"], guide_site["value"]
         if isinstance(innermost(q), Delta):  # the KL that Pyro registers for it leaves out the Jacobian in its log-density
@@ -188,7 +189,7 @@ class RateDistortionELBO(TraceMeanField_ELBO):
 
 
 def run(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace]:
-    """Traces of the model replayed on the guide, and of the guide."""
+    """Traces of the model replayed on the guide, and of the guide, called with ``args`` and ``kwargs``."""
     unwrapped = poutine.unwrap(guide)
     if isinstance(unwrapped, Messenger):  # guides such as Pyro's AutoNormalMessenger run the model themselves
         guide(*args, **kwargs)
@@ -225,7 +226,7 @@ def innermost(distribution: Any) -> Any:
 
 
 def scaled_sum(nats: Tensor | float, site: Mapping[str, Any]) -> Tensor:
-    """Sum over the plates, with their scale and the site's mask."""
+    """Sum of ``nats`` over the plates, with their scale and the site's mask."""
     if not isinstance(nats, Tensor):  # Pyro's KL of sites that are masked out is a plain 0
         nats = site["value"].new_full(site["fn"].batch_shape, nats)
     return scale_and_mask(nats, scale=site["scale"], mask=site["mask"]).sum()

@@ -12,12 +12,14 @@ from data.seeding import draw_part
 
 
 def task_plate(query_x: Tensor, num_tasks: int | None) -> pyro.plate:
-    """The plate ``tasks`` of model and guide, dimension −2."""
+    """The plate ``tasks`` of model and guide, dimension −2: ``query_x`` says how many are at hand, ``num_tasks`` of how many
+    (by which the objective is scaled up), ``None`` for all."""
     return subsampled_plate("tasks", num_tasks, len(query_x), -2, query_x.device)
 
 
 def data_plate(num_data: int | None, batch: int, device: torch.device) -> pyro.plate:
-    """The plate ``data`` of a supervised model, dimension −1."""
+    """The plate ``data`` of a supervised model, dimension −1: ``batch`` items are at hand, of ``num_data`` (``None``:
+    these)."""
     return subsampled_plate("data", num_data, batch, -1, device)
 
 

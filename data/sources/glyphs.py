@@ -202,8 +202,8 @@ def load_digits(image_size: int = 28, *, train: int = 400, test: int = 200, seed
 
 
 def load_unseen_letters(image_size: int = 28, *, images: int = 40, seed: int = 0) -> LabelledItems:
-    """Capital Latin letters drawn as :func:`load_digits` draws digits, without the look-alikes I, O, S and Z: what a network
-    trained on digits has never seen."""
+    """Capital Latin letters, ``images`` of each, drawn as :func:`load_digits` draws digits, without the look-alikes I, O, S
+    and Z: what a network trained on digits has never seen."""
     letters = [letter for letter in string.ascii_uppercase if letter not in "IOSZ"]
     return render_letters("".join(letters), images, image_size, seed + 1_000_003)
 
@@ -223,7 +223,7 @@ def load_capitals(image_size: int = 28, *, train: int = 200, test: int = 50, see
 
 
 def render_letters(characters: str, count: int, image_size: int, seed: int, degradation: Degradation = MILD) -> LabelledItems:
-    """``count`` images of each character."""
+    """``count`` images of each of ``characters``."""
     generator = torch.Generator().manual_seed(seed)
     drawings = draw_letters(characters)
     images = torch.cat([render(drawings[c], count, image_size, generator, degradation) for c in characters])

@@ -73,7 +73,7 @@ def load_train_test(name: str, root: str | Path, image_size: int, seed: int = 0)
 
 
 def labelled(source, image_size: int) -> LabelledItems:
-    """Images of a torchvision data set."""
+    """Images of ``source``, a torchvision data set."""
     images = torch.as_tensor(source.data)
     images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
     images = images if image_size == images.shape[-1] else resize(images, image_size)

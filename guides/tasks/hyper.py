@@ -12,7 +12,8 @@ from models.tasks.priors import HierarchicalGaussianPrior
 
 
 class HyperGuide(PyroModule):
-    """q(ψ): independent Gaussians over μ and log σ of a :class:`~models.tasks.priors.HierarchicalGaussianPrior`.
+    """q(ψ): independent Gaussians over μ and log σ of a :class:`~models.tasks.priors.HierarchicalGaussianPrior`, of
+    standard deviation ``scale`` at the start.
 
     Source: Hu et al. 2019, equation 2 (which the paper replaces by a point estimate).
     """

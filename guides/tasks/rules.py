@@ -134,6 +134,7 @@ class GradientStep(Rule):
 
 
 def bounded_fall(fall: Tensor, log_scale: Tensor, variance: Tensor) -> Tensor:
-    """What the rate takes off ``log_scale``, but no more than what lies above the prior's."""
+    """``fall``, what the rate takes off ``log_scale``, but no more than what lies above the prior's, the narrowest
+    ``variance`` of which is given."""
     excess = log_scale - 0.5 * variance.log()
     return torch.where(fall > 0, torch.minimum(fall, excess.clamp_min(0)), fall)

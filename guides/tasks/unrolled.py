@@ -186,7 +186,8 @@ class UnrolledGuide(PyroModule):
         index: int,
         known_weights: Tensor | None = None,
     ) -> PosteriorParameters:
-        """θ after one step, from prepared items; ``index`` picks the step's own numbers."""
+        """θ after one step, from prepared items; ``index`` picks the step's own numbers, ``hyperparameters`` are ψ
+        of the prior, ``known_weights`` rows of base classes that stand still."""
 
         def gradient(weights: Tensor) -> Tensor:
             pulled = self.weight_gradient(weights, items, labels, known_weights)

@@ -114,7 +114,7 @@ def choose_likelihood(given: Likelihood | str | None, targets: Tensor, noise: fl
 
 
 def check_positive(argument: str, value: float | None) -> None:
-    """Fail where a number is given that is not positive.
+    """Fail where a number is given for ``argument`` that is not positive.
 
     Raises:
         UserError: this, or no number.
@@ -194,7 +194,8 @@ def choose_prior(
 
 
 def choose_weights(network: nn.Module, weights: Sequence[str]) -> Callable[[str], bool] | None:
-    """Which parameters are random, as a test of their names: all (``None``), those of the last layer, or by name or pattern.
+    """Which parameters are random (``weights``), as a test of their names: all (``None``), those of the last layer, or by
+    name or pattern.
 
     Raises:
         UserError: a name or pattern that is no parameter's.
@@ -227,7 +228,7 @@ def check_chains(model: BayesianNetwork, most_weights: int) -> None:
     """Fail where NUTS could not sample, or would not in hours.
 
     Raises:
-        UserError: too many weights, or a prior or noise that is learned.
+        UserError: more than ``most_weights`` weights, or a prior or noise that is learned.
     """
     if model.num_weights > most_weights:
         raise UserError(

@@ -172,7 +172,7 @@ def held_words(fitted: Sequence[Fitted]) -> str:
 
 
 def too_large(one: Fitted, problem: Problem, simulations: int) -> str:
-    """Why there is no calibration of so many data sets; empty where there is."""
+    """Why there is no calibration of so many ``simulations``, data sets; empty where there is."""
     settings, items = one.recipe.settings, problem.train.items
     batch = min(settings.batch, len(items))
     passes = settings.epochs * max(1, len(items) // batch) * batch * settings.particles
@@ -185,7 +185,8 @@ def too_large(one: Fitted, problem: Problem, simulations: int) -> str:
 
 
 def calibrate_fit(one: Fitted, problem: Problem, data: SupervisedData, options: BnnOptions, simulations: int) -> Calibration:
-    """Simulation-based calibration of an algorithm at the run's inputs, prior and noise."""
+    """Simulation-based calibration of an algorithm at the run's inputs, prior and noise, on so many
+    ``simulations``."""
     recipe, x = one.held(), problem.train.items
     at, names = places(x, data)
 
@@ -207,7 +208,7 @@ def places(x: Tensor, data: SupervisedData) -> tuple[Tensor, list[str] | None]:
 
 
 def with_record(finding: Finding, record: Mapping[str, Any]) -> Finding:
-    """The finding with what the run itself found beside its NUTS."""
+    """The finding with what the run itself found beside its NUTS (``record``, of ``metrics.json``)."""
     known: dict[str, Any] = {name: record.get(name) for name in ("kl_inside", "kl_outside", "width")}
     return replace(finding, **known)
 

@@ -78,7 +78,8 @@ def weights_to_arviz(
     seed: int = 0,
     attributes: Mapping[str, Any] | None = None,
 ):
-    """``InferenceData`` of a posterior; see :meth:`inference.bnn.posterior.NetworkPosterior.to_arviz`."""
+    """``InferenceData`` of a posterior; see :meth:`inference.bnn.posterior.NetworkPosterior.to_arviz`; ``parameters`` names
+    those to save, all when not given."""
     model = posterior.model
     chains = posterior.size if posterior.is_markov else CHAINS
     draws = whole_chains(num_samples, 1 if posterior.is_markov else posterior.size, chains)
@@ -110,7 +111,7 @@ def prior_draws(model: BayesianNetwork, draws: int) -> Tensor:
 
 
 def describe(posterior: Drawable, points: bool) -> dict[str, str]:
-    """What the draws are of, as attributes."""
+    """What the draws are of, as attributes; ``points`` where every draw is the same."""
     if posterior.is_markov:
         return {"draws": MARKOV, "loo": LOO["exact"]}
     if points:

@@ -99,7 +99,8 @@ def choose_beta(records: Sequence[BnnRecord]) -> float:
 
 
 def make_network(name: str, data: SupervisedData, likelihood: Likelihood, *, widths: Sequence[int], seed: int) -> nn.Sequential:
-    """An untrained network by name, standardising images by the training data.
+    """An untrained network by name (of an MLP with hidden layers of these ``widths``), standardising images by the training
+    data.
 
     Raises:
         UserError: an unknown network, or one that cannot take the items.

@@ -108,7 +108,8 @@ class BnnTraining(lightning.LightningModule):
         self.order = self.draw_orders(place)
 
     def start_segment(self, number: int, rows: slice) -> None:
-        """Put the posteriors ``rows`` of Θ into the guide, with their likelihood's numbers; Adam starts anew."""
+        """Start the segment of this ``number``: put the posteriors ``rows`` of Θ into the guide, with their likelihood's
+        numbers; Adam starts anew."""
         guide = self.objective.guide
         with torch.no_grad():
             if number and self.mixture is not None:
@@ -133,7 +134,7 @@ class BnnTraining(lightning.LightningModule):
         return torch.stack([self.draw_order(place.round, k, place.epoch) for k in members])
 
     def draw_order(self, number: int, k: int, epoch: int) -> Tensor:
-        """Indices of posterior ``k``'s items in this epoch: its bootstrap sample, shuffled."""
+        """Indices of posterior ``k``'s items in this epoch of segment ``number``: its bootstrap sample, shuffled."""
         generator = torch.Generator().manual_seed(mix_seed(self.seed, number, k, BOOTSTRAP))
         n = len(self.source)
         sample = torch.arange(n)

@@ -150,7 +150,7 @@ def information_bottleneck(
 
 
 def near_identity(values: int, codes: int) -> Tensor:
-    """A deterministic code x → x mod ``codes``, slightly blurred so that every code is used."""
+    """A deterministic code x → x mod ``codes`` of x < ``values``, slightly blurred so that every code is used."""
     identity = torch.eye(codes, dtype=torch.float64)[torch.arange(values) % codes]
     return 0.95 * identity + 0.05 / codes
 
@@ -170,7 +170,7 @@ def mutual_information(source: Tensor, channel: Tensor) -> float:
 
 
 def checked_log(probabilities: Tensor, name: str, *, positive: bool = True) -> Tensor:
-    """log of a distribution.
+    """log of a distribution, ``probabilities``.
 
     Raises:
         ValueError: negative numbers (or zeros, where ``positive``), or a sum other than one.

@@ -48,14 +48,14 @@ def read_file(path: Path) -> Any:
 
 
 def is_known(data: Any) -> bool:
-    """Whether predictions of classes, or of numbers, stand beside their true values."""
+    """Whether in ``data``, an ``InferenceData``, predictions of classes, or of numbers, stand beside their true values."""
     predicted, true = set(data.predictions), set(data.predictions_constant_data)
     classes = {"probabilities"} <= predicted and "labels" in true
     return "log_density" in predicted and (classes or ({"mean", "y"} <= predicted and "y" in true))
 
 
 def densities(data: Any) -> Tensor:
-    """log p(y given x, w) of held-out targets, nats: ``[chains, draws, *items]``."""
+    """log p(y given x, w) of held-out targets of ``data``, an ``InferenceData``, nats: ``[chains, draws, *items]``."""
     return torch.as_tensor(np.array(data.predictions["log_density"])).double()
 
 
@@ -63,6 +63,7 @@ def examine_file(name: str, data: Any, reference: Tensor | None) -> Finding:
     """The checks of one file.
 
     Args:
+        data: an ``InferenceData``.
         reference: NUTS's log densities of the same held-out targets, ``[chains, draws, *items]``.
     """
     predictions, known = data.predictions, data.predictions_constant_data
@@ -100,7 +101,7 @@ def chain_means(logs: Tensor) -> Tensor:
 
 
 def levels(drawn: Any, true: Any) -> Tensor:
-    """Predictive distribution functions at true targets, from draws of the targets.
+    """Predictive distribution functions at true targets, ``drawn`` from draws of the targets.
 
     Among draws equal to the target, as counts are, the level is uniform (from seed 0), so that right predictions have uniform
     levels whatever the targets are. Source: Czado, Gneiting and Held 2009, randomised PIT.

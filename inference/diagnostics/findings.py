@@ -208,7 +208,7 @@ def excess(losses: Tensor | None, others: Tensor | None) -> tuple[float, float] 
 
 
 def regret_words(found: Regret, reference: str) -> str:
-    """What a regret says."""
+    """What a regret against ``reference``, in words, says."""
     noise = max(found.ci95, found.error)
     if abs(found.mean) <= noise:
         return f"predicts as well as {reference} (regret {found} nats per query)"
@@ -217,7 +217,8 @@ def regret_words(found: Regret, reference: str) -> str:
 
 
 def calibration_words(ece: float, by_chance: float, items: int) -> str:
-    """What a calibration error says."""
+    """What a calibration error ``ece`` (a fraction) of so many ``items`` says, where right probabilities have up to
+    ``by_chance``."""
     said = f"probabilities are off by {100 * ece:.1f} % on average over {items} items"
     if ece <= by_chance:
         return f"{said}, which right ones may be too (up to {100 * by_chance:.1f} %)"
@@ -225,7 +226,7 @@ def calibration_words(ece: float, by_chance: float, items: int) -> str:
 
 
 def kl_words(inside: float, outside: float | None, width: float | None) -> str:
-    """What distances from NUTS say."""
+    """What distances from NUTS say: KL ``inside`` and ``outside`` the data, nats per point, and the ratio of widths."""
     said = f"{inside:.3f} nats per item from NUTS"
     if outside is None or width is None:
         return said
@@ -233,14 +234,14 @@ def kl_words(inside: float, outside: float | None, width: float | None) -> str:
 
 
 def gap_words(gap: float, ci95: float) -> str:
-    """What an amortization gap says."""
+    """What an amortization gap ± ``ci95``, nats per task, says."""
     if gap < -ci95:
         return f"{-gap:.2f} ± {ci95:.2f} nats per task better than the best diagonal Gaussian"
     return f"{gap:.2f} ± {ci95:.2f} nats per task above a diagonal Gaussian optimised on each task"
 
 
 def loss_words(loss: float, guess: float | None) -> str:
-    """What an objective says, beside guessing where that is known."""
+    """What an objective, ``loss``, says, beside what a ``guess`` costs where that is known; nats."""
     if guess is None:
         return f"costs {loss:.1f} nats per task"
     side = "more" if loss > guess else "less"
@@ -248,7 +249,7 @@ def loss_words(loss: float, guess: float | None) -> str:
 
 
 def bounds_words(least: tuple[float, float], largest: tuple[float, float]) -> str:
-    """What two bounds say of an amortization gap."""
+    """What two bounds (``least`` and ``largest``: value and half-width of the interval, nats) say of an amortization gap."""
     above = f"at most {largest[0]:.1f} ± {largest[1]:.1f} (what the queries' labels are worth included)"
     if least[0] - least[1] <= 0:
         return f"amortization gap {above}, and none is seen: optimised on its own predictions {-least[0]:+.1f} ± {least[1]:.1f}"
@@ -264,7 +265,7 @@ def sbc_cell(finding: Finding) -> str:
 
 
 def interval_cell(value: tuple[float, float] | None, digits: int) -> str:
-    """A mean with the half-width of its interval."""
+    """A mean with the half-width of its interval, to so many ``digits``."""
     return "-" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
 
 

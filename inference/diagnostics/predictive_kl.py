@@ -53,5 +53,5 @@ def normal_mixture_kl(p: Normal, q: Normal) -> Tensor:
 
 
 def log_mean(log_densities: Tensor, dim: int) -> Tensor:
-    """log of the mean of densities over a dimension."""
+    """log of the mean of exp(``log_densities``) over a dimension."""
     return log_densities.logsumexp(dim) - math.log(log_densities.shape[dim])

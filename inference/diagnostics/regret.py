@@ -52,7 +52,8 @@ def regret(reference: Tensor, predicted: Tensor) -> Regret:
 
 
 def mixture_log_density(log_densities: Tensor, dim: int = 0) -> Tensor:
-    """log of the mean density over draws: log E_q p(y given x, w)."""
+    """log of the mean density over draws: log E_q p(y given x, w), nats, from
+    ``log_densities`` ``[draws, ...]``."""
     return log_densities.logsumexp(dim) - math.log(log_densities.shape[dim])
 
 

@@ -58,7 +58,7 @@ def calibrate_tasks(
 
 
 def narrowed(site: Any, scale: float) -> None:
-    """Bring the draws of a site nearer to their mean."""
+    """Bring the draws of a site nearer to their mean, to ``scale`` of the distance."""
     site["value"] = site["fn"].mean + scale * (site["value"] - site["fn"].mean)
 
 

@@ -140,7 +140,7 @@ def single(draws: Tensor) -> Tensor:
 
 
 def as_chains(draws: Tensor, chains: int, in_turn: bool) -> Tensor:
-    """``[draws, ...]`` to ``[chains, draws / chains, ...]``."""
+    """``[draws, ...]`` to ``[chains, draws / chains, ...]``; ``in_turn`` where neighbours are of different chains."""
     if len(draws) % chains:
         raise ValueError(f"{len(draws)} draws do not make {chains} chains of equal length")
     return draws.unflatten(0, (-1, chains)).transpose(0, 1) if in_turn else draws.unflatten(0, (chains, -1))
@@ -180,7 +180,8 @@ def thinned(
 
 
 def cut_lengths(sizes: Mapping[str, int], kept: int) -> dict[str, int]:
-    """The length of each dimension, the longest cut to the greatest at which their product is at most ``kept``."""
+    """The length of each dimension, of ``sizes``, the longest cut to the greatest at which their product is at most
+    ``kept``."""
     longest = max(sizes.values(), default=1)
     while longest > 1 and math.prod(min(size, longest) for size in sizes.values()) > kept:
         longest -= 1
@@ -232,5 +233,5 @@ def save_posteriors(made: Mapping[str, Callable[[], Any]], chosen: str, run: Run
 
 
 def write_netcdf(content: Any, path: Path) -> Path:
-    """``InferenceData`` as a file, atomically."""
+    """``content``, an ``InferenceData``, as a file, atomically."""
     return write_atomically(path, lambda file: content.to_netcdf(str(file)))

@@ -115,7 +115,8 @@ def site_draws(site: Mapping[str, Any], name: str, classes: bool) -> tuple[Tenso
 
 
 def observed_groups(on_support: Any, before: Any, episode: Episode) -> dict[str, Group]:
-    """Groups of the support's targets, which the posterior was conditioned on."""
+    """Groups of the support's targets, which the posterior was conditioned on: ``on_support`` under the
+    posterior, ``before`` under the prior."""
     name = target_name(on_support)
     dims = {name: ON_SUPPORT}
     return {
@@ -130,7 +131,7 @@ def observed_groups(on_support: Any, before: Any, episode: Episode) -> dict[str,
 def prediction_groups(
     on_queries: Any, episode: Episode, query_y: Tensor | None, class_names: Sequence[Any]
 ) -> dict[str, Group]:
-    """Groups of the queries, with ``query_y`` where their targets are known."""
+    """Groups of the queries, of which ``on_queries`` holds the draws, with ``query_y`` where their targets are known."""
     name, classes = target_name(on_queries), is_classification(on_queries)
     expected = {"probabilities": on_queries.probs} if classes else {"mean": on_queries.mean}
     predictions, constant = {name: on_queries.sample(), **expected}, {"features": episode.query_x}

@@ -225,7 +225,7 @@ def total_rate(model_trace: Trace, guide_trace: Trace) -> Tensor | None:
 
 
 def divergence(posterior: Any, prior: Any, drawn: Tensor) -> Tensor:
-    """KL(posterior ‖ prior), or where no closed form is registered its estimate log q − log p at each draw."""
+    """KL(posterior ‖ prior), or where no closed form is registered its estimate log q − log p at each ``drawn`` value; nats."""
     try:
         return kl_divergence(posterior, prior)
     except NotImplementedError:

@@ -21,7 +21,7 @@ class Column(NamedTuple):
 
 
 def format_table(rows: Iterable[Any], columns: Iterable[Column]) -> str:
-    """Rows as text under their headings, columns two blanks apart."""
+    """``rows``, any records, as text under their headings, columns two blanks apart."""
     shown = tuple(columns)
     cells = [[column.header for column in shown], *([column.cell(row) for column in shown] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -45,11 +45,11 @@ def number(value: float | None, form: str = ".3f", *, factor: float = 1.0) -> st
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 run``, ``3 runs``."""
+    """``count`` and ``noun``: ``1 run``, ``3 runs``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def align(rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """Rows of cells as text in columns, the ``left`` ones flush left and the others flush right."""
+    """``rows`` of cells as text in columns, the ``left`` ones flush left and the others flush right."""
     columns = [Column(header, lambda row, i=i: row[i], i in left) for i, header in enumerate(rows[0])]  # type: ignore[misc]
     return format_table(rows[1:], columns)

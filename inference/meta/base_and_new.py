@@ -207,7 +207,7 @@ def lwof_records(options: SibOptions, fitted: Mapping[Variant, Fitted]) -> list[
 def train_lwof(
     objective: RateDistortionModule, samplers: dict[str, BaseAndNewSampler], options: SibOptions, run: RunFolder, stage: str
 ) -> None:
-    """Train one guide, or read it back."""
+    """Train one guide, whose checkpoints are named by ``stage``, or read it back."""
     finished = run.checkpoints / f"{stage}.safetensors"
     if not finished.exists():
         schedule = lwof_schedule(options)

@@ -116,7 +116,8 @@ def is_posterior(learner: Learner) -> bool:
 
 
 def examine(learner: Learner, episode: Episode, *, nuts: bool) -> list[Finding]:
-    """One learner, and beside it what each task's own optimisation finds."""
+    """One learner, and beside it what each task's own optimisation finds; with ``nuts`` what NUTS
+    samples too."""
     name, beta = learner.variant.name, learner.variant.beta or 0.0
     found = judge(learner.model, learner.guide, episode, beta)
     if not is_bounded(learner):
@@ -169,7 +170,8 @@ def judge(model: nn.Module, guide: nn.Module, episode: Episode, beta: float) -> 
 
 
 def reference_row(name: str, judged: Judged, words: str) -> Finding:
-    """What is found of posteriors that are no learner's; where they know the queries' labels, their predictions say nothing."""
+    """What is found of posteriors that are no learner's, ``words`` say whose; where they know the queries' labels, their
+    predictions say nothing."""
     return Finding(name, losses=judged.losses, nll=None if words == QUERIES else float(-judged.logs.mean()))
 
 

@@ -267,7 +267,7 @@ class Learner:
 
 
 def build_objective(chosen: GuideSettings, variant: Variant, means: Tensor) -> RateDistortionModule:
-    """Model, guide and objective of one variant."""
+    """Model, guide and objective of one variant; ``means`` are those of the base classes, ``[classes, D]``."""
     with seeded(chosen.seed):
         model, guide = METHODS[variant.method].build(chosen, variant, means)
     return RateDistortionELBO(beta=variant.beta or 0.0)(model, guide)
@@ -324,19 +324,20 @@ def checked_way(support_y: Tensor) -> int:
 
 
 def rank_of(directions: Tensor) -> int:
-    """The rank of a feature space, where a file does not say: an identity only normalises."""
+    """The rank of a feature space of these ``directions`` ``[D, rank]``, where a file does not say: an identity only
+    normalises."""
     square = directions.shape[0] == directions.shape[1]
     return 0 if square and torch.equal(directions, torch.eye(len(directions))) else directions.shape[1]
 
 
 def read_settings(written: Mapping[str, Any]) -> GuideSettings:
-    """The settings of a checkpoint, also of versions before 0.3, whose guides had no gate."""
+    """The settings of a checkpoint, as they were ``written``, also of versions before 0.3, whose guides had no gate."""
     known = {"gate": False, **written}
     return GuideSettings(**{field.name: known[field.name] for field in fields(GuideSettings)})
 
 
 def read_spec(written: Mapping[str, Any]) -> TaskSpec:
-    """The tasks of a checkpoint."""
+    """The tasks of a checkpoint, as they were ``written``."""
     return TaskSpec(**{field.name: written[field.name] for field in fields(TaskSpec)})
 
 

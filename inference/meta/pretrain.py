@@ -57,7 +57,7 @@ def pretraining(
 
 
 def few_shot_accuracy(network: nn.Module, sampler: EpisodeSampler, *, seed: int, tasks: int = 200) -> dict[str, float]:
-    """``val_accuracy``: what the features are worth without learning."""
+    """``val_accuracy``: what the features are worth without learning, on so many ``tasks``; a fraction."""
     return {WATCHED: nearest_mean_accuracy(network, sampler, tasks=tasks, seed=seed)}
 
 

@@ -70,7 +70,7 @@ def diagnose_regression(run: RunFolder, options: SibOptions, *, tasks: int, simu
 
 
 def simulated_tasks(options: SibOptions, simulations: int) -> Episode:
-    """Inputs for calibration."""
+    """Inputs for calibration, of as many tasks as ``simulations``."""
     return Problem(options.data).tasks(simulations, queries=OUTPUTS, seed=mix_seed(options.seed, SIMULATED))
 
 
@@ -90,7 +90,9 @@ def exact_findings(
     best: Tensor,
     simulated: Episode,
 ) -> list[Finding]:
-    """The exact posterior where there is one, and as a control that must fail, the same with halved scales."""
+    """The exact posterior where there is one, and as a control that must fail, the same with halved scales.
+
+    ``best``: −ELBO of the best diagonal Gaussian of each task, nats, ``[tasks]``."""
     if not Problem(options.data).is_linear:
         return []
     exact = tempered(model, 1.0)
@@ -113,7 +115,7 @@ def examine(
     best: Tensor,
     calibration: Calibration | None,
 ) -> Finding:
-    """One posterior under all checks."""
+    """One posterior under all checks; ``best`` is −ELBO of the best diagonal Gaussian of each task, nats, ``[tasks]``."""
     model, guide = objective.model, objective.guide
     logs = log_predictive(objective, episode, num_samples=DRAWN, at_once=len(episode.query_x))
     found = None if reference is None else regret(reference.log_predictive[..., : len(logs), :], logs)

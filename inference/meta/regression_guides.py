@@ -132,7 +132,8 @@ def fit_guide(objective: RateDistortionModule, problem: Problem, queries: int, s
 def fit_regression(
     objective: RateDistortionModule, problem: Problem, queries: int, schedule: MetaSchedule, *, learning_rate: float
 ) -> None:
-    """Minimise distortion + β · rate over fresh tasks by Adam with a cosine decay; deterministic for a seed.
+    """Minimise distortion + β · rate over fresh tasks by Adam with a cosine decay from ``learning_rate``; deterministic for a
+    seed.
 
     What is scored is the support that the posterior is conditioned on: the minimum over all q is the posterior p(w given
     support). A guide that takes its steps on the queries is trained on their labels instead, as in the paper.

@@ -69,6 +69,8 @@ def nuts_reference(
 ) -> Reference:
     """NUTS on the tasks' supports under the model: read back where ``folder`` has it, else sampled and written.
 
+    ``warmup``: transitions of each chain before its ``draws``.
+
     Raises:
         UserError: the kept file is damaged.
     """
@@ -89,7 +91,7 @@ def nuts_reference(
 
 @torch.no_grad()
 def sample_reference(model: EmpiricalBayesModel, episode: Episode, *, draws: int = DRAWS, warmup: int = WARMUP) -> Reference:
-    """NUTS on the tasks' supports."""
+    """NUTS on the tasks' supports: ``warmup`` transitions of each chain, then its ``draws``."""
     assert episode.query_y is not None
     with torch.enable_grad():
         sampled = run_nuts(model, *episode.on_support(), chains=CHAINS, draws=draws, warmup=warmup)
@@ -102,7 +104,7 @@ def sample_reference(model: EmpiricalBayesModel, episode: Episode, *, draws: int
 
 
 def fingerprint(model: EmpiricalBayesModel, episode: Episode, draws: int, warmup: int) -> str:
-    """Of everything that the draws depend on."""
+    """Of everything that the draws depend on, ``warmup`` transitions included."""
     numbers = (*model.prior.hyperparameters(), *model.likelihood.state_dict().values(), *episode[:4])
     content = b"".join(part.detach().double().numpy().tobytes() for part in numbers if part is not None)
     return hashlib.sha256(content + repr((CHAINS, draws, warmup)).encode()).hexdigest()[:12]

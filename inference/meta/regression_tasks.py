@@ -59,8 +59,8 @@ class Problem:
         return sizes[self.name] if self.name in sizes else radial_basis(torch.zeros(1)).shape[-1]
 
     def tasks(self, count: int, *, queries: int, seed: int) -> Episode:
-        """A batch of tasks with ten support points, in double precision: the precision matrix of forty overlapping basis
-        functions is nearly singular."""
+        """A batch of ``count`` tasks with ten support points, in double precision: the precision matrix of forty overlapping
+        basis functions is nearly singular."""
         if self.name == "linear":
             episode = linear_tasks(count, queries, *LINEAR_PRIOR, noise=self.noise, seed=seed, support=SUPPORT)
         elif self.name == "network":
@@ -94,7 +94,7 @@ VALIDATION, TEST = 0, 1  # streams of tasks
 
 
 def stream_seed(seed: int, training_tasks: int, stream: int) -> int:
-    """The seed of the tasks of a stream, the same for every guide."""
+    """The seed of the tasks of a stream, of which training has ``training_tasks``; the same for every guide."""
     return mix_seed(seed, training_tasks, 1, stream)
 
 

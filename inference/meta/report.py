@@ -68,7 +68,7 @@ class TaskRecord:
 
 
 def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores: Scores) -> TaskRecord:
-    """The record of a learner read after ``steps`` steps."""
+    """The record of a learner read after ``steps`` steps on tasks of a ``split``, by name."""
     variant = learner.variant
     return TaskRecord(
         split=split,
@@ -102,8 +102,8 @@ def evaluate_learner(
     steps: int | None = None,
     earlier: bool = True,
 ) -> list[TaskRecord]:
-    """One record for each number of steps, 0 … K, on the same tasks; arguments as in
-    :meth:`~inference.meta.learner.Learner.evaluate`."""
+    """One record for each number of steps, 0 … K (K alone if not ``earlier``), on the same tasks of ``split``, by name;
+    arguments as in :meth:`~inference.meta.learner.Learner.evaluate`."""
     scores = learner.evaluate(part, spec, split=split, tasks=tasks, steps=steps, earlier=earlier)
     return [make_record(learner, spec, split, k, score) for k, score in scores.items()]
 
@@ -125,7 +125,7 @@ def choose(records: Iterable[TaskRecord]) -> TaskRecord:
 def evaluate_protocols(
     fitted: Mapping[Variant, Learner], protocols: Iterable[str], tasks: int, run: RunFolder
 ) -> list[TaskRecord]:
-    """Test records of every learner under every protocol."""
+    """Test records of every learner under every one of ``protocols``, on so many ``tasks`` each."""
     part = load_features(run.features)["test"]
     spec = next(iter(fitted.values())).spec
     specs = [replace(spec, imbalance=PROTOCOLS[name]) for name in protocols if name in PROTOCOLS]

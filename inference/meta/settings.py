@@ -75,7 +75,8 @@ class GuideSettings:
     gate: bool = True
 
     def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
-        """Discriminant directions for a predictor; cosine does better on all dimensions, distances on the leading ones.
+        """Discriminant directions for a predictor, where there are so many ``base_classes``; cosine does better on all
+        dimensions, distances on the leading ones.
 
         Raises:
             UserError: more directions than base classes or features allow.

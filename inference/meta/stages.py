@@ -61,7 +61,8 @@ def check_training(options: SibOptions, data: ImageSplits | None, features: Feat
 
 
 def kept_labels(base: LabelledItems, images: int) -> LabelledItems:
-    """What :func:`hold_out` keeps of the base classes, labels alone: enough to count by."""
+    """What :func:`hold_out` keeps of the base classes, labels alone, once ``images`` of each are held out: enough to count
+    by."""
     labels = LabelledItems(base.labels, base.labels, base.class_names)
     return labels.hold_out(images)[0] if images else labels
 
@@ -116,8 +117,8 @@ def task_sampler(options: SibOptions, part: LabelledItems, split: str) -> Episod
 
 
 def deciding(samplers: Mapping[str, Any]) -> MixedSampler:
-    """Training and validation tasks, which decide about trained steps together: validation classes alone are few, so that by
-    chance all of them may be harder, or easier, than new classes are."""
+    """Training and validation tasks, of ``samplers`` by the names of splits, which decide about trained steps together:
+    validation classes alone are few, so that by chance all of them may be harder, or easier, than new classes are."""
     return MixedSampler((samplers["train"], samplers["val"]))
 
 
@@ -191,7 +192,8 @@ def pretrain(chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFo
 
 
 def meta_train(learner: Learner, samplers: Mapping[str, Any], schedule: MetaSchedule, loop: Loop, run: RunFolder) -> None:
-    """Train one learner on tasks of the training split, choosing its checkpoint on validation tasks; or read it back.
+    """Train one learner on tasks of the training split (of ``samplers`` by the names of splits), choosing its checkpoint on
+    validation tasks; or read it back.
 
     A method without parameters is ready as it is.
     """

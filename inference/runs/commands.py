@@ -165,7 +165,7 @@ class OptionParser(jsonargparse.ArgumentParser):
 
 
 def underscored(word: str) -> str:
-    """``--image-size=32`` to ``--image_size=32``."""
+    """A ``word`` of a command line: ``--image-size=32`` to ``--image_size=32``."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")

@@ -113,7 +113,7 @@ class RunFolder:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """One JSON document, atomically; NaN is refused, ``null`` is the way to say "none"."""
+    """``content`` as one JSON document, atomically; NaN is refused, ``null`` is the way to say "none"."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     return write_atomically(path, lambda file: file.write_text(text))
 

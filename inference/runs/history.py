@@ -12,7 +12,8 @@ History = dict[str, dict[str, tuple[list[float], list[float]]]]
 
 
 def read_history(run: RunFolder, stages: Sequence[str]) -> History:
-    """Scalars of the TensorBoard logs: stage -> name -> (steps, values); a resumed stage continues its own curve."""
+    """Scalars of the TensorBoard logs of these ``stages``: stage -> name -> (steps, values); a resumed stage continues its
+    own curve."""
     history: History = {}
     for stage in stages:
         curves: dict[str, dict[int, float]] = {}

@@ -105,7 +105,7 @@ def value_parser(options: type[Options]) -> jsonargparse.ArgumentParser:
 
 
 def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The checked values of known options.
+    """The checked values of known options, as they are ``given``.
 
     Raises:
         UserError: a value does not fit its option's type.
@@ -122,8 +122,9 @@ def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, A
 
 
 def settle(value: Any, hint: Any) -> Any:
-    """The value as its field has it, where jsonargparse gives another form of it: a plain number for a restricted one, the
-    declared type for several values (it gives a tuple) and for a name that is a default (it gives the member's name)."""
+    """The value as its field, of type ``hint``, has it, where jsonargparse gives another form of it: a plain number for a
+    restricted one, the declared type for several values (it gives a tuple) and for a name that is a default (it gives the
+    member's name)."""
     kinds = [part for part in (hint, *get_args(hint)) if isinstance(part, type)]
     for kind in kinds:
         if issubclass(kind, Several) and isinstance(value, tuple):
@@ -136,7 +137,7 @@ def settle(value: Any, hint: Any) -> Any:
 
 
 def check_names(options: type[Options], given: Iterable[str]) -> None:
-    """Refuse names that are no options.
+    """Refuse ``given`` names that are no options.
 
     Raises:
         UserError: one line, with the name that may have been meant.
@@ -150,7 +151,7 @@ def check_names(options: type[Options], given: Iterable[str]) -> None:
 
 
 def refuse_value(options: type[Options], message: str, given: Mapping[str, Any]) -> NoReturn:
-    """Turn jsonargparse's message about one option into one line.
+    """Turn jsonargparse's message about one option, of those ``given``, into one line.
 
     Raises:
         UserError: always.
@@ -167,7 +168,7 @@ def refuse_value(options: type[Options], message: str, given: Mapping[str, Any])
 
 
 def describe_type(hint: Any) -> str | None:
-    """What a value must be, in words; ``None`` for types that say it themselves."""
+    """What a value of type ``hint`` must be, in words; ``None`` for types that say it themselves."""
     if get_origin(hint) in (Union, types.UnionType):
         return describe_type(next(part for part in get_args(hint) if part is not type(None)))
     if get_origin(hint) is Literal:
@@ -209,7 +210,7 @@ def options_to_yaml(options: Options) -> str:
 
 
 def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
-    """Options of a run folder.
+    """Options of a run folder, from YAML ``text``; ``source`` is who has it, for messages.
 
     Raises:
         UserError: the file is damaged, or has unknown options or values that do not fit.

@@ -21,7 +21,7 @@ Features = dict[str, LabelledItems]
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Path:
-    """A safetensors file with JSON metadata."""
+    """Write named ``tensors`` as a safetensors file with JSON metadata, atomically."""
     separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # shared ones too
     text = {key: json.dumps(value) for key, value in metadata.items()}
     return write_atomically(path, lambda file: save_file(separate, str(file), metadata=text))

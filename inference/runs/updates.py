@@ -81,7 +81,8 @@ class UpdateTraining(lightning.LightningModule):
         return min(self.schedule.batch, len(source)) / self.processes
 
     def draw(self, source: LabelledItems, step: int, stream: int = ORDER) -> tuple[Tensor, Tensor]:
-        """This process's part of the ``step``-th batch of passes over ``source``, each pass in an order of its own; augmented,
+        """This process's part of the ``step``-th batch of passes over ``source``, each pass in an order of its own, that of
+        the ``stream``; augmented,
         on the device."""
         batch = min(self.schedule.batch, len(source))
         number, place = divmod(step, len(source) // batch)

@@ -47,7 +47,7 @@ class Several(tuple[T, ...]):
 
     @classmethod
     def item(cls, part: Any) -> Any:
-        """One value of what was given for it.
+        """One value of what was given for it, ``part``.
 
         Raises:
             ValueError: it is none; the message says what it must be.
@@ -153,7 +153,7 @@ class Choices(Several[T]):
 
 
 def read_count(part: Any, wanted: str = "a positive whole number") -> int:
-    """A positive whole number.
+    """A positive whole number, from ``part``; ``wanted`` says in words what it must be.
 
     Raises:
         ValueError: it is none.

@@ -131,7 +131,7 @@ def predict(vid: Student, x: Tensor) -> Predicted:
 
 
 def observed_groups(vid: Student, x: Tensor, y: Tensor, order: Tensor, draws: int) -> dict[str, Group]:
-    """Groups of training items: what student and decoders were fitted to."""
+    """Groups of training items, the ones numbered by ``order``: what student and decoders were fitted to."""
     predicted = predict(vid, x)
     dims = {"labels": ["item"], **predicted.dims}
     coords = {"item": order.tolist(), **predicted.coords}

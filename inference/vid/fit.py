@@ -148,7 +148,8 @@ class Study:
             return replace_head(copy.deepcopy(self.networks.pretrained), items.num_classes)
 
     def fit(self, name: str, size: Size, strength: float, number: int = 0, *, validate: bool = False) -> tuple[VID, VidRecord]:
-        """Train one student and score it on test data, or, to ``validate`` a strength, on images held out of its own."""
+        """Train one student, the ``number``-th of its kind, with λ times ``strength``, and score it on test data, or, to
+        ``validate`` a strength, on images held out of its own."""
         target, method = self.data.target, self.methods[name]
         held = self.validation if validate else None
         choice = choose_items(target.train, size, seed=self.seed, run=number, validation=held)

@@ -43,7 +43,7 @@ def load_student(
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
 ) -> Loaded:
-    """See :meth:`inference.vid.vid.VID.load`."""
+    """Arguments are those of :meth:`inference.vid.vid.VID.load`: method, per_class and number say which student."""
     run = run if isinstance(run, RunFolder) else RunFolder.existing(run)
     options = options_from_yaml(VidOptions, run.config.read_text(), run.config)
     file = find_checkpoint(run, options, method, per_class, labels, number)
@@ -68,7 +68,8 @@ def load_student(
 def find_checkpoint(
     run: RunFolder, options: VidOptions, method: str, per_class: int | str | None, labels: int | None, number: int
 ) -> Path:
-    """The file of a finished student: the one of ``VID.fit``, or of the largest of the run's sizes that fit.
+    """The file of a finished student, by method, per_class and number as in :meth:`inference.vid.vid.VID.load`: the one of
+    ``VID.fit``, or of the largest of the run's sizes that fit.
 
     Raises:
         UserError: there is none; the message names those there are.
@@ -89,7 +90,7 @@ def find_checkpoint(
 
 
 def load_teacher(run: RunFolder, options: VidOptions, item_shape: tuple[int, ...]) -> nn.Module:
-    """A run's teacher: from the weights it was given, from the run folder, or from the cache.
+    """A run's teacher of items of this ``item_shape``: from the weights it was given, from the run folder, or from the cache.
 
     Raises:
         UserError: it is in none of these.

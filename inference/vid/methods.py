@@ -65,7 +65,7 @@ class Method:
 
     @classmethod
     def parse(cls, text: str) -> Method:
-        """``"kd+vid"`` or ``"0.5*kd+2*vid"``.
+        """From ``text``: ``"kd+vid"`` or ``"0.5*kd+2*vid"``.
 
         Raises:
             UserError: an unknown term or a coefficient that is no positive number.
@@ -104,7 +104,7 @@ class Method:
     def hint_pairs(
         self, teacher: nn.Module, student: nn.Module, example: Tensor, strength: float, inside: Layers | None = None
     ) -> list[Pair]:
-        """The one pair of the hint stage, in the middle of both networks."""
+        """The one pair of the hint stage, with λ times ``strength``, in the middle of both networks."""
         pairs = make_pairs(KINDS["fitnet"], teacher, student, example, strength, inside)
         return [pairs[(len(pairs) - 1) // 2]]
 
@@ -115,7 +115,7 @@ Layers = Sequence[tuple[str, str]]
 def make_pairs(
     kind: Kind, teacher: nn.Module, student: nn.Module, example: Tensor, strength: float, inside: Layers | None
 ) -> list[Pair]:
-    """The pairs of one term."""
+    """The pairs of one term, with λ times ``strength``."""
     if kind.teacher == "inside":
         found = inside or find_layers(teacher, student, example)
     else:
@@ -150,7 +150,7 @@ def few_layers(method: Method, teacher: nn.Module, student: nn.Module, example: 
 
 
 def read_coefficient(text: str) -> float:
-    """A positive number.
+    """A positive number, from ``text``.
 
     Raises:
         UserError: it is none.

@@ -63,6 +63,8 @@ def make_record(
     """The record of one student.
 
     Args:
+        run: its repetition.
+        split: the name of the scored split.
         scored: what the scores are of.
         images: how many the student has in all.
         strength: ``None`` where the method has no λ.
@@ -99,7 +101,7 @@ def teacher_record(teacher: nn.Module, test: LabelledItems) -> VidRecord | None:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (``None`` for a single value)."""
+    """Mean and standard deviation of ``values`` (``None`` for a single value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 

@@ -35,5 +35,5 @@ class StudentSettings:
 
 
 def stage_name(method: str, size: Size) -> str:
-    """Start of the names of a student's checkpoints and logs; no file system minds it."""
+    """Start of the names of a student's checkpoints and logs, of this ``method``; no file system minds it."""
     return f"{method.replace('*', 'x')}-{size.name}"

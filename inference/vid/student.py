@@ -92,7 +92,8 @@ def fit_student(
 def build_models(
     student: nn.Module, teacher: nn.Module, example: Tensor, method: str, strength: float, settings: StudentSettings
 ) -> list[DistillationModel]:
-    """The Pyro model of each stage of training: one, or a hint stage before it.
+    """The Pyro model of each stage of training by ``method``, such as ``kd+vid``, with λ times ``strength``: one, or a hint
+    stage before it.
 
     Raises:
         UserError: layers that cannot be found or compared.
@@ -121,7 +122,8 @@ def build_model(
 
 
 def describe(model: DistillationModel, items: LabelledItems, method: str, strength: float) -> dict[str, Any]:
-    """Metadata of a student's checkpoint: what :func:`~inference.vid.load.load_student` builds it from."""
+    """Metadata of a student's checkpoint, with ``method`` and ``strength``: what :func:`~inference.vid.load.load_student`
+    builds it from."""
     return {
         "method": method,
         "strength": strength,

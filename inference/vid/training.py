@@ -71,7 +71,7 @@ class DistillationTraining(UpdateTraining):
         return [self.mean_loss(self.objective.terms(*batch), count, values) for count, *batch in self.batches(step)]
 
     def mean_loss(self, terms: RateDistortion, count: float, values: dict[str, Tensor]) -> Tensor:
-        """Loss per item; adds each site's −log-density (nats per item, without its λ) to ``values``."""
+        """Loss per item, of ``count``; adds each site's −log-density (nats per item, without its λ) to ``values``."""
         weights = {pair.site: pair.weight for pair in self.objective.model.pairs}
         for site, total in terms.distortions.items():
             values[f"train/{site}"] = total.detach() / (count * weights.get(site, 1.0))

@@ -96,7 +96,7 @@ class DrawWhereUsed(TorchFunctionMode):
 
 
 def layer_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any):
-    """Input, weight, bias and other options of a call to ``F.linear`` or ``F.conv*d``."""
+    """``input``, weight, bias and other options of a call to ``F.linear`` or ``F.conv*d``."""
     names = ("stride", "padding", "dilation", "groups")
     return input, weight, bias, dict(zip(names, rest, strict=False)) | options
 
@@ -104,7 +104,8 @@ def layer_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None, *
 def local(
     func: Callable, inputs: Tensor, weight: GaussianWeights, bias: GaussianWeights | None, options: dict[str, Any]
 ) -> Tensor:
-    """Outputs drawn from N(x·μ, x²·σ²), independently: ``func(x, w, b)`` in distribution, output by output.
+    """Outputs for ``inputs`` x ``[n, ...]`` drawn from N(x·μ, x²·σ²), independently: ``func(x, w, b)`` in distribution,
+    output by output.
 
     Source: Kingma, Salimans and Welling 2015, equation 6.
     """
@@ -152,7 +153,8 @@ class LocalLinear(torch.autograd.Function):
 def flipout(
     func: Callable, inputs: Tensor, weight: GaussianWeights, bias: GaussianWeights | None, options: dict[str, Any]
 ) -> Tensor:
-    """``func(x, μ, b) + s ∘ func(r ∘ x, σ ∘ ε)`` with random signs r, s for each example's channels.
+    """``func(x, μ, b) + s ∘ func(r ∘ x, σ ∘ ε)`` with random signs r, s for each example's channels; x is
+    ``inputs``.
 
     Each example sees weights of the right distribution, the same ones at all its positions. Source: Wen et al. 2018,
     equation 4.
@@ -168,12 +170,13 @@ def flipout(
 
 
 def signs(func: Callable, like: Tensor) -> Tensor:
-    """±1 with probability ½ for each example and channel, to be broadcast over positions."""
+    """±1 with probability ½ for each example and channel of ``like``, inputs or outputs of the layer ``func``,
+    to be broadcast over positions."""
     return plate_signs(first_position(func, like), 0)
 
 
 def first_position(func: Callable, like: Tensor) -> Tensor:
-    """Inputs or outputs of a layer at their first position: one number an example and channel."""
+    """``like``, inputs or outputs of the layer ``func``, at the first position: one number for each example and channel."""
     for dim in range(1, like.dim() - 1) if func is F.linear else range(2, like.dim()):
         like = like.narrow(dim, 0, 1)
     return like

@@ -89,6 +89,7 @@ class SpikeAndSlabWeightPrior(ScaleMixtureWeightPrior):
     Args:
         slab, spike: standard deviations.
         probability: π of the slab.
+        kl: ``"bound"`` or ``"monte_carlo"``, see :class:`ScaleMixture`.
     """
 
     def __init__(self, slab: float = 1.0, spike: float = 1e-3, *, probability: float = 0.5, kl: str = "bound") -> None:
@@ -152,7 +153,8 @@ class MixtureWeightPrior(WeightPrior):
 
     @classmethod
     def standard(cls, posteriors: int, num_weights: int, start: WeightPrior | None = None) -> MixtureWeightPrior:
-        """θ_k = (0, I) for all K: the start of the algorithm, where m̃ = N(0, I), or ``start``."""
+        """θ_k = (0, I) for all K posteriors of ``num_weights`` weights: the start of the algorithm, where m̃ = N(0, I), or
+        ``start``."""
         return cls(torch.zeros(posteriors, num_weights), torch.zeros(posteriors, num_weights), start=start)
 
     @torch.no_grad()

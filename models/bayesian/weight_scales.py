@@ -95,7 +95,8 @@ def group_shape(shape: tuple[int, ...], kind: PriorScales) -> tuple[int, ...]:
 
 
 def fan_in(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """How many inputs each output of a parameter's layer adds up, by the parameter's name.
+    """How many inputs each output of a parameter's layer adds up, by the parameter's name; ``shapes``
+    are those of all parameters.
 
     Of a bias those of its weight, ``name.bias`` and ``name.weight``; 1 of any other parameter without a matrix, such as the
     gain of a normalisation.

@@ -63,7 +63,8 @@ def alpha_of(variance: Tensor) -> Tensor:
 
 
 class ResizeMaps(nn.Module):
-    """Maps ``[n, channels, h, w]`` to another height and width: averaged where they shrink, bilinear where they grow."""
+    """Maps ``[n, channels, h, w]`` to another height and width, ``size``: averaged where they shrink, bilinear where they
+    grow."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class ResizeMaps(nn.Module):
 
 
 def mean_network(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> nn.Sequential:
-    """μ for any pair of layers.
+    """μ for any pair of layers, from features of ``student_shape`` to ``teacher_shape`` (both without the batch).
 
     * to a vector: linear; the student's maps are averaged over positions first (equation 3);
     * from maps to maps: two 1×1 convolutions with batch norm and ReLU between them, then resized (equation 4);
@@ -114,6 +115,11 @@ def build_decoder(
     student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], *, heteroscedastic: bool = False, variance: float = 5.0
 ) -> GaussianDecoder:
     """A decoder for a pair of layers, by :func:`mean_network`.
+
+    Args:
+        student_shape, teacher_shape: of the features, without the batch.
+        heteroscedastic: σ² depends on the student's features; otherwise one per unit or channel.
+        variance: σ² at the start.
 
     Raises:
         ValueError: features that are neither vectors nor maps.

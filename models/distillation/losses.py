@@ -62,6 +62,7 @@ def build_loss(
     FitNet's regressor is the network μ of VID's decoder, and LwF keeps a linear head for the teacher's task.
 
     Args:
+        student_shape, teacher_shape: of the features, without the batch.
         temperature: T of KD and LwF; each one's own when not given.
 
     Raises:
@@ -90,7 +91,8 @@ def knowledge_distillation(student_logits: Tensor, teacher_logits: Tensor, *, te
 
 
 def learning_without_forgetting(old_head_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0) -> Tensor:
-    """LwF: cross-entropy of the softened answers of a head that the student keeps for the teacher's task, ``[n, classes]``.
+    """LwF: cross-entropy of the softened answers of a head that the student keeps for the teacher's task, ``[n, classes]``;
+    nats. Both logits are divided by the ``temperature`` T.
 
     Source: Li and Hoiem 2016, equations 2 and 3 (T = 2).
     """

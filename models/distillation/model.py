@@ -130,7 +130,8 @@ class DistillationModel(PyroModule):
 
 
 def observe(pair: Pair, module: nn.Module, student: Tensor, teacher: Tensor) -> None:
-    """The pair's sample site: λ log q(t given s), or −λ · loss."""
+    """The pair's sample site, from features ``[n, *layer_shape]`` s = ``student`` and t = ``teacher``: λ log q(t given s), or
+    −λ · loss."""
     with poutine.scale(scale=pair.weight):
         if isinstance(module, LayerLoss):
             pyro.factor(pair.site, -module(student, teacher))

@@ -128,7 +128,8 @@ class GaussianRate(torch.autograd.Function):
 
 
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
-    """Σ_i weights_i values_i over the last dimension; one weight for all costs no array of products."""
+    """Σ_i weights_i values_i (``weights`` and ``values``) over the last dimension; one weight for all costs no array of
+    products."""
     return values.sum(-1) * weights[..., 0] if weights.shape[-1] == 1 else torch.linalg.vecdot(values, weights)
 
 

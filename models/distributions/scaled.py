@@ -75,6 +75,7 @@ class ScaledGaussian(DiagonalGaussian):
     Args:
         standard: in units of s: batch_shape ``[..., 1]`` or less, event_shape ``[P]``.
         log_scales: gives log s, ``[P]``, or more as ``standard`` has it.
+        deferred: as in :class:`~models.distributions.diagonal.DiagonalGaussian`.
     """
 
     def __init__(self, standard: DiagonalGaussian, log_scales: LogScales, *, deferred: bool = False) -> None:

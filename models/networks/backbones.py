@@ -98,7 +98,8 @@ class WideResNet(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """Batch norm, ReLU, 3×3 convolution, twice, beside a shortcut (1×1 where the shape changes)."""
+    """Batch norm, ReLU, 3×3 convolution, twice, beside a shortcut (1×1 where the shape changes), from
+    ``inputs`` to ``outputs`` channels; ``stride`` of the first convolution."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidde
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU) -> list[nn.Module]:
-    """Linear layers with an activation between them."""
+    """Linear layers with an activation between them: ``inputs``, then the widths in ``hidden``, then ``outputs`` units."""
     layers: list[nn.Module] = []
     for wide, narrow in itertools.pairwise((inputs, *hidden)):
         layers += [nn.Linear(wide, narrow), activation()]

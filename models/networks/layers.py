@@ -73,7 +73,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Outputs (or inputs) of named layers in evaluation mode, without gradients: parameters, statistics and mode stay.
+    """Outputs (or inputs) of the layers ``names`` in evaluation mode, without gradients: parameters, statistics and mode stay.
 
     Raises:
         ValueError: see :func:`capture`.
@@ -87,6 +87,7 @@ def layer_outputs(owner: str, network: nn.Module, example: Tensor, names: Sequen
     """:func:`features`, with errors that say who cannot do what.
 
     Args:
+        names: of layers, as ``named_modules`` has them.
         owner: who the network is, for messages.
 
     Raises:
@@ -104,7 +105,8 @@ def layer_outputs(owner: str, network: nn.Module, example: Tensor, names: Sequen
 
 @torch.no_grad()
 def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
-    """A network's outputs ``[n, D]`` (float32, on the CPU) for ``images`` in evaluation mode; the network is left as it was."""
+    """A network's outputs ``[n, D]`` (float32, on the CPU) for ``images`` in evaluation mode, ``batch_size`` at a time; the
+    network is left as it was."""
     device = device_of(network)
     with evaluating(network):
         return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])

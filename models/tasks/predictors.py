@@ -35,7 +35,7 @@ class Predictor(nn.Module):
         return features
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        """:meth:`forward` on prepared features."""
+        """:meth:`forward` on prepared features and class weights, the ``weights``."""
         raise NotImplementedError
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
@@ -46,7 +46,8 @@ class Predictor(nn.Module):
         return Predictor.generic_pull_back(self, features, weights, cotangent)
 
     def generic_pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
-        """The same by reverse-mode differentiation of :meth:`outputs`, for any predictor."""
+        """The same (features, weights and cotangent as in :meth:`pull_back`) by reverse-mode differentiation of
+        :meth:`outputs`, for any predictor."""
         vjp = torch.func.vjp(lambda w: self.outputs(features, w), weights)[1]
         return vjp(cotangent)[0]
 

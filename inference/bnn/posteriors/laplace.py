@@ -130,7 +130,8 @@ def laplace_class() -> Any:
 def fit_laplace(
     network: torch.nn.Module, data: LabelledItems, kind: str, structure: str, *, last: bool, tune: bool, **options: Any
 ) -> Any:
-    """One fit of laplace-torch."""
+    """One fit of laplace-torch: ``kind`` is its likelihood, ``structure`` that of the Hessian, ``last`` for the last layer
+    alone, and ``tune`` has the prior's precision chosen by the evidence."""
     layers = {name.rpartition(".")[0] for name, _ in network.named_parameters()}
     part = "last_layer" if last and len(layers) > 1 else "all"
     parameter = next(network.parameters())

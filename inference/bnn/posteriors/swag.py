@@ -104,7 +104,7 @@ def check_swag(model: BayesianNetwork, rank: int) -> None:
     """Fail where SWAG cannot be had.
 
     Raises:
-        UserError: fewer than two columns; batch norm.
+        UserError: a ``rank`` of fewer than two columns; batch norm.
     """
     if rank < 2:
         raise UserError(f"`rank={rank}`: swag needs two columns of deviations at least")

@@ -48,5 +48,5 @@ def variants(swept: VariantSettings) -> list[Variant]:
 
 
 def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
-    """The program and an empty guide; the base classes are not needed."""
+    """The program and an empty guide; ``means``, of the base classes, are not needed."""
     return NearestMeanModel(PREDICTORS[variant.predictor]()), EmptyGuide()

@@ -58,7 +58,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
 
 
 def build_prior(name: str, means: Tensor) -> Prior:
-    """p_ψ(w), started at the moments of the base classes."""
+    """p_ψ(w), started at the moments of the base classes' ``means`` ``[classes, D]``."""
     if name == "mixture":
         return MixturePrior.from_class_means(means)
     kind = HierarchicalGaussianPrior if name == "hierarchical" else GaussianPrior
@@ -66,7 +66,7 @@ def build_prior(name: str, means: Tensor) -> Prior:
 
 
 def build_start(settings: GuideSettings, means: Tensor) -> Start:
-    """λ."""
+    """λ, started from the base classes' ``means`` ``[classes, D]``."""
     scale = START_SCALE * means.std(0).clamp_min(1e-3)
     if settings.initialisation == "support":
         return SupportMeans(means.shape[-1], scale)
