@@ -105,7 +105,11 @@ def load_supervised(
 def load_from(
     table: Mapping[str, DataSet[Loaded]], name: str, root: str | Path | None, image_size: int | None, seed: int
 ) -> Loaded:
-    """Look ``name`` up and load it."""
+    """Look ``name`` up in ``table`` and load it.
+
+    Raises:
+        UserError: an unknown name, files missing that it needs, or a ``root`` that it has no use for.
+    """
     if name not in table:
         raise UserError(f"unknown data set {name!r}: choose {', '.join(table)}")
     entry = table[name]

@@ -37,6 +37,7 @@ class LabelledItems:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are names for."""
         return len(self.class_names)
 
     @property
@@ -134,10 +135,12 @@ class SupervisedData:
 
     @property
     def item_shape(self) -> tuple[int, ...]:
+        """Shape of one item, ``(*item)``."""
         return tuple(self.train.items.shape[1:])
 
     @property
     def is_classification(self) -> bool:
+        """Whether targets are classes, not real numbers."""
         return bool(self.train.class_names)
 
 

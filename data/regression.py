@@ -50,7 +50,7 @@ def linear_posterior(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tenso
 
 
 def linear_evidence(x: Tensor, y: Tensor, prior_loc: Tensor, prior_scale: Tensor, noise: float) -> Tensor:
-    """Exact log p(y given x) of each task, nats: ``[tasks]``; y ~ N(x μ, x diag(σ²) xᵀ + noise² I),
+    """Exact log p(y given x) of each task, nats: ``[tasks]``; y ~ N(x μ, x diag(σ²) xᵀ + ``noise``² I),
     with μ = ``prior_loc`` and σ = ``prior_scale``, ``[D]``."""
     covariance = (x * prior_scale**2) @ x.mT + noise**2 * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     return torch.distributions.MultivariateNormal(x @ prior_loc, covariance).log_prob(y)

@@ -109,7 +109,7 @@ class RateDistortionELBO(TraceMeanField_ELBO):
         NotImplementedError: no registered KL for a site (unless ``monte_carlo``), or a guide site that is not reparameterised.
     """
 
-    def __init__(self, *, beta: float = 1.0, monte_carlo: bool = False, **elbo_options) -> None:
+    def __init__(self, *, beta: float = 1.0, monte_carlo: bool = False, **elbo_options: Any) -> None:
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta = {beta} must be a finite number, 0 or more")
         super().__init__(**elbo_options)
@@ -199,7 +199,11 @@ def run(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tr
 
 
 def auxiliary_rate(site: Mapping[str, Any]) -> Tensor:
-    """log q at the draw of a site that the guide alone has, nats."""
+    """log q at the draw of a site that the guide alone has, nats.
+
+    Raises:
+        ValueError: it is not marked as auxiliary.
+    """
     if not site["infer"].get("is_auxiliary"):
         raise ValueError(
             f"site {site['name']!r} of the guide is not in the model: mark it with infer={{'is_auxiliary': True}} if the "

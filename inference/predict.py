@@ -92,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
 
 
 def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> LabelledItems:
-    """Backbone features of the split that was asked for."""
+    """Backbone features of the split that was asked for.
+
+    Raises:
+        UserError: the run has no network for images, or other images are meant than are named.
+    """
     if options.data is None and options.root is None:
         if options.split == "all":
             raise UserError("`split=all` needs `root`")

@@ -52,7 +52,11 @@ def unpack(archive: Path) -> Path:
 
 
 def check_members(archive: Path, contents: zipfile.ZipFile, target: Path) -> None:
-    """Refuse members that leave ``target``, links, and archives that unpack to more than ``MAX_UNPACKED_BYTES``."""
+    """Refuse members that leave ``target``, links, and archives that unpack to more than ``MAX_UNPACKED_BYTES``.
+
+    Raises:
+        UserError: one of these.
+    """
     root = target.resolve()
     for member in contents.infolist():
         is_link = (member.external_attr >> 16) & 0o170000 == 0o120000

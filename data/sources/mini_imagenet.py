@@ -52,7 +52,11 @@ def from_csv(root: Path, split: str, image_size: int) -> LabelledItems:
 
 
 def from_pickle(file: Path, image_size: int) -> LabelledItems:
-    """One split from a pickle of arrays."""
+    """One split from a pickle of arrays.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     content = load_arrays(file)
     if isinstance(content, dict) and {"image_data", "class_dict"} <= content.keys():
         names = sorted(content["class_dict"])
@@ -85,13 +89,22 @@ class ArrayUnpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str):
+        """The few names that arrays need.
+
+        Raises:
+            UserError: any other name: it could run code.
+        """
         if (module, name) not in self.SAFE:
             raise UserError(f"the pickle asks for {module}.{name}, which is not data: it is not loaded")
         return super().find_class(module, name)
 
 
 def load_arrays(file: Path):
-    """A pickle's content, by :class:`ArrayUnpickler`."""
+    """A pickle's content, by :class:`ArrayUnpickler`.
+
+    Raises:
+        UserError: it cannot be read as one.
+    """
     try:
         return ArrayUnpickler(io.BytesIO(file.read_bytes()), encoding="latin1").load()
     except UserError as error:

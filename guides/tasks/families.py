@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -43,7 +44,9 @@ class Family(StrEnum):
             return dist.Delta(loc, event_dim=2)
         return dist.Normal(loc, parameters.log_scale.exp().unsqueeze(-3)).to_event(2)
 
-    def expected_gradient(self, gradient, parameters: PosteriorParameters, samples: int) -> tuple[Tensor, Tensor | None]:
+    def expected_gradient(
+        self, gradient: Callable[[Tensor], Tensor], parameters: PosteriorParameters, samples: int
+    ) -> tuple[Tensor, Tensor | None]:
         """E_ε of a function's gradient with respect to θ, w = loc + exp(log_scale) ε.
 
         Args:

@@ -40,6 +40,9 @@ class MLPGradient(GradientNetwork):
     Args:
         way: number of logits.
         hidden: units a hidden layer; ``None`` for 8 · way.
+
+    Raises:
+        ValueError: in a call: another way, or one query alone.
     """
 
     def __init__(self, way: int, hidden: int | None = None) -> None:
@@ -118,6 +121,9 @@ class ResidualGradient(GradientNetwork):
 
     Args:
         hidden: units of the hidden layer.
+
+    Raises:
+        ValueError: in a call: items without labels.
     """
 
     needs_labels = True
@@ -141,6 +147,9 @@ class ExactGradient(GradientNetwork):
 
     Args:
         likelihood: supplies ∂(−log p(y given ŷ))/∂ŷ.
+
+    Raises:
+        ValueError: in a call: items without labels.
     """
 
     needs_labels = True

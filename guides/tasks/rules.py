@@ -73,6 +73,9 @@ class GradientStep(Rule):
         learned: learn one η per step, on the log scale.
         whiten: descend in the prior's units.
         per_feature: one η per step and dimension. Source: Li et al. 2017, Meta-SGD.
+
+    Raises:
+        ValueError: a ``size`` that is not positive.
     """
 
     log_size: Tensor

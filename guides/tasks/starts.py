@@ -56,6 +56,9 @@ class LearnedStart(Start):
     Args:
         loc: initial mean ``[rows, D]``, such as :meth:`random` or a network's own weights.
         scale: initial posterior standard deviation.
+
+    Raises:
+        ValueError: in a call: a task with another number of rows.
     """
 
     logarithms: ClassVar = ("log_scale",)
@@ -72,6 +75,7 @@ class LearnedStart(Start):
 
     @property
     def way(self) -> int:  # type: ignore[override]
+        """Rows that it was built for."""
         return len(self.loc)
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,9 @@ class UnrolledGuide(PyroModule):
         hyper: q(ψ) of a hierarchical prior.
         num_tasks: as in :class:`~models.tasks.model.EmpiricalBayesModel`.
         gate: how far θ⁰ departs from the prior; λ alone where it is not given.
+
+    Raises:
+        ValueError: negative ``steps`` or ``inner_samples``.
     """
 
     every = False  # read after every step, not after the last alone

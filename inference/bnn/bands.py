@@ -81,7 +81,7 @@ def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor
 
 
 def draw_band(axis: Axes, grid: Tensor, shown: Band, tint: str) -> None:
-    """Observations, the function, and a few draws of it."""
+    """Observations, the function, and a few draws of it, at inputs ``grid`` ``[n]``, in the colour ``tint``."""
     axis.fill_between(grid, *shown.edges(noise=True), color=tint, alpha=0.15, lw=0)
     axis.fill_between(grid, *shown.edges(noise=False), color=tint, alpha=0.35, lw=0)
     axis.plot(grid, shown.draws[:KEPT].T, color=tint, lw=0.5, alpha=0.7)
@@ -96,7 +96,7 @@ def limits(y: Tensor, known: Band | None) -> tuple[float, float]:
 
 
 def key(reference: bool) -> list[Line2D | Patch]:
-    """What the lines and areas are."""
+    """What the lines and areas are, those of NUTS included where it is the ``reference``."""
     dots: list[Line2D | Patch] = [Line2D([], [], color="black", marker="o", ms=3, ls="", label="training data")]
     lines = [Line2D([], [], color="grey", ls=":", label="true function")]
     nuts = [Line2D([], [], color="black", lw=1.1, ls=(0, (5, 2)), label="±2 sd of nuts, with noise")] if reference else []

@@ -59,6 +59,7 @@ def predictive_entropy(named: Mapping[str, tuple[Tensor, Tensor]], classes: int)
 
     Args:
         named: algorithm -> entropies (nats) of test items ``[n]`` and of outside items ``[m]``.
+        classes: how many; log of it is the largest entropy.
     """
     bins = np.linspace(0, math.log(classes), 40)
     with plt.rc_context(STYLE):

@@ -144,6 +144,7 @@ class BnnTraining(lightning.LightningModule):
         return sample[torch.randperm(len(sample), generator=generator)]
 
     def training_step(self, number: int, index: int) -> Tensor:
+        """The loss of a batch, nats per item, under every posterior trained side by side; this process has a part of it."""
         with (
             seeded(self.seed, self.current_epoch, index, 0, DRAWS, device=self.device),
             our_part(self, self.batch) as part,

@@ -45,6 +45,7 @@ def rate_distortion(
         source: p(x), ``[x]``, positive.
         distortion: d(x, x̂), ``[x, x̂]``.
         beta: β > 0.
+        max_iterations: after which it gives up.
 
     Raises:
         ValueError: no distribution, β ≤ 0, or no convergence.
@@ -80,6 +81,7 @@ def capacity(channel: Tensor, *, tolerance: float = 1e-12, max_iterations: int =
 
     Args:
         channel: p(y given x), ``[x, y]``, rows sum to one.
+        max_iterations: after which it gives up.
 
     Raises:
         ValueError: rows that are no distributions, or no convergence.
@@ -117,6 +119,7 @@ def information_bottleneck(
     Following a solution from small β to large ones (``start``) finds good ones.
 
     Args:
+        max_iterations: after which it gives up.
         joint: p(x, y), ``[x, y]``, with p(x) > 0.
         beta: weight of the rate; Tishby's β is 1/β here. At β ≥ 1 the best code says nothing.
         codes: number of values of t; as many as of x when not given.

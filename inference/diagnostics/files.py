@@ -33,7 +33,11 @@ def examine_files(paths: Sequence[Path]) -> list[Finding]:
 
 
 def read_file(path: Path) -> Any:
-    """``InferenceData`` of a file, in memory."""
+    """``InferenceData`` of a file, in memory.
+
+    Raises:
+        UserError: no such file, or no predictions with known targets in it.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next major version at import
         import arviz

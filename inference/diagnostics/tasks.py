@@ -12,7 +12,8 @@ from data.seeding import seeded
 from inference.diagnostics.calibration import LOG_LIKELIHOOD, Calibration, calibrate, distribution_level
 from inference.evaluation.predictive import labels_of, trace_guide, trace_model
 
-OUTPUTS = 3  # queries per task whose output is a coordinate
+OUTPUTS = 3
+"""Outputs of each task that calibration ranks beside its weights."""
 WEIGHTS = "weights"
 
 

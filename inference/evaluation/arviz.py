@@ -140,7 +140,11 @@ def single(draws: Tensor) -> Tensor:
 
 
 def as_chains(draws: Tensor, chains: int, in_turn: bool) -> Tensor:
-    """``[draws, ...]`` to ``[chains, draws / chains, ...]``; ``in_turn`` where neighbours are of different chains."""
+    """``[draws, ...]`` to ``[chains, draws / chains, ...]``; ``in_turn`` where neighbours are of different chains.
+
+    Raises:
+        ValueError: so many draws do not make so many chains.
+    """
     if len(draws) % chains:
         raise ValueError(f"{len(draws)} draws do not make {chains} chains of equal length")
     return draws.unflatten(0, (-1, chains)).transpose(0, 1) if in_turn else draws.unflatten(0, (chains, -1))

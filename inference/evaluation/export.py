@@ -89,7 +89,8 @@ def target_name(fn: Any) -> str:
 def latent_sites(
     trace: Trace, classes: bool, class_names: Sequence[Any], only: Collection[str] | None = None
 ) -> tuple[Group, str]:
-    """Draws of the latent sites of a trace (``only`` some of them), thinned, and the attribute ``thinned``."""
+    """Draws of the latent sites of a trace (``only`` some of them), thinned, and the attribute ``thinned``;
+    with ``classes`` rows are named by class."""
     values, dims = {}, {}
     for name in trace.stochastic_nodes:
         if only is None or name in only:
@@ -102,7 +103,8 @@ def latent_sites(
 
 
 def site_draws(site: Mapping[str, Any], name: str, classes: bool) -> tuple[Tensor, list[str]]:
-    """Draws of a site ``[draws, *plates, *event]``, and the names of the dimensions behind the draws."""
+    """Draws of a site ``[draws, *plates, *event]``, and the names of the dimensions behind the draws; with
+    ``classes`` rows are those of classes."""
     value, event = site["value"], site["fn"].event_dim
     inside = {frame.name for frame in site["cond_indep_stack"]}
     outer = [dim for plate, dim in (("tasks", "task"), ("queries", "query")) if plate in inside]

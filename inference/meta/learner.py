@@ -202,7 +202,11 @@ class Learner:
         steps: int | None = None,
         query_y: Tensor | None = None,
     ) -> list[TaskPosterior]:
-        """The posteriors before the first and after every step, as :meth:`posterior` takes its arguments."""
+        """The posteriors before the first and after every step, as :meth:`posterior` takes its arguments.
+
+        Raises:
+            UserError: what is no tensor, a negative number of steps, or labels missing that the guide reads.
+        """
         if steps is not None and steps < 0:
             raise UserError(f"steps = {steps} must be 0 or more")
         for name, given in {"support_x": support_x, "support_y": support_y, "query_x": query_x}.items():

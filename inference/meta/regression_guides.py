@@ -137,6 +137,9 @@ def fit_regression(
 
     What is scored is the support that the posterior is conditioned on: the minimum over all q is the posterior p(w given
     support). A guide that takes its steps on the queries is trained on their labels instead, as in the paper.
+
+    Raises:
+        UserError: the loss is not finite.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, learning_rate)

@@ -27,6 +27,7 @@ from models.tasks.priors import GaussianPrior
 
 LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
 NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1}
+"""The true standard deviation of each problem's targets."""
 HIDDEN = 20  # units of the network that tasks of `network` are drawn from
 SUPPORT = 10
 SINUSOIDS_AT_ONCE = 20  # tasks whose phases are integrated at once

@@ -78,6 +78,7 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
 
     Raises:
         UserError: bad input, a damaged run folder, or a loss that is not finite.
+        ValueError: neither images nor a feature file.
     """
     chosen, schedule = settings(GuideSettings, options), settings(MetaSchedule, options)
     spec, loop, variants = options.spec(), options.loop, all_variants(options)

@@ -79,6 +79,7 @@ class MetaTraining(lightning.LightningModule):
         return DataLoader(torch.arange(self.schedule.steps), batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, number: int, index: int) -> Tensor:
+        """The loss of a batch of tasks, nats per task, of which this process has its part."""
         batch, seeds = self.schedule.batch, (self.schedule.seed, self.current_epoch, index, 0)
         device, dtype = place_of(self.objective)
         episode = self.training_tasks.sample(batch, seed=mix_seed(*seeds, TASKS))

@@ -132,10 +132,16 @@ class OptionParser(jsonargparse.ArgumentParser):
         self.add_class_arguments(options)
 
     def parse_args(self, args=None, *rest, **settings):
+        """As jsonargparse does, dashes in option names being as good as underscores."""
         self.words = [underscored(word) for word in (sys.argv[1:] if args is None else args)]
         return super().parse_args(self.words, *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """What jsonargparse has to say, as one line.
+
+        Raises:
+            UserError: always.
+        """
         if unknown := re.search(r"unrecognized arguments: --(\w+)|[Oo]ption '(\w+)' is not accepted", message):
             check_names(self.options, [unknown[1] or unknown[2]])
         if missing := re.search(r"arguments are required: (\w+)", message):
@@ -173,7 +179,7 @@ def underscored(word: str) -> str:
 
 
 def read_options(options: type[Kind], command: str, description: str | None, arguments: Sequence[str] | None) -> Kind:
-    """Options of the command line.
+    """Options of the command line; ``description`` is the text of its ``--help``.
 
     Raises:
         UserError: bad options.
@@ -185,7 +191,8 @@ def read_options(options: type[Kind], command: str, description: str | None, arg
 def read_command(
     options: type[Kind], command: str, description: str, arguments: Sequence[str] | None
 ) -> tuple[Kind, RunFolder | None]:
-    """Options of the command line, or with ``--resume`` a run folder and its own options.
+    """Options of the command line, or with ``--resume`` a run folder and its own options;
+    ``description`` is the text of its ``--help``.
 
     Raises:
         UserError: bad options, or no run folder.

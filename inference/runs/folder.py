@@ -57,7 +57,11 @@ class RunFolder:
 
     @classmethod
     def make(cls, out: str | Path | None, command: str, config: str) -> Path:
-        """Make a run folder; returns its path."""
+        """Make a run folder that holds ``config``, its options as YAML; returns its path.
+
+        Raises:
+            UserError: there is a run already, or nothing can be written there.
+        """
         path = Path(out) if out else Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(path)
         if run.config.exists():

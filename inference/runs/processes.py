@@ -186,7 +186,7 @@ class NoiseOfBatch(TorchFunctionMode):
 
 
 def noise_shape(args: tuple) -> tuple[list[int], Tensor | None]:
-    """The shape of the noise that is asked for, and a tensor like it where one is given."""
+    """The shape of the noise that is asked for by the arguments ``args``, and a tensor like it where one is given."""
     tensors = [part for part in args if isinstance(part, Tensor)]
     if tensors:
         return list(torch.broadcast_shapes(*(part.shape for part in tensors))), tensors[0]

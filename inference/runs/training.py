@@ -253,12 +253,21 @@ class FiniteLoss(Callback):
             self.look()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Look before the epoch is over.
+
+        Raises:
+            FloatingPointError: a loss or a gradient was not finite; its number is the step.
+        """
         self.look()
         if not bool(torch.stack([weights.isfinite().all() for weights in module.parameters()]).all()):
             raise FloatingPointError(trainer.global_step - 1)
 
     def look(self) -> None:
-        """Raise where a step was bad; this waits for the device."""
+        """Raise where a step was bad; this waits for the device.
+
+        Raises:
+            FloatingPointError: its number is the step.
+        """
         if self.bad is not None and group.is_initialized():  # all processes stop together
             group.all_reduce(self.bad, group.ReduceOp.MIN)
         if self.bad is not None and (step := int(self.bad)) != NEVER:

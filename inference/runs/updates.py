@@ -96,6 +96,7 @@ class UpdateTraining(lightning.LightningModule):
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y
 
     def training_step(self, number: int, index: int) -> Tensor:
+        """The sum of the losses of a batch of items, of which this process has its part."""
         values: dict[str, Tensor] = {}
         loss = torch.stack(self.losses(self.current_epoch * self.steps_per_round + index, values)).sum()
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)

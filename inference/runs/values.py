@@ -96,6 +96,11 @@ class Sweep(Several[float]):
 
     @classmethod
     def item(cls, part: Any) -> float:
+        """A number, 0 or more.
+
+        Raises:
+            ValueError: it is none.
+        """
         try:
             value = math.nan if isinstance(part, bool) else float(part)
         except (TypeError, ValueError):

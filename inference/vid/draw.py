@@ -45,7 +45,7 @@ def draw_reliability(students: dict[str, VID], items: LabelledItems) -> Figure:
 
 
 def draw_information(vid: VID, test: LabelledItems, run: RunFolder, stage: str) -> Figure:
-    """A student's task loss and decoding gains over training."""
+    """A student's task loss and decoding gains over training, from the log of this ``stage``."""
     return plots.information_curves(read_history(run, [stage])[stage], vid.entropies(test.items[:DECODED_ON]))
 
 

@@ -43,7 +43,11 @@ def load_student(
     student: nn.Module | None = None,
     teacher: nn.Module | None = None,
 ) -> Loaded:
-    """Arguments are those of :meth:`inference.vid.vid.VID.load`: method, per_class and number say which student."""
+    """Arguments are those of :meth:`inference.vid.vid.VID.load`: method, per_class and number say which student.
+
+    Raises:
+        UserError: there is none such, its files are damaged, or it was fitted to networks that are not given.
+    """
     run = run if isinstance(run, RunFolder) else RunFolder.existing(run)
     options = options_from_yaml(VidOptions, run.config.read_text(), run.config)
     file = find_checkpoint(run, options, method, per_class, labels, number)

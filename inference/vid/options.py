@@ -68,6 +68,11 @@ class LayerPairs(Several[tuple[str, str]]):
 
     @classmethod
     def item(cls, part: Any) -> tuple[str, str]:
+        """``teacher_layer:student_layer``.
+
+        Raises:
+            ValueError: it is no pair.
+        """
         pair = tuple(part.split(":")) if isinstance(part, str) else tuple(part)
         if len(pair) != 2:
             raise ValueError("give teacher_layer:student_layer, several separated by commas")

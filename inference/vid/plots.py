@@ -16,7 +16,7 @@ from inference.vid.report import VidRecord, group_runs, mean_and_spread
 
 
 def colour(method: str, methods: Sequence[str]) -> str:
-    """Each method of a run has its own colour in all pictures."""
+    """The colour of ``method``: each of the ``methods`` of a run has its own in all pictures."""
     return COLOURS[list(methods).index(method) % len(COLOURS)]
 
 
@@ -80,6 +80,7 @@ def surprise_maps(images: Tensor, maps: Mapping[str, Tensor], *, shown: int = 6)
     Args:
         images: uint8 ``[n, channels, height, width]``.
         maps: teacher layer -> ``[n, h, w]``, nats per position.
+        shown: how many images.
 
     Raises:
         ValueError: no layer has more than one position.

@@ -65,6 +65,7 @@ class VID:
 
     @property
     def student(self) -> nn.Module:
+        """The student network, taught."""
         return self.model.student
 
     @classmethod

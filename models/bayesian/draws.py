@@ -73,7 +73,11 @@ class DrawWhereUsed(TorchFunctionMode):
 
     def take(self, parameter: Tensor) -> GaussianWeights:
         """The distribution of a parameter, which no other operation may use; a parameter that is not random has no
-        variance."""
+        variance.
+
+        Raises:
+            ValueError: the parameter is used twice in one pass.
+        """
         if id(parameter) not in self.named:
             return GaussianWeights(parameter, torch.full_like(parameter, torch.finfo(parameter.dtype).tiny))
         name, weights = self.named[id(parameter)]

@@ -64,6 +64,9 @@ class ScaleMixtureWeightPrior(WeightPrior):
         wide, narrow: standard deviations.
         probability: π of the wide one.
         kl: ``"bound"`` or ``"monte_carlo"``, see :class:`ScaleMixture`.
+
+    Raises:
+        ValueError: a ``probability`` that is none.
     """
 
     scales: Tensor

@@ -58,6 +58,7 @@ class DiagonalGaussian(TorchDistribution):
 
     @functools.cached_property
     def variance(self) -> Tensor:
+        """``[..., D]``."""
         return (2 * self.log_scale).exp()
 
     def as_normal(self) -> dist.TorchDistribution:

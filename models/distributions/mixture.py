@@ -30,6 +30,9 @@ class GaussianMixture(TorchDistribution):
         kl: ``"bound"`` or ``"monte_carlo"``.
         kl_samples: draws of the Monte Carlo estimate.
 
+    Raises:
+        ValueError: another ``kl``.
+
     ``batch_shape`` is ``[]``, ``event_shape`` is ``[D]``; ``expand`` repeats it over classes and tasks.
     """
 

@@ -19,6 +19,9 @@ class ScaleMixture(TorchDistribution):
         logits: ``[components]``, unnormalised log π.
         scales: ``[components]``.
         kl: KL from a Gaussian by ``"bound"`` (never below the KL) or ``"monte_carlo"`` (unbiased, one draw).
+
+    Raises:
+        ValueError: another ``kl``.
     """
 
     arg_constraints: ClassVar = {"logits": constraints.real_vector, "scales": constraints.positive}

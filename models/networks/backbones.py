@@ -75,7 +75,10 @@ class WideResNet(nn.Module):
     """WRN-depth-width with pre-activation blocks and global average pooling.
 
     Source: Zagoruyko and Komodakis 2016, table 1. ``stem_stride`` 2 makes the first group halve the resolution, as is
-    usual for 84×84 images.
+    usual for 84×84 images; ``channels`` of the images.
+
+    Raises:
+        ValueError: a ``depth`` other than 6 n + 4.
     """
 
     def __init__(self, channels: int = 3, *, depth: int = 28, width: int = 10, stem_stride: int = 1) -> None:
@@ -124,7 +127,11 @@ def vgg9(channels: int) -> nn.Module:
 
 
 def torchvision_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
-    """A torchvision classification model without its last linear layer."""
+    """A torchvision classification model without its last linear layer, untrained: ``[n, *image_shape]`` to ``[n, D]``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if name not in list_models(module=None):
         named = ", ".join(backbone.value for backbone in Backbone)
         raise ValueError(

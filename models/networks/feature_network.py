@@ -40,5 +40,5 @@ class FeatureNetwork(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> FeatureNetwork:
-        """An untrained network of the described kind."""
+        """An untrained network of the kind that a :meth:`description` describes."""
         return cls(description["backbone"], tuple(description["image_shape"]), mirror=description["mirror"])

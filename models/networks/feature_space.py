@@ -18,6 +18,9 @@ class FeatureSpace(nn.Module):
         num_features: D of the backbone.
         rank: r, or 0 for normalisation alone.
 
+    Raises:
+        ValueError: a rank above D.
+
     Attributes:
         num_outputs: size of the mapped features.
     """

@@ -60,6 +60,7 @@ class ScaledPredictor(Predictor):
 
     @property
     def scale(self) -> Tensor:
+        """The positive factor of all outputs, learned."""
         return self.log_scale.exp()
 
     @torch.no_grad()
@@ -143,6 +144,9 @@ class NetworkPredictor(Predictor):
     Args:
         network: with as many outputs as the tasks have classes.
         adapted: which parameters are in w, by name; all when not given.
+
+    Raises:
+        ValueError: no parameter is adapted.
 
     Attributes:
         num_weights: P.

@@ -38,3 +38,4 @@ FILES = {
 
 MODULES = {name: import_module(f"{__name__}.{file}") for name, file in FILES.items()}
 METHODS = {name: Method(module.variants, module.build) for name, module in MODULES.items()}
+"""Methods by the names of ``--methods``."""
