@@ -125,14 +125,15 @@ def as_targets(y: Any, class_names: Sequence[str] | None = None) -> tuple[Tensor
 
 
 def keep(targets: list[Any], part: Any) -> bool:
-    """Add targets to those there are; always true."""
+    """Add the targets in ``part`` to those there are; always true."""
     if part is not None:
         targets.extend(part.tolist() if isinstance(part, Tensor | np.ndarray) else part)
     return True
 
 
 def read_pairs(source: Any, image_shape: Sequence[int] | None = None) -> Iterator[tuple[Tensor, Any]]:
-    """Items ``[some, *item]`` and their targets (``None`` where there are none), one batch of a data set after another."""
+    """Items ``[some, *item]`` and their targets (``None`` where there are none), one batch of ``source``, a
+    data set or loader, after another."""
     ours = not isinstance(source, DataLoader)
     loader = DataLoader(source, AT_ONCE, collate_fn=list) if ours else source
     for batch in loader:

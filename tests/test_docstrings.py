@@ -76,12 +76,12 @@ def shared_arguments() -> set[str]:
 
 def unexplained(thing: Described, shared: set[str]) -> list[str]:
     """The arguments of which a reader learns nothing."""
-    words = set(re.findall(r"\w+", thing.doc + " " + thing.around)) | shared
+    words = set(re.findall(r"\w+", f"{thing.doc} {thing.around}".lower())) | shared
     missing = []
     for argument in arguments(thing.node):
         kind = ast.unparse(argument.annotation) if argument.annotation else ""
         speaks = bool(kind) and SAY_NOTHING.sub("", kind).strip(" []|,.()") != ""
-        if argument.arg not in words and not speaks and not ("Tensor" in kind and SHAPE.search(thing.doc)):
+        if argument.arg.lower() not in words and not speaks and not ("Tensor" in kind and SHAPE.search(thing.doc)):
             missing.append(argument.arg)
     return missing
 

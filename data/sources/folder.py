@@ -78,7 +78,9 @@ def load_train_test_folder(root: str | Path, image_size: int) -> SupervisedData:
 def read_splits(
     members: dict[str, dict[tuple[str, ...], list[Path]]], image_size: int, *, name: str, mirror: bool
 ) -> ImageSplits:
-    """Read the files of every class of every split; all images share one size and one mode."""
+    """Read the files of every class of every split; all images share one size and one mode.
+
+    ``mirror``: whether a mirrored image is one of the same class, for augmentation."""
     images = read_images([path for split in SPLITS for files in members[split].values() for path in files], image_size)
     sizes = [sum(len(files) for files in members[split].values()) for split in SPLITS]
     train, val, test = (label_classes(part, members[split]) for part, split in zip(images.split(sizes), SPLITS, strict=True))
@@ -102,6 +104,9 @@ def find_classes(root: str | Path) -> dict[tuple[str, ...], list[Path]]:
     """Folders that hold images: path parts below the root -> sorted image files.
 
     A chain of single folders at the top (as archives have) is skipped.
+
+    Raises:
+        UserError: no such folder, no images in it, or a file that is no zip archive.
     """
     path = Path(root)
     if not path.exists():
@@ -153,7 +158,8 @@ def image_mode(path: Path) -> str:
 
 
 def read_image(path: Path, image_size: int, mode: str) -> np.ndarray:
-    """One decoded image, turned as its camera was held, as uint8 ``[1 or 3, image_size, image_size]``."""
+    """One decoded image, turned as its camera was held, as uint8 ``[1 or 3, image_size, image_size]``, by ``mode``
+    (``L`` or ``RGB``, as Pillow names them)."""
     with opened(path) as image:
         image.draft(mode, (image_size, image_size))  # lets the JPEG decoder skip detail; no effect on PNG
         upright = ImageOps.exif_transpose(image).convert(mode)

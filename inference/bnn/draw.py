@@ -56,7 +56,7 @@ def figures(
 
 
 def reliability(fitted: Mapping[Algorithm, Fit], test: LabelledItems, samples: int) -> Figure:
-    """Accuracy against confidence of every algorithm."""
+    """Accuracy against confidence of every algorithm, from so many ``samples`` of the weights."""
     predictions = {
         name.value: (bnn.posterior.probabilities(test.items, num_samples=samples).cpu(), test.labels)
         for name, bnn in fitted.items()
@@ -65,7 +65,8 @@ def reliability(fitted: Mapping[Algorithm, Fit], test: LabelledItems, samples: i
 
 
 def entropy(fitted: Mapping[Algorithm, Fit], test: LabelledItems, outside: LabelledItems, samples: int) -> Figure:
-    """Predictive entropy of every algorithm on test items and on items of another kind."""
+    """Predictive entropy of every algorithm on test items and on items of another kind, from so many
+    ``samples`` of the weights."""
     entropies = {
         name.value: tuple(bnn.posterior.entropy(part.items, num_samples=samples).cpu() for part in (test, outside))
         for name, bnn in fitted.items()

@@ -130,7 +130,7 @@ class Job:
         return self.run.checkpoints / f"{self.stage}.safetensors"
 
     def keep(self, state: dict[str, Tensor]) -> None:
-        """Write the file."""
+        """Write the file from ``state``."""
         save_tensors(self.file, state, {"algorithm": self.recipe.algorithm.value, "beta": self.recipe.beta})
 
 
@@ -186,7 +186,7 @@ def stage_name(algorithm: Algorithm, beta: float) -> str:
 
 
 def start_of(stage: str) -> str:
-    """Of the training that comes before it, where there are two."""
+    """The name of the training that comes before ``stage``, where there are two."""
     return f"{stage}-start"
 
 
@@ -261,7 +261,7 @@ def build_guide(recipe: Recipe, start: Tensor, units: WeightScales) -> MeanField
 
 
 def check_device(device: str, devices: int = 1) -> None:
-    """Fail where there is no such device, or no process to train with.
+    """Fail where there is no such device, or no process to train with (``devices`` < 1).
 
     Raises:
         UserError: an unknown name, a GPU that is not there, or fewer than one process.

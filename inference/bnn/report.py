@@ -159,7 +159,7 @@ def make_record(bnn: Fit, train: LabelledItems, held_out: LabelledItems, *, spli
 
 
 def weight_information_of(bnn: Fit, rate: float | None) -> float | None:
-    """``information`` of a :class:`BnnRecord`."""
+    """``information`` of a :class:`BnnRecord`, nats; ``rate`` is KL(q ‖ m), where there is one."""
     posterior = bnn.posterior
     if not isinstance(posterior, WeightPosterior) or posterior.log_scale is None or not bnn.algorithm.is_mixture:
         return None if posterior.model.prior.sees_data else rate
@@ -180,7 +180,7 @@ def bound_holds(bnn: Fit) -> bool:
 
 
 def scale_quantiles(log_scale: Tensor) -> list[float]:
-    """5, 50 and 95 % quantiles of all standard deviations."""
+    """5, 50 and 95 % quantiles of all standard deviations, exp(``log_scale``)."""
     return [float(q) for q in np.quantile(log_scale.detach().exp().cpu().numpy(), QUANTILES)]
 
 
