@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models, vgg11_bn
+from torchvision.models import vgg11_bn
+
+from models.networks.layers import evaluating
+from models.networks.libraries import did_you_mean, find_library, torchvision_names
 
 
 class Backbone(StrEnum):
     """Named feature networks; ``conv4-w`` and ``wrn-d-k`` of other sizes are built too, and other names are looked up in
-    ``torchvision.models``."""
+    ``torchvision.models`` and timm."""
 
     CONV4_64 = "conv4-64"
     """Four 3×3 convolutions of 64 channels, each with batch norm, ReLU and a 2×2 max-pool."""
@@ -30,8 +34,8 @@ def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
     """A feature network for images of ``image_shape`` (channels, height, width).
 
     Args:
-        name: a :class:`Backbone`, ``conv4-w``, ``wrn-d-k``, or a classification model of ``torchvision.models`` such as
-            ``resnet18`` (its last linear layer is removed; weights are random).
+        name: a :class:`Backbone`, ``conv4-w``, ``wrn-d-k``, or a classification model of ``torchvision.models`` or timm such
+            as ``resnet18`` (its last layer is removed; weights are random). ``timm:resnet18`` is timm's in any case.
 
     Returns:
         A module from float images ``[n, *image_shape]`` to features ``[n, num_features]`` with an int attribute
@@ -52,7 +56,7 @@ def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
         if min(height, width) < 32:
             raise ValueError(f"{name} needs images of at least 32×32 pixels, not {height}×{width}")
         return vgg9(channels)
-    return torchvision_backbone(name, image_shape)
+    return library_backbone(name, image_shape)
 
 
 class Conv4(nn.Sequential):
@@ -126,28 +130,43 @@ def vgg9(channels: int) -> nn.Module:
     return network
 
 
-def torchvision_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
-    """A torchvision classification model without its last linear layer, untrained: ``[n, *image_shape]`` to ``[n, D]``.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if name not in list_models(module=None):
+def library_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
+    """A network of torchvision or timm without its last layer; grayscale images are shown to it as colour ones."""
+    found = find_library(name)
+    if found is None:
         named = ", ".join(backbone.value for backbone in Backbone)
         raise ValueError(
-            f"unknown network {name!r}: choose {named}, conv4-w, wrn-d-k, a classification model of torchvision.models"
-            " or, outside few-shot learning, mlp, mlp-h or lenet"
+            f"unknown network {name!r}{did_you_mean(name, [*Backbone, *torchvision_names()]) or ':'}"
+            f" choose {named}, conv4-w, wrn-d-k, a classification model of torchvision.models or (where it is installed)"
+            " timm, or, outside few-shot learning, mlp, mlp-h or lenet"
         )
-    network = get_model(name, weights=None)
-    parent, last = network, ""
-    for path, module in network.named_modules():
-        if isinstance(module, nn.Linear):
-            parent, last = network.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
-    setattr(parent, last, nn.Identity())
+    library, inner = found
+    network = library.features(inner)
     network = nn.Sequential(RepeatChannels(3), network) if image_shape[0] == 1 else network
-    with torch.no_grad():
-        network.num_features = network.eval()(torch.zeros(1, *image_shape)).shape[-1]
-    return network.train()
+    network.num_features = count_features(network, image_shape, name)  # type: ignore[assignment]
+    return network
+
+
+@torch.no_grad()
+def count_features(network: nn.Module, image_shape: tuple[int, ...], name: str) -> int:
+    """D of the features ``[n, D]``, found by a dry run of two blank images; modes, weights and statistics stay as they are.
+
+    Raises:
+        ValueError: the network fails on such images, or gives something else than ``[n, D]``.
+    """
+    first = next(network.parameters(), torch.zeros(()))
+    images = torch.zeros(2, *image_shape, device=first.device, dtype=first.dtype)
+    size = "×".join(map(str, image_shape))
+    try:
+        with evaluating(network):
+            features = network(images)
+    except Exception as error:  # whatever a network of someone else's raises
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(f"{name} fails on blank images of {size} (channels×height×width): {reason}") from error
+    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != 2:
+        given = "×".join(map(str, features.shape)) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"{name} must give one vector per image: two images of {size} came out as {given}, not 2×D")
+    return features.shape[-1]
 
 
 class RepeatChannels(nn.Module):
@@ -192,6 +211,15 @@ class Standardize(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> Standardize:
+        """With statistics that are known: of each channel, for pixels in [0, 1]. Grayscale images come out with as many
+        channels as these have."""
+        made = cls(len(mean))
+        made.mean.copy_(torch.tensor(mean)[:, None, None])
+        made.std.copy_(torch.tensor(std)[:, None, None])
+        return made
 
     def fit(self, images: Tensor) -> Standardize:
         """Take the statistics of uint8 ``images`` ``[n, channels, height, width]`` (a thousand are enough)."""
