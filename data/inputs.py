@@ -195,11 +195,13 @@ def fitted(items: Tensor, image_shape: Sequence[int] | None) -> Tensor:
 
 
 def fit_images(images: Tensor, image_shape: Sequence[int]) -> Tensor:
-    """Images ``[n, channels, height, width]`` in another shape: resized, grey ones repeated, colours averaged.
+    """Images ``[n, channels, height, width]``, or grey ones ``[n, height, width]``, in another shape: resized, grey ones
+    repeated, colours averaged.
 
     Raises:
         UserError: they are no images.
     """
+    images = images[:, None] if images.dim() == 3 else images
     if images.dim() != 4 or images.shape[1] not in CHANNELS:
         raise UserError(f"images are [n, channels, height, width] with 1 or 3 channels, not {'×'.join(map(str, images.shape))}")
     channels, *size = image_shape

@@ -31,7 +31,8 @@ from inference.diagnostics.gap_bounds import informed_guide, refined_guide
 from inference.diagnostics.nuts import compare_moments, r_hat, run_nuts
 from inference.diagnostics.regret import mixture_log_density, regret
 from inference.evaluation.predictive import place_of, predictive, trace_guide
-from inference.meta.learner import TEST_SEED, Learner, selected_name
+from inference.meta.checkpoints import selected_name
+from inference.meta.learner import TEST_SEED, Learner
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
 from models.tasks.model import EmpiricalBayesModel

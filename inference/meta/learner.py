@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,10 @@ from inference.evaluation.evaluate import evaluate, readings
 from inference.evaluation.metrics import Scores
 from inference.evaluation.posterior import TaskPosterior, infer
 from inference.evaluation.predictive import place_of
+from inference.meta.checkpoints import RENAMED, rank_of, read_settings, read_spec, read_variant, variant_file
 from inference.meta.methods import METHODS
 from inference.meta.methods.sib import blank_means
+from inference.meta.prediction import TaskPredictions, predict
 from inference.meta.settings import GuideSettings
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
@@ -30,12 +32,6 @@ from models.networks.feature_space import FeatureSpace
 from models.networks.layers import embed
 
 TEST_SEED = 1_000_003  # test tasks are the same for every training seed
-RENAMED = {
-    "objective.guide.initialisation.": "objective.guide.start.",
-    "objective.guide.log_inner_lr": "objective.guide.rule.log_size",
-    "objective.guide.scale_shift": "objective.guide.rule.scale_shift",
-}
-"""Parameters of checkpoints written by versions before 0.2, and what they are called now."""
 
 
 class Learner:
@@ -85,7 +81,7 @@ class Learner:
         means: Tensor,
         network: FeatureNetwork | None,
         dataset: str,
-    ) -> Learner:
+    ) -> Self:
         """An untrained learner.
 
         Args:
@@ -95,54 +91,70 @@ class Learner:
         return cls(variant, settings, spec, space=space, objective=objective, network=network, dataset=dataset)
 
     @classmethod
-    def load(cls, run: str | Path | RunFolder, variant: str | None = None) -> Learner:
-        """Read a fitted variant from a run folder.
+    def load(cls, run: str | Path | RunFolder, variant: str | None = None, *, backbone: nn.Module | None = None) -> Self:
+        """Read a fitted variant from a run folder, or a file that :meth:`save` wrote.
 
         Args:
-            run: the folder.
-            variant: its name, such as ``distance-beta0.1-k3``; default: the one that validation tasks chose.
+            run: the folder or the file.
+            variant: its name in the folder, such as ``distance-beta0.1-k3``; default: the one that validation tasks chose.
+            backbone: a module like the one it was fitted with, where that was the user's own; its weights are read.
 
         Raises:
-            UserError: the folder or the variant is missing or damaged.
+            UserError: the folder, the file or the variant is missing or damaged.
         """
-        folder = run if isinstance(run, RunFolder) else RunFolder.existing(run)
-        name = variant or selected_name(folder)
-        path = folder.checkpoints / f"{name}.safetensors"
-        if not path.exists():
-            known = ", ".join(sorted(p.stem for p in folder.checkpoints.glob("*-k*.safetensors") if "lwof" not in p.stem))
-            raise UserError(f"{folder.path} has no variant {name!r}: it has {known or 'none'}")
+        whole = not isinstance(run, RunFolder) and Path(run).is_file()
+        path = Path(run) if whole else variant_file(run, variant)  # type: ignore[arg-type]
         tensors, metadata = load_tensors(path)
+        if "space.directions" not in tensors or "base_classes" not in metadata:
+            raise UserError(f"{path} holds no learner of SIB")
         written = metadata.get("options", metadata)  # before 0.2 all options of the run were kept
         settings, spec = read_settings(metadata.get("settings", written)), read_spec(metadata.get("spec", written))
+        beside = path.parent / RunFolder(path.parent).network.name
         network = None
-        if folder.network.exists():
-            network = FeatureNetwork.from_description(load_tensors(folder.network)[1])
-            load_state(network, folder.network)
+        if whole and "network" in metadata:
+            network = FeatureNetwork.from_description(metadata["network"])
+        elif not whole and beside.exists():
+            network = FeatureNetwork.from_description(load_tensors(beside)[1])
+            load_state(network, beside)
         directions = tensors["space.directions"]
         space = FeatureSpace(directions.shape[0], metadata.get("rank", rank_of(directions)))
         means = blank_means(metadata["base_classes"], directions.shape[1])
         dataset = metadata["dataset"] if "dataset" in metadata else written["data"]
         learner = cls.build(read_variant(metadata), settings, spec, space, means, network, dataset)
-        load_state(learner.state(), path, renamed=RENAMED)
+        load_state(learner.state(network=whole), path, renamed=RENAMED)
         return learner
 
-    def save(self, path: Path) -> Path:
-        """Write everything learned but the feature network."""
-        prior = getattr(self.model, "prior", None)
-        components = len(prior.loc) if prior is not None and prior.loc.dim() > 1 else 2
+    def save(self, path: str | Path, *, network: bool = True) -> Path:
+        """Write everything learned to one safetensors file, which :meth:`load` reads.
+
+        Args:
+            path: the file.
+            network: whether the feature network stands in it too; a run folder has it in a file of its own.
+        """
+        centres = getattr(getattr(self.model, "prior", None), "loc", None)
         metadata = {
             "variant": asdict(self.variant),
             "settings": asdict(self.settings),
             "spec": asdict(self.spec),
-            "base_classes": components,
+            "base_classes": len(centres) if centres is not None and centres.dim() > 1 else 2,
             "rank": self.space.rank,
             "dataset": self.dataset,
         }
-        return save_tensors(path, self.state().state_dict(), metadata)
+        if network and self.network is not None:
+            metadata["network"] = self.network.description()
+        return save_tensors(Path(path), self.state(network=network).state_dict(), metadata)
 
-    def state(self) -> nn.ModuleDict:
-        """Everything learned but the feature network, as one module."""
-        return nn.ModuleDict({"objective": self.objective, "space": self.space})
+    def state(self, *, network: bool = False) -> nn.ModuleDict:
+        """Everything learned, with or without the feature network, as one module."""
+        parts: dict[str, nn.Module] = {"objective": self.objective, "space": self.space}
+        if network and self.network is not None:
+            parts["network"] = self.network
+        return nn.ModuleDict(parts)
+
+    def to(self, *place: Any, **named: Any) -> Self:
+        """Move everything to a device, a floating-point type or both, as ``nn.Module.to`` does; returns itself."""
+        self.state(network=True).to(*place, **named)
+        return self
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -160,10 +172,10 @@ class Learner:
                 raise UserError(f"features of {expected} numbers are expected, not {tuple(images.shape)} ({images.dtype})")
             if not bool(images.isfinite().all()):
                 raise UserError("the features hold numbers that are not finite")
-            return self.space(images.to(self.space.directions.dtype))
+            return self.space(images.to(self.space.directions))
         checked = as_images(images, self.network.image_shape)
         flat = embed(self.network, checked.flatten(0, -4))
-        return self.space(flat.unflatten(0, checked.shape[:-3]))
+        return self.space(flat.unflatten(0, checked.shape[:-3]).to(self.space.directions))
 
     def embedded(self, part: LabelledItems) -> LabelledItems:
         """Backbone features of labelled images, as :meth:`evaluate` takes them."""
@@ -211,7 +223,9 @@ class Learner:
             raise UserError(f"steps = {steps} must be 0 or more")
         for name, given in {"support_x": support_x, "support_y": support_y, "query_x": query_x}.items():
             if not isinstance(given, Tensor):
-                raise UserError(f"{name} must be a tensor, not {type(given).__name__}: torch.as_tensor makes one")
+                raise UserError(
+                    f"{name} must be a tensor, not {type(given).__name__}: torch.as_tensor makes one, or use `predict`"
+                )
         if support_y.dim() == 1:
             support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
             query_y = None if query_y is None else query_y.reshape(1, -1)
@@ -228,6 +242,20 @@ class Learner:
         if query_y is None and any(getattr(guide, "saw_labels", False) for guide in guides):
             raise UserError("the exact gradient is a reference that reads the query labels: give query_y")
         return [infer(self.model, guide, episode, **self.attributes()) for guide in guides]
+
+    def predict(self, support_x: Any, support_y: Any, query_x: Any, **options: Any) -> TaskPredictions:
+        """The classes of one task's queries, however many they are; see :func:`~inference.meta.prediction.predict`.
+
+        Args:
+            support_x, support_y: labelled items, any number of each class: tensors, arrays, PIL images or files, and numbers or
+                names of classes.
+            query_x: items to predict.
+            options: steps, num_samples, batch, seed.
+
+        Raises:
+            UserError: items or labels that do not fit, or another way than the guide was built for.
+        """
+        return predict(self, support_x, support_y, query_x, **options)
 
     @property
     def fixed_way(self) -> int | None:
@@ -256,7 +284,7 @@ class Learner:
             split: named in error messages.
             earlier: whether to score it before its last step too; else after K alone.
         """
-        mapped = LabelledItems(self.space(part.items).detach(), part.labels, part.class_names)
+        mapped = LabelledItems(self.space(part.items.to(self.space.directions)).detach().cpu(), part.labels, part.class_names)
         sampler = EpisodeSampler(mapped, spec, split=f"{split} split")
         seed = mix_seed(TEST_SEED)
         guides = list(readings(self.guide, steps).items())
@@ -325,48 +353,3 @@ def checked_way(support_y: Tensor) -> int:
     if way < 2:
         raise UserError("support_y holds one class: a task has at least two")
     return way
-
-
-def rank_of(directions: Tensor) -> int:
-    """The rank of a feature space of these ``directions`` ``[D, rank]``, where a file does not say: an identity only
-    normalises."""
-    square = directions.shape[0] == directions.shape[1]
-    return 0 if square and torch.equal(directions, torch.eye(len(directions))) else directions.shape[1]
-
-
-def read_settings(written: Mapping[str, Any]) -> GuideSettings:
-    """The settings of a checkpoint, as they were ``written``, also of versions before 0.3, whose guides had no gate."""
-    known = {"gate": False, **written}
-    return GuideSettings(**{field.name: known[field.name] for field in fields(GuideSettings)})
-
-
-def read_spec(written: Mapping[str, Any]) -> TaskSpec:
-    """The tasks of a checkpoint, as they were ``written``."""
-    return TaskSpec(**{field.name: written[field.name] for field in fields(TaskSpec)})
-
-
-def read_variant(metadata: Mapping[str, Any]) -> Variant:
-    """The variant of a checkpoint, also of versions before 0.2, which left method and posterior to the options."""
-    known = metadata["variant"]
-    if "method" in known:
-        return Variant(**known)
-    posterior = metadata["options"]["posterior"]
-    return Variant("sib", known["predictor"], posterior, known["beta"] if posterior == "gaussian" else None, known["steps"])
-
-
-def selected_name(run: RunFolder) -> str:
-    """The name of the variant that validation tasks chose, from ``metrics.json``.
-
-    Raises:
-        UserError: none is there, or the run is of another kind.
-    """
-    content = run.results()
-    chosen = [record for record in content.get("results", []) if record.get("selected")]
-    if content.get("command", "svi_sib") not in ("sib", "svi_sib") or not all("trained_steps" in record for record in chosen):
-        kind = f"{content.get('command')} on {content.get('dataset')}"
-        raise UserError(f"{run.path} is a run of {kind}: give one of svi_sib on images or features")
-    for record in sorted(chosen, key=lambda record: -record["trained_steps"]):
-        if "variant" in record:
-            return str(record["variant"])
-        return f"{record['predictor']}-beta{record['beta'] or 0.0:g}-k{record['trained_steps']}"  # before 0.2
-    raise UserError(f"{run.metrics} names no selected variant: did the run finish? Continue it with --resume {run.path}")

@@ -14,7 +14,8 @@ from data.items import SPLITS, ImageSplits, LabelledItems
 from data.mixed import MixedSampler
 from data.seeding import seeded
 from inference.elbo import RateDistortionModule
-from inference.meta.learner import RENAMED, Learner
+from inference.meta.checkpoints import RENAMED
+from inference.meta.learner import Learner
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import WATCHED, pretraining
@@ -97,7 +98,7 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
         meta_train(learner, samplers, schedule, loop.unmixed, run)
         fitted[variant], objectives[variant] = learner, learner.objective
         for changed in keep_none_where_it_is_better(objectives, variant, deciding(samplers), schedule):
-            fitted[changed].save(run.checkpoints / f"{changed.name}.safetensors")
+            fitted[changed].save(run.checkpoints / f"{changed.name}.safetensors", network=False)
     return fitted
 
 
@@ -216,5 +217,5 @@ def meta_train(learner: Learner, samplers: Mapping[str, Any], schedule: MetaSche
                 )
         keep_steps_that_pay(learner.objective, deciding(samplers), schedule, name)
         guess_where_it_is_cheaper(learner.objective, samplers["train"], schedule, name)
-        learner.save(finished)
+        learner.save(finished, network=False)
     load_state(learner.state(), finished, renamed=RENAMED)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from data.gather import gather
+
 INPUT = ".input"
 """Behind a layer's name: what goes into it, not what comes out."""
 
@@ -105,8 +107,9 @@ def layer_outputs(owner: str, network: nn.Module, example: Tensor, names: Sequen
 
 @torch.no_grad()
 def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
-    """A network's outputs ``[n, D]`` (float32, on the CPU) for ``images`` in evaluation mode, ``batch_size`` at a time; the
-    network is left as it was."""
+    """A network's outputs ``[n, D]`` (of single precision at least, on the CPU; of many items mapped from a file, see
+    :func:`~data.gather.gather`) for ``images`` in evaluation mode, ``batch_size`` at a time; the network is left as it was."""
     device = device_of(network)
     with evaluating(network):
-        return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
+        parts = (network(part.to(device)) for part in images.split(batch_size))
+        return gather(part.to("cpu", torch.promote_types(part.dtype, torch.float32)) for part in parts)

@@ -8,7 +8,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from data.errors import UserError
-from inference.meta.learner import Learner, checked_way, read_variant, selected_name
+from inference.meta.checkpoints import read_variant, selected_name
+from inference.meta.learner import Learner, checked_way
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.meta.sib import SIB
