@@ -112,9 +112,9 @@ class Learner:
         beside = path.parent / RunFolder(path.parent).network.name
         network = None
         if whole and "network" in metadata:
-            network = FeatureNetwork.from_description(metadata["network"])
+            network = FeatureNetwork.from_description(metadata["network"], backbone=backbone)
         elif not whole and beside.exists():
-            network = FeatureNetwork.from_description(load_tensors(beside)[1])
+            network = FeatureNetwork.from_description(load_tensors(beside)[1], backbone=backbone)
             load_state(network, beside)
         directions = tensors["space.directions"]
         space = FeatureSpace(directions.shape[0], metadata.get("rank", rank_of(directions)))

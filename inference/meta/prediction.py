@@ -131,7 +131,8 @@ def shares(count: int, most: int, *, at_once: int, seed: int) -> Iterator[Tensor
 
 
 def relative_distance(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-    """See :attr:`TaskPredictions.distance`."""
+    """:attr:`TaskPredictions.distance` of ``queries`` ``[n, D]`` from the class means of ``support`` ``[m, D]`` with ``labels``
+    ``[m]``."""
     means = class_means(support, labels)
     between = torch.pdist(means).mean().clamp_min(torch.finfo(means.dtype).tiny)
     return torch.cat([torch.cdist(part, means).amin(-1) for part in queries.split(10_000)]) / between
