@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick mutations lint format clean
+.PHONY: demo test quick docs mutations lint format clean
 
 .venv/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -24,6 +24,10 @@ test: lint
 # style, types and the tests that take under a minute together
 quick: lint
 	$(PYTEST) -m 'not slow'
+
+# the documentation site, in build/site; a warning is an error
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # break one line at a time and see that a test notices; see CONTRIBUTING.md
 mutations: .venv/ready

@@ -35,7 +35,7 @@ log = logging.getLogger("mkdocs.hooks")
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lay out the package as a wheel has it, for the reference, and put the reference's pages into the navigation."""
     build = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(PACKAGE)]
-    subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(build, cwd=ROOT, check=True)
     for entry in config.nav or []:
         if "Reference" in entry:
             entry["Reference"] += [{".".join(package.parts): reference_uri(package)} for package in packages()]
@@ -96,7 +96,7 @@ def reference_page(package: Path) -> str:
     """A page for the modules that stand in a package, with what the package says of itself."""
     name = ".".join(package.parts)
     modules = sorted(path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__")
-    blocks = [f"# {name}", f"::: sibyl.{name}\n    options: {{show_root_heading: false, members: false}}"]
+    blocks = [f"# {name}", f"::: sibyl.{name}\n    options: {{show_root_heading: false}}"]
     return "\n\n".join(blocks + [f"::: sibyl.{name}.{module}" for module in modules]) + "\n"
 
 
