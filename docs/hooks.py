@@ -13,8 +13,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
@@ -27,6 +29,8 @@ OUTSIDE = {"benchmarks/RESULTS.md": "results.md", "CHANGELOG.md": "changelog.md"
 """File of the repository -> page of the site; notebooks keep their names."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 HREF = re.compile(r'href="(?![a-z]+:|#)([^"]+)"')
+VERBATIM = re.compile(r"(<pre\b.*?</pre>|<script\b.*?</script>|<style\b.*?</style>)", re.S)
+TEX = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.S)
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.M | re.S)
 
 log = logging.getLogger("mkdocs.hooks")
@@ -67,11 +71,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The same in notebooks, whose plugin reads the file itself."""
+    """The same in notebooks, whose plugin reads the file itself; and formulas, so that no script from a network draws them."""
     uri = page.file.src_uri
     if not uri.endswith(".ipynb"):
         return html
-    return HREF.sub(lambda found: f'href="{as_html(relative(found[1], uri, uri))}"', html)
+    html = HREF.sub(lambda found: f'href="{as_html(relative(found[1], uri, uri))}"', html)
+    return "".join(part if VERBATIM.fullmatch(part) else TEX.sub(mathml, part) for part in VERBATIM.split(html))
+
+
+def mathml(found: re.Match[str]) -> str:
+    """A formula between dollars as MathML."""
+    display, inline = found.groups()
+    return convert(unescape(display or inline), display="block" if display else "inline")
 
 
 def outside() -> dict[str, str]:
@@ -124,8 +135,8 @@ def relative(target: str, path: str, uri: str) -> str | None:
     if page is None:
         return None
     page, _, module = page.partition("#")
-    anchor = f"#{anchor or module}" if anchor or module else ""
-    return posixpath.relpath(page, posixpath.dirname(uri) or ".") + anchor
+    anchor = f"{module}.{anchor}" if module and anchor else anchor or module
+    return posixpath.relpath(page, posixpath.dirname(uri) or ".") + (f"#{anchor}" if anchor else "")
 
 
 def page_of(path: str) -> str | None:

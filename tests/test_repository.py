@@ -109,20 +109,6 @@ def test_readme_example_runs(monkeypatch, capsys):
     assert "nats" in capsys.readouterr().out
 
 
-def test_readme_names_only_commands_and_options_that_exist():
-    from inference.bnn.options import BnnOptions
-    from inference.diagnose import DiagnoseOptions
-    from inference.meta.options import SibOptions
-    from inference.predict import PredictOptions
-    from inference.vid.options import VidOptions
-
-    commands = (SibOptions, BnnOptions, VidOptions, PredictOptions, DiagnoseOptions)
-    known = {f.replace("_", "-") for options in commands for f in options.__dataclass_fields__}
-    known |= {"config", "resume", "help"}
-    used = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", (ROOT / "README.md").read_text()))
-    assert used <= known, used - known
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
 def test_benchmarks_can_be_imported(path):
