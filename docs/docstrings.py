@@ -44,8 +44,19 @@ def link(thing: griffe.Object, short: str, target: str) -> str:
     shown = target.rpartition(".")[2] if short else target
     head, _, rest = target.partition(".")
     found = f"sibyl.{target}" if head in ROOMS else found_from(thing, head) + (f".{rest}" if rest else "")
-    described = found.startswith("sibyl.") and not any(part.startswith("_") for part in found.split("."))
-    return f"[`{shown}`][{found}]" if described else f"`{shown}`"
+    if not found.startswith("sibyl.") or any(part.startswith("_") for part in found.split(".")):
+        return f"`{shown}`"
+    return f"[`{shown}`][{described_at(thing, found)}]"
+
+
+def described_at(thing: griffe.Object, name: str) -> str:
+    """Where a name has its words: a field may have them in its class's docstring."""
+    owner, _, field = name.rpartition(".")
+    try:
+        member = thing.modules_collection[owner].all_members[field]
+    except KeyError:
+        return name
+    return owner if member.is_attribute and not member.has_docstring else name
 
 
 def found_from(thing: griffe.Object, name: str) -> str:

@@ -118,7 +118,7 @@ def test_roles_and_joint_arguments_of_docstrings_become_what_the_site_can_show()
     spec.loader.exec_module(extension)
     code = '''
     class Thing:
-        """See :meth:`act` and :class:`~models.tasks.model.EmpiricalBayesModel`:
+        """See {meth}`act` and {kind}`~models.tasks.model.EmpiricalBayesModel`:
         * one.
 
         Args:
@@ -127,7 +127,9 @@ def test_roles_and_joint_arguments_of_docstrings_become_what_the_site_can_show()
 
         def act(self): ...
     '''
-    module = griffe.visit("sibyl.data.thing", filepath=Path("thing.py"), code=textwrap.dedent(code))
+    module = griffe.visit(
+        "sibyl.data.thing", filepath=Path("thing.py"), code=textwrap.dedent(code).format(meth=":meth:", kind=":class:")
+    )
     extension.rewrite(module)
     text = module["Thing"].docstring.value
     assert "[`act`][sibyl.data.thing.Thing.act]" in text

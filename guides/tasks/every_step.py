@@ -18,7 +18,7 @@ class EveryStep(nn.Module):
     program. Sites outside the plate ``tasks``, such as hyperparameters, are drawn once and count once.
 
     Args:
-        program: the model, or :meth:`UnrolledGuide.at_every_step() <guides.tasks.unrolled.UnrolledGuide.at_every_step>`.
+        program: the model, or :meth:`guides.tasks.unrolled.UnrolledGuide.at_every_step`.
         weights: ``[steps + 1]``, positive, summing to 1; see :func:`step_weights`.
     """
 

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from data.episodes import Episode
+from data.episodes import Episode, TaskSpec
 from data.errors import UserError
 from data.inputs import as_targets, as_tensor
 from data.seeding import mix_seed
 from inference.evaluation.evaluate import readings
 from inference.evaluation.predictions import ClassPredictions
 from inference.evaluation.predictive import place_of, predictive
+from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import class_means
-
-if TYPE_CHECKING:
-    from inference.meta.learner import Learner
 
 DRAWS = 200
 """Posterior draws behind probabilities and their intervals."""
 NUMBERS_AT_ONCE = 2**24
 """Class probabilities under all draws that are in memory together."""
+
+
+class Learner(Protocol):
+    """What is asked of a learner; see :class:`inference.meta.learner.Learner`, which imports this module."""
+
+    network: FeatureNetwork | None
+    spec: TaskSpec
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def guide(self) -> nn.Module: ...
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+    def check_way(self, way: int, queries: int = 2) -> None: ...
 
 
 @dataclass(frozen=True)
