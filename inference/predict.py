@@ -1,7 +1,8 @@
-"""``python -m inference.predict``: a finished SIB run on other data, way, shot or K."""
+"""``python -m inference.predict``: one's own images, or a finished SIB run on other data, way, shot or K."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,27 +16,41 @@ from data.errors import UserError
 from data.items import LabelledItems
 from data.sources.folder import load_tree
 from inference.meta.learner import Learner
+from inference.meta.own_images import OwnTask, classify, first_lines, gaussian_classes, summary, write_table
+from inference.meta.prediction import DRAWS, TaskPredictions
 from inference.meta.report import UNITS, TaskRecord, evaluate_learner, format_records
+from inference.meta.sheet import prediction_sheet
+from inference.runs.checks import check_device, chosen_device
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
-from inference.runs.folder import RunFolder, write_json
+from inference.runs.folder import RunFolder, write_atomically, write_json
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
 from inference.runs.values import Names, NonNegativeInt, PositiveInt, PositiveNumber, TwoOrMore
+from models.networks.feature_network import FeatureNetwork
 from models.networks.layers import embed
 
-DESCRIPTION = "Evaluate a finished SIB run on other data, way, shot or K."
+DESCRIPTION = (
+    """Classify your own images by a few labelled ones, or evaluate a finished SIB run on other data, way, shot or K."""
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(Options):
-    """Which run, on what.
+    """Which network and guide, on what.
 
     Args:
-        run: folder of a finished svi_sib run.
+        support: folder of labelled images, one folder for each class, any number of images in each.
+        query: images to classify: folders, files or patterns such as photos/*.jpg, separated by commas. Accuracy is told where
+            they stand in folders named as the classes.
+        run: folder of a finished svi_sib run, or a file that SIB.save wrote.
+        backbone: without a run, the feature network, such as resnet18; its classes are Gaussians about their means.
+        weights: of the backbone, a file or a name of torchvision's, as for svi_sib.
+        samples: posterior draws behind probabilities and intervals.
+        batch: the most queries that shape one posterior; as many per class as in training when not given.
         variant: guide to use, such as distance-beta0.1-k3; the one that validation tasks chose when not given.
         data: data set; the run's own features when not given.
         root: folder or zip archive of the images.
-        image_size: must be the run's.
+        image_size: must be the run's; of a backbone, its weights' own when not given.
         split: train, val or test; all takes every class below root, for data without splits.
         exclude: leave out classes whose names start with one of these, separated by commas.
         way: classes per task.
@@ -45,10 +60,19 @@ class PredictOptions(Options):
         steps: K; the trained one when not given.
         tasks: test tasks.
         invert: the images' ink is dark where the run's is bright.
-        out: JSON file of the results; predict.json in the run folder when not given.
+        out: JSON file of the results, predict.json in the run folder when not given; of your own images the folder of table and
+            sheet, runs/predict-<time> when not given.
+        device: auto, cpu or cuda.
+        progress: progress bars.
     """
 
-    run: str
+    support: str | None = None
+    query: Names | None = None
+    run: str | None = None
+    backbone: str | None = None
+    weights: str | None = None
+    samples: TwoOrMore = DRAWS
+    batch: PositiveInt | None = None
     variant: str | None = None
     data: str | None = None
     root: str | None = None
@@ -63,12 +87,78 @@ class PredictOptions(Options):
     tasks: TwoOrMore = 1000
     invert: bool = False
     out: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    progress: bool = True
+
+    def check(self) -> None:
+        super().check()
+        if (self.support is None) != (self.query is None):
+            raise UserError("your own images are given by `support` (labelled) and `query` together")
+        if self.run is None and self.support is None:
+            raise UserError("give `run`, a finished svi_sib run, or your own images by `support` and `query`")
+        if self.support is not None and (self.run is None) == (self.backbone is None):
+            raise UserError("give either `run`, a finished svi_sib run, or `backbone` and `weights`")
+        if self.backbone is not None and self.weights is None:
+            raise UserError(f"`backbone={self.backbone}` needs `weights`: a file, or a name such as IMAGENET1K_V1")
+        check_device(self.device)
 
 
 @flags_in_errors(PredictOptions)
-def main(arguments: Sequence[str] | None = None) -> list[TaskRecord]:
-    """Run the command; returns the records, one for each number of steps up to K."""
+def main(arguments: Sequence[str] | None = None) -> list[TaskRecord] | TaskPredictions:
+    """Run the command; returns the predictions of own images, or records, one for each number of steps up to K."""
     options = read_options(PredictOptions, "predict", DESCRIPTION, arguments)
+    return evaluate_run(options) if options.support is None else classify_images(options)
+
+
+def classify_images(options: PredictOptions) -> TaskPredictions:
+    """Classify one's own images, and write a table and a sheet."""
+    assert options.support is not None
+    assert options.query is not None
+    learner = learner_for(options).to(chosen_device(options.device))
+    task = OwnTask.find(options.support, options.query)
+    learner.check_way(len(task.class_names), len(task.queries))
+    predicted = classify(
+        learner,
+        task,
+        steps=options.steps,
+        num_samples=options.samples,
+        batch=options.batch,
+        invert=options.invert,
+        progress=options.progress,
+    )
+    out = Path(options.out or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
+    table = write_table(out / "predictions.csv", task, predicted)
+    print(f"{len(task.class_names)} classes, {len(task.support)} labelled images, {len(task.queries)} queries\n")
+    print(f"{first_lines(task, predicted)}\n")
+    if scored := summary(task, predicted):
+        print(f"{scored}\n")
+    print(f"table: {table}")
+    title = f"{learner.dataset}, {learner.variant.name}: {len(task.class_names)} classes"
+    sheet = write_atomically(out / "sheet.png", prediction_sheet(task, predicted, title).savefig)
+    print(f"sheet: {sheet}")
+    return predicted
+
+
+def learner_for(options: PredictOptions) -> Learner:
+    """The run's, or one of a pre-trained backbone alone.
+
+    Raises:
+        UserError: there is none, or it has no network for images.
+    """
+    if options.backbone is not None:
+        assert options.weights is not None
+        network = FeatureNetwork.pretrained(options.backbone, options.weights, image_size=options.image_size)
+        return gaussian_classes(network.eval(), options.weights)
+    assert options.run is not None
+    learner = Learner.load(options.run, options.variant)
+    if learner.network is None:
+        raise UserError(f"{options.run} was fitted from a feature file and has no network for images")
+    return learner
+
+
+def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
+    """Score tasks of a run's data, or of others."""
+    assert options.run is not None
     run = RunFolder.existing(options.run)
     learner = Learner.load(run, options.variant)
     part = excluding(features_for(options, learner, run), options.exclude)

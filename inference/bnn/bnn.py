@@ -21,7 +21,8 @@ from inference.bnn.checks import (
     likelihood_name,
     read_data,
 )
-from inference.bnn.fitting import Fit, Recipe, check_device, fit_posterior, prepare
+from inference.bnn.fitting import Fit, Recipe, fit_posterior, prepare
+from inference.runs.checks import check_device
 from inference.runs.folder import RunFolder
 from inference.runs.options import options_to_yaml
 from inference.runs.training import Loop

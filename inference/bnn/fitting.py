@@ -258,17 +258,3 @@ def build_guide(recipe: Recipe, start: Tensor, units: WeightScales) -> MeanField
     if recipe.algorithm is Algorithm.LOW_RANK:
         return LowRankGuide(start, settings.initial_scale, rank=settings.rank, scales=units)
     return MeanFieldGuide(start, settings.initial_scale, scales=units)
-
-
-def check_device(device: str, devices: int = 1) -> None:
-    """Fail where there is no such device, or no process to train with (``devices`` < 1).
-
-    Raises:
-        UserError: an unknown name, a GPU that is not there, or fewer than one process.
-    """
-    if not isinstance(devices, int) or devices < 1:
-        raise UserError(f"`devices={devices!r}` must be a whole number, above 0")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}: choose auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no GPU is available to PyTorch: `device=cpu` or `device=auto` do without")

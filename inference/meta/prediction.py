@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -97,8 +97,39 @@ def predict(
     support, queries = (own_features(learner, items) for items in (support_x, query_x))
     if len(support) != len(labels):
         raise UserError(f"support_x has {len(support)} items and support_y {len(labels)} labels: give one label per item")
+    return predict_features(
+        learner, support, labels, queries, names, steps=steps, num_samples=num_samples, batch=batch, seed=seed, watch=watch
+    )
+
+
+def predict_features(
+    learner: Learner,
+    support: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    class_names: Sequence[str],
+    *,
+    steps: int | None = None,
+    num_samples: int = DRAWS,
+    batch: int | None = None,
+    seed: int = 0,
+    watch: Callable[[int], object] = lambda count: None,
+) -> TaskPredictions:
+    """:func:`predict` on features in the learner's space.
+
+    Args:
+        learner: fitted.
+        support, queries: ``[n, D]``, on the CPU.
+        labels: ``[support]`` int64.
+        class_names: one per class.
+        steps, num_samples, batch, seed, watch: see :func:`predict`.
+
+    Raises:
+        UserError: another way than the guide was built for, or a ``batch`` below 1.
+    """
     if batch is not None and batch < 1:
         raise UserError(f"`batch={batch}` must be 1 or more")
+    names = tuple(class_names)
     most = batch or len(names) * learner.spec.queries
     learner.check_way(len(names), min(len(queries), most))
     guide = list(readings(learner.guide, steps).values())[-1]
@@ -107,13 +138,8 @@ def predict(
     predicted: list[ClassPredictions] = []
     orders: list[Tensor] = []
     for rows in shares(len(queries), most, at_once=max(1, NUMBERS_AT_ONCE // (num_samples * len(names))), seed=seed):
-        part = Episode(
-            task.support_x.expand(len(rows), -1, -1),
-            task.support_y.expand(len(rows), -1),
-            task.query_x[0][rows],
-            None,
-            len(names),
-        )
+        repeated = (task.support_x.expand(len(rows), -1, -1), task.support_y.expand(len(rows), -1))
+        part = Episode(*repeated, task.query_x[0][rows], None, len(names))
         draws = predictive(learner.model, guide, part, num_samples=num_samples, seed=seed).labels.probs
         predicted.append(ClassPredictions.from_draws(draws.flatten(1, 2), names))
         orders.append(rows.flatten())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from data.errors import UserError
@@ -32,3 +33,22 @@ def check_items(network: nn.Module, data: LabelledItems, *, classes: bool) -> No
         low, high = int(data.labels.min()), int(data.labels.max())
         if low < 0 or high >= outputs:
             raise UserError(f"labels from {low} to {high}, but the network has outputs for 0 to {outputs - 1}")
+
+
+def check_device(device: str, devices: int = 1) -> None:
+    """Fail where there is no such device, or no process to train with (``devices`` < 1).
+
+    Raises:
+        UserError: an unknown name, a GPU that is not there, or fewer than one process.
+    """
+    if not isinstance(devices, int) or devices < 1:
+        raise UserError(f"`devices={devices!r}` must be a whole number, above 0")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"unknown device {device!r}: choose auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU is available to PyTorch: `device=cpu` or `device=auto` do without")
+
+
+def chosen_device(device: str) -> str:
+    """``device``, auto being a GPU where there is one."""
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

@@ -33,6 +33,7 @@ class Method(NamedTuple):
 FILES = {
     "sib": "sib",
     "nearest-mean": "nearest_mean",
+    "gaussian-classes": "gaussian_classes",
 }
 """Names of ``--methods``, and the files of this folder that hold them."""
 

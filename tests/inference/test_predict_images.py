@@ -1,0 +1,70 @@
+"""``python -m inference.predict`` on one's own images: table, sheet, and what it refuses in one line."""
+
+import csv
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import resnet18
+
+from inference.meta.options import SibOptions
+from inference.meta.stages import embed_items
+from inference.predict import main as predict
+from models.networks.feature_network import FeatureNetwork
+from tests.conftest import marked_images
+from tests.inference.meta.test_learner import build
+from tests.inference.test_svi_sib import error_of
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An untrained learner in a file, weights of another network in one, and images of two classes, by class and flat."""
+    root, data = tmp_path_factory.mktemp("own"), marked_images()
+    network = FeatureNetwork("conv4-8", data.image_shape).eval()
+    build(SibOptions(beta=0.1, progress=False), embed_items(network, data.train), network, "own").save(root / "sib.safetensors")
+    torch.save(resnet18().state_dict(), root / "resnet18.pth")
+    for i, image in enumerate(data.test.items[:8]):
+        part, kind = ("support", "query")[i % 2], ("cat", "dog")[i // 4]
+        for folder in (root / part / kind, root / "flat"):
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).resize((40, 30)).save(folder / f"{i}.png")
+    return root
+
+
+def test_a_table_and_a_sheet(place, tmp_path, capsys):
+    given = ["--support", str(place / "support"), "--query", str(place / "query"), "--out", str(tmp_path / "out")]
+    predicted = predict(["--run", str(place / "sib.safetensors"), *given])
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
+    assert [row["true"] for row in rows] == ["cat", "cat", "dog", "dog"]
+    assert [row["predicted"] for row in rows] == predicted.names
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.size[0] > 600
+    printed = capsys.readouterr().out
+    assert "2 classes, 4 labelled images, 4 queries" in printed
+    assert "accuracy " in printed
+
+
+def test_a_backbone_alone(place, tmp_path, capsys):
+    given = ["--support", str(place / "support"), "--query", str(place / "flat"), "--out", str(tmp_path), "--image-size", "32"]
+    predict(["--backbone", "resnet18", "--weights", str(place / "resnet18.pth"), *given])
+    assert "accuracy" not in capsys.readouterr().out
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 9
+
+
+def test_errors_leave_nothing_behind(place, tmp_path, capsys):
+    support, query, run = (["--support", place / "support"], ["--query", place / "query"], ["--run", place / "sib.safetensors"])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "broken.png").write_bytes(b"no image")
+    out = ["--out", tmp_path / "out"]
+    for given, message in (
+        ([*run, *support], "--support (labelled) and --query together"),
+        ([*support, *query], "give either --run"),
+        ([*support, *query, "--backbone", "resnet18"], "--backbone resnet18 needs --weights"),
+        ([], "give --run"),
+        ([*run, *support, "--query", tmp_path / "bad"], "cannot read the image"),
+        ([*run, *support, "--query", tmp_path / "none"], "no such file or folder"),
+        ([*run, *support, *query, "--variant", "x", "--steps", "-1"], "--steps -1"),
+        (["--run", tmp_path, *support, *query], "not a run folder"),
+    ):
+        assert message in error_of([*map(str, given), *map(str, out)], capsys, predict)
+    assert not (tmp_path / "out").exists()
