@@ -50,13 +50,13 @@ def link(thing: griffe.Object, short: str, target: str) -> str:
 
 
 def described_at(thing: griffe.Object, name: str) -> str:
-    """Where a name has its words: a field may have them in its class's docstring."""
+    """Where a name has its words: a field, or a method that overrides another, may have them in its class's docstring."""
     owner, _, field = name.rpartition(".")
     try:
         member = thing.modules_collection[owner].all_members[field]
     except KeyError:
         return name
-    return owner if member.is_attribute and not member.has_docstring else name
+    return name if member.has_docstring or member.is_module or member.is_class else owner
 
 
 def found_from(thing: griffe.Object, name: str) -> str:

@@ -36,6 +36,7 @@ FENCE = re.compile(r"(^ *```.*?^ *```)", re.M | re.S)
 log = logging.getLogger("mkdocs.hooks")
 
 
+@event_priority(100)  # before the plugin that looks for the package
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lay out the package as a wheel has it, for the reference, and put the reference's pages into the navigation."""
     build = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(PACKAGE)]
