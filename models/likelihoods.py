@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Self
 
 import pyro.distributions as dist
 import torch
@@ -16,16 +17,18 @@ from models.parameters import declare
 class Likelihood(nn.Module):
     """p(y given ŷ): turns outputs ``[..., n, outputs]`` into a distribution of batch_shape ``[..., n]``.
 
-    A likelihood with learned numbers of its own overrides :meth:`copies` and :meth:`rows`, so that posteriors that train side
-    by side do not share them.
+    One of your own is a subclass with :meth:`forward`, or, where there is nothing to learn, any function (see
+    :class:`OwnLikelihood`). Its event_shape is that of one target: ``[]`` for y ``[n]``, ``[d]`` for y ``[n, d]``. A likelihood
+    with learned numbers of its own overrides :meth:`copies` and :meth:`rows`, so that posteriors that train side by side do not
+    share them.
 
     Attributes:
         outputs: how many numbers it reads per item; ``None`` where that is the number of classes.
         targets: in words, what y may be.
     """
 
-    outputs: ClassVar[int | None] = 1
-    targets: ClassVar[str] = "real numbers"
+    outputs: int | None = 1
+    targets: str = "real numbers"
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError
@@ -67,31 +70,52 @@ class CategoricalLikelihood(Likelihood):
 
 
 class GaussianLikelihood(Likelihood):
-    """y ~ N(ŷ, noise²): regression with one output.
+    """y ~ N(ŷ, noise²): regression with one output and y ``[n]``, or with several and y ``[n, outputs]``.
+
+    Several outputs are independent given x and the weights, each with a noise of its own.
 
     Args:
-        noise: standard deviation, initial or fixed: a number, or ``[K]``, one for each of K posteriors.
+        noise: standard deviation, initial or fixed: a number, or ``[K]``, one for each of K posteriors; with several outputs a
+            number, ``[outputs]`` or ``[K, outputs]``.
+        outputs: d, how many numbers an item's target is.
         learned: whether the noise is a parameter.
+
+    Raises:
+        ValueError: noise of another number of outputs.
     """
 
     log_noise: Tensor
 
-    def __init__(self, noise: float | Tensor = 1.0, *, learned: bool = True) -> None:
+    def __init__(self, noise: float | Tensor = 1.0, *, outputs: int = 1, learned: bool = True) -> None:
         super().__init__()
-        declare(self, "log_noise", torch.as_tensor(noise).log(), learned=learned)
+        noise = torch.as_tensor(noise)
+        if outputs > 1 and noise.dim() == 0:
+            noise = noise.expand(outputs)
+        if outputs > 1 and noise.shape[-1] != outputs:
+            raise ValueError(f"{noise.shape[-1]} numbers of noise for {outputs} outputs: give one, or one for each")
+        self.outputs: int = outputs
+        declare(self, "log_noise", noise.log(), learned=learned)
+
+    @property
+    def is_each_posteriors(self) -> bool:
+        """Whether the noise has a dimension of posteriors."""
+        return self.log_noise.dim() > (self.outputs > 1)
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(outputs[..., 0], self.log_noise.exp()[..., None])  # [..., K, n] and [K, 1]
+        noise = self.log_noise.exp()
+        if self.outputs == 1:
+            return dist.Normal(outputs[..., 0], noise[..., None])  # [..., K, n] and [K, 1]
+        return dist.Normal(outputs, noise[..., None, :]).to_event(1)  # [..., K, n, d] and [K, 1, d]
 
     def copies(self, posteriors: int) -> Self:
-        """With learned noise and several posteriors: ``log_noise`` ``[posteriors]``."""
-        if posteriors == 1 or not isinstance(self.log_noise, nn.Parameter) or self.log_noise.dim():
+        """With learned noise and several posteriors: ``log_noise`` ``[posteriors]`` or ``[posteriors, outputs]``."""
+        if posteriors == 1 or not isinstance(self.log_noise, nn.Parameter) or self.is_each_posteriors:
             return self
-        return self.with_noise(self.log_noise.expand(posteriors))
+        return self.with_noise(self.log_noise.expand(posteriors, *self.log_noise.shape))
 
     def rows(self, index: Tensor) -> Self:
-        """``log_noise`` ``[len(index)]``, where it has one per posterior."""
-        return self.with_noise(self.log_noise[index]) if self.log_noise.dim() else self
+        """``log_noise`` of the posteriors ``index``, where it has one per posterior."""
+        return self.with_noise(self.log_noise[index]) if self.is_each_posteriors else self
 
     def with_noise(self, log_noise: Tensor) -> Self:
         """A copy with this ``log_noise``."""
@@ -104,7 +128,7 @@ class GaussianLikelihood(Likelihood):
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         """A single noise, as earlier versions wrote for all posteriors together, becomes that of each."""
         stored = state_dict.get(f"{prefix}log_noise")
-        if stored is not None and stored.dim() == 0:
+        if stored is not None and stored.dim() < self.log_noise.dim():
             state_dict[f"{prefix}log_noise"] = stored.expand_as(self.log_noise)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -127,13 +151,35 @@ class PoissonLikelihood(Likelihood):
         return dist.Poisson(outputs[..., 0].exp())
 
 
+class OwnLikelihood(Likelihood):
+    """Any function from outputs ``[..., n, outputs]`` to a Pyro distribution of batch_shape ``[..., n]``.
+
+    For targets of y ``[n]`` take the numbers of an item apart, ``lambda f: dist.StudentT(4.0, f[..., 0], f[..., 1].exp())``;
+    for y ``[n, d]`` end in ``.to_event(1)``. A function that is an ``nn.Module`` may have parameters; they are trained with the
+    weights, as points, and posteriors side by side share them.
+
+    Args:
+        function: called with ``[..., n, outputs]``; leading dimensions are draws and posteriors.
+    """
+
+    outputs = None
+    targets = "numbers that the distribution can give"
+
+    def __init__(self, function: Callable[[Tensor], dist.TorchDistribution]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return self.function(outputs)
+
+
 class LikelihoodName(StrEnum):
     """Likelihoods by name."""
 
     CATEGORICAL = "categorical"
     """Classes 0, 1, …; one output per class."""
     GAUSSIAN = "gaussian"
-    """Real targets; one output, the mean; the noise is learned."""
+    """Real targets, one output each, the mean; the noise is learned."""
     BERNOULLI = "bernoulli"
     """Targets 0 and 1; one output, the log odds."""
     POISSON = "poisson"

@@ -10,12 +10,18 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import validation_enabled
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from inference.bnn.posterior import WeightPosterior
+from inference.bnn.predict import predict_items
 from inference.elbo import RateDistortionELBO
 from inference.meta.settings import MetaSchedule
 from inference.meta.training import MetaTraining, every_step
+from inference.vid.vid import predict_classes
+from models.bayesian.network import BayesianNetwork
+from models.likelihoods import GaussianLikelihood
 from tests.test_pyro_host import SYSTEMS, build
 
 BACKWARD = "cuda" if torch.cuda.is_available() or not torch.backends.cuda.is_built() else "meta"
@@ -90,3 +96,19 @@ def test_these_tests_notice_what_they_are_for(device):
         there + torch.ones(3)
     with pytest.raises(AssertionError), RefuseUploads():
         torch.ones(3).to(device)
+
+
+@pytest.mark.parametrize("device", sorted({"cuda", BACKWARD}))
+def test_fitted_networks_predict(device):
+    """Predictions are on the CPU, and come without a wait for a single number before them."""
+    with torch.device(device):
+        model = BayesianNetwork(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))).eval()
+        values = BayesianNetwork(nn.Linear(4, 2), likelihood=GaussianLikelihood(0.1, outputs=2)).eval()
+        student = nn.Linear(4, 3)
+        x = torch.randn(6, 4)
+    for network in (model, values):
+        loc = torch.zeros(2, network.num_weights, device=device)
+        for factor in (None, loc[..., None]):
+            predicted = predict_items(WeightPosterior(network, loc, loc, factor=factor), x, num_samples=4)
+            assert {value.device.type for value in vars(predicted).values() if isinstance(value, torch.Tensor)} == {"cpu"}
+    assert predict_classes(student, x).probabilities.device.type == "cpu"

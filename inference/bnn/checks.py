@@ -7,18 +7,29 @@ import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from data.errors import UserError
+from data.inputs import as_items, as_tensor
 from data.items import LabelledItems
 from inference.bnn.algorithms import Algorithm
 from inference.runs.checks import check_items
 from models.bayesian.network import BayesianNetwork
+from models.bayesian.own_prior import DistributionWeightPrior
 from models.bayesian.weight_priors import PriorName, WeightPrior, build_weight_prior
 from models.bayesian.weight_scales import PriorScales
-from models.likelihoods import LIKELIHOODS, CategoricalLikelihood, GaussianLikelihood, Likelihood, LikelihoodName
+from models.likelihoods import (
+    LIKELIHOODS,
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    LikelihoodName,
+    OwnLikelihood,
+)
 from models.networks.layers import embed
 
 OWN_PRIORS = {
@@ -35,29 +46,47 @@ OWN_WEIGHTS = {
 }
 
 
-def read_data(x: Tensor, y: Tensor, likelihood: Likelihood) -> LabelledItems:
-    """Items and targets as one data set.
+def read_data(x: Any, y: Any = None) -> LabelledItems:
+    """Items and targets as one data set; see :func:`~data.inputs.as_items` for what ``x`` and ``y`` may be.
 
-    Targets ``[n, 1]`` are read as ``[n]``; boolean targets as 0 and 1. Where targets are classes, these are named 0, 1, ….
+    Targets ``[n, 1]`` are read as ``[n]``; boolean targets as 0 and 1; several outputs are ``[n, d]``.
 
     Raises:
-        UserError: no items, other shapes, or real numbers for classes.
+        UserError: no items, or other shapes.
     """
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        raise UserError(f"x and y must be tensors, not {type(x).__name__} and {type(y).__name__}: use torch.as_tensor")
+    if not isinstance(y, Tensor):
+        data = as_items(x, y)
+        items, y, names = data.items, data.labels, data.class_names
+    else:
+        items, names = as_tensor(x), ()
     y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
-    if y.dim() != 1:
-        raise UserError(f"y has shape {'×'.join(map(str, y.shape)) or '()'}: give one target per item, shape n or n×1")
-    if len(x) != len(y) or not len(x):
-        raise UserError(f"{len(x)} items and {len(y)} targets: give one target per item, and one item at least")
-    y = y if y.is_floating_point() else y.long()
+    if y.dim() not in (1, 2):
+        raise UserError(f"y has shape {'×'.join(map(str, y.shape)) or '()'}: give one target per item, shape n, n×1 or n×d")
+    if len(items) != len(y) or not len(items):
+        raise UserError(f"{len(items)} items and {len(y)} targets: give one target per item, and one item at least")
+    return LabelledItems(items, y if y.is_floating_point() else y.long(), names)
+
+
+def with_classes(data: LabelledItems, likelihood: Likelihood) -> LabelledItems:
+    """The same data; where targets are classes, these have names, 0, 1, … where nobody named them.
+
+    Raises:
+        UserError: real numbers, or several for each item, for classes; or names of classes for other targets.
+    """
     if not isinstance(likelihood, CategoricalLikelihood):
-        return LabelledItems(x, y, ())
-    if y.is_floating_point():
+        if named := [name for name in data.class_names if not name.isdecimal()]:
+            raise UserError(
+                f"{likelihood_name(likelihood)} targets are {likelihood.targets}, but y holds names, such as {named[0]}"
+            )
+        return LabelledItems(data.items, data.labels, ())
+    if data.labels.is_floating_point():
         raise UserError(
             "categorical targets are classes 0, 1, …, but y holds real numbers: give integers, or `likelihood=gaussian`"
         )
-    return LabelledItems(x, y, tuple(map(str, range(int(y.max()) + 1))))
+    if data.labels.dim() != 1:
+        raise UserError(f"y has shape n×{data.labels.shape[1]}: give one class per item, shape n or n×1")
+    names = data.class_names or tuple(map(str, range(int(data.labels.max()) + 1)))
+    return LabelledItems(data.items, data.labels, names)
 
 
 def check_data(network: nn.Module, data: LabelledItems, likelihood: Likelihood) -> None:
@@ -75,14 +104,48 @@ def check_data(network: nn.Module, data: LabelledItems, likelihood: Likelihood) 
         )
     if likelihood.outputs not in (None, outputs.shape[1]):
         raise UserError(f"the network has {outputs.shape[1]} outputs, but the {name} likelihood reads {likelihood.outputs}")
-    with torch.no_grad():
-        support = copy.deepcopy(likelihood).cpu()(outputs[:1]).support
-    wrong = ~support.check(likelihood.cast(data.labels, outputs))
+    try:
+        wrong = ~check_observation(likelihood, outputs, data.labels).check(likelihood.cast(data.labels, outputs))
+    except NotImplementedError:  # a distribution of one's own that does not say what it can give
+        return
     if bool(wrong.any()):
-        first = data.labels[wrong][0]
+        first = data.labels[wrong][0].tolist()
+        shown = ", ".join(f"{number:g}" for number in (first if isinstance(first, list) else [first]))
         raise UserError(
-            f"{name} targets are {likelihood.targets}, but {int(wrong.sum())} of {len(data)} are not, such as {first:g}"
+            f"{name} targets are {likelihood.targets}, but {int(wrong.sum())} of {len(data)} are not, such as {shown}"
         )
+
+
+def check_observation(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Any:
+    """The support of p(y given ŷ), once its shapes are those of outputs and targets.
+
+    Args:
+        outputs: of a few items, ``[n, outputs]``.
+        labels: of all, ``[N]`` or ``[N, d]``.
+
+    Raises:
+        UserError: a function that cannot take the outputs, or gives no distribution, or shapes that do not fit.
+    """
+    try:
+        with torch.no_grad():
+            observation = copy.deepcopy(likelihood).cpu()(outputs[None])
+    except (RuntimeError, IndexError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"`likelihood` cannot take outputs of shape 1×{'×'.join(map(str, outputs.shape))}: {reason}") from None
+    if not isinstance(observation, Distribution):
+        raise UserError(f"`likelihood` must give a Pyro distribution, not {type(observation).__name__}")
+    if len(observation.batch_shape) != 2 or observation.batch_shape[1] not in (1, len(outputs)):
+        shape, wanted = ("×".join(map(str, s)) or "()" for s in (observation.batch_shape, (1, len(outputs))))
+        raise UserError(
+            f"`likelihood` gives a distribution of batch_shape {shape} for {wanted} items: take outputs[..., 0], or end in "
+            "`.to_event(1)` where y is n×d"
+        )
+    if observation.event_shape != labels.shape[1:]:
+        given, wanted = ("×".join(map(str, ("n", *s))) for s in (labels.shape[1:], observation.event_shape))
+        raise UserError(
+            f"y has shape {given}, but the {likelihood_name(likelihood)} likelihood is of targets of shape {wanted}"
+        )
+    return observation.support
 
 
 def likelihood_name(likelihood: Likelihood) -> str:
@@ -90,27 +153,50 @@ def likelihood_name(likelihood: Likelihood) -> str:
     return next((name.value for name, kind in LIKELIHOODS.items() if type(likelihood) is kind), type(likelihood).__name__)
 
 
-def choose_likelihood(given: Likelihood | str | None, targets: Tensor, noise: float | None = None) -> Likelihood:
-    """As given; by name; or by the targets: categorical for integers, Gaussian for floats, with known or learned ``noise``.
+def choose_likelihood(given: Any, targets: Tensor, noise: Any = None) -> Likelihood:
+    """As given, a function as :class:`~models.likelihoods.OwnLikelihood`; by name; or by the targets: categorical for
+    integers, Gaussian for floats, of as many outputs as there are targets per item, with known or learned ``noise``.
 
     Raises:
         UserError: an unknown name, or noise that is not positive, or of another likelihood.
     """
-    check_positive("noise", noise)
-    if isinstance(given, Likelihood):
+    if isinstance(given, Likelihood) or (callable(given) and not isinstance(given, str)):
         if noise is not None:
-            raise UserError(f"`noise={noise:g}` is of a likelihood by name: a module has its own")
-        return given
+            raise UserError(f"`noise={noise}` is of a likelihood by name: a module or function has its own")
+        return given if isinstance(given, Likelihood) else OwnLikelihood(given)
     if given is None:
         real = isinstance(targets, Tensor) and targets.is_floating_point()
         given = LikelihoodName.GAUSSIAN if real else LikelihoodName.CATEGORICAL
     if given not in list(LikelihoodName):
-        raise UserError(f"unknown likelihood {given!r}: choose {', '.join(LikelihoodName)}")
-    if noise is None:
-        return LIKELIHOODS[LikelihoodName(given)]()
+        raise UserError(f"unknown likelihood {given!r}: choose {', '.join(LikelihoodName)}, or give a function")
+    outputs = targets.shape[1] if isinstance(targets, Tensor) and targets.dim() > 1 else 1
+    known = None if noise is None else check_noise(noise, outputs)
     if given != LikelihoodName.GAUSSIAN:
-        raise UserError(f"`noise={noise:g}` is of gaussian targets, and the likelihood is {given}: leave it out")
-    return GaussianLikelihood(noise, learned=False)
+        if known is not None:
+            raise UserError(f"`noise={noise}` is of gaussian targets, and the likelihood is {given}: leave it out")
+        return LIKELIHOODS[LikelihoodName(given)]()
+    return GaussianLikelihood(outputs=outputs) if known is None else GaussianLikelihood(known, outputs=outputs, learned=False)
+
+
+def check_noise(noise: Any, outputs: int) -> float | Tensor:
+    """The ``noise``, standard deviation of the targets: one number, or one for each of several outputs, ``[outputs]``.
+
+    Raises:
+        UserError: no such numbers, or numbers that are not positive.
+    """
+    if isinstance(noise, Real):
+        check_positive("noise", noise)  # type: ignore[arg-type]
+        return float(noise)
+    shown = f"`noise={' '.join(repr(noise).split())}` must be a positive number"
+    if getattr(noise, "ndim", 1) != 1 or isinstance(noise, str):
+        raise UserError(shown)
+    try:
+        numbers = torch.as_tensor(noise, dtype=torch.get_default_dtype())
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{shown}, or one for each output") from None
+    if numbers.shape != (outputs,) or not bool((numbers > 0).all()) or not bool(numbers.isfinite().all()):
+        raise UserError(f"{shown}, or {outputs} of them, one for each output")
+    return numbers if outputs > 1 else numbers[0]
 
 
 def check_positive(argument: str, value: float | None) -> None:
@@ -150,13 +236,26 @@ def choose_beta(algorithm: Algorithm, beta: float | None) -> float:
     return fixed
 
 
+def as_module(prior: Distribution) -> DistributionWeightPrior:
+    """A distribution as a prior over weights.
+
+    Raises:
+        UserError: it cannot be one.
+    """
+    try:
+        return DistributionWeightPrior(prior)
+    except ValueError as error:
+        raise UserError(f"`prior`: {error}") from None
+
+
 def choose_prior(
     algorithm: Algorithm,
-    prior: WeightPrior | str | None = None,
+    prior: WeightPrior | Distribution | str | None = None,
     scale: float | None = None,
     scales: PriorScales | str | None = None,
 ) -> tuple[WeightPrior | None, PriorScales]:
-    """The prior and its scales: of algorithms that take one; of a mixture, which starts there; as a module, of fixed-prior too.
+    """The prior and its scales: of algorithms that take one; of a mixture, which starts there; as a module or a distribution
+    of PyTorch or Pyro (:class:`~models.bayesian.own_prior.DistributionWeightPrior`), of fixed-prior too.
 
     Args:
         prior: Gaussian when not given; ``None`` is returned where the algorithm has its own.
@@ -167,13 +266,15 @@ def choose_prior(
     Raises:
         UserError: an unknown name, a scale that is not positive, or a prior for an algorithm that has its own.
     """
+    shown = prior if isinstance(prior, str) else type(prior).__name__
+    prior = as_module(prior) if isinstance(prior, Distribution) else prior
     module = isinstance(prior, WeightPrior)
     check_positive("prior_scale", scale)
     if scales is not None and scales not in list(PriorScales):
         raise UserError(f"unknown prior_scales {scales!r}: choose {', '.join(PriorScales)}")
     if module and (scale is not None or scales is not None):
         given = f"prior_scale={scale:g}" if scale is not None else f"prior_scales={scales}"
-        raise UserError(f"`{given}` is of a prior by name: a module has its own")
+        raise UserError(f"`{given}` is of a prior by name: a module or distribution has its own")
     fixed = module or scale is not None or not algorithm.learns_prior
     kind = PriorScales(scales) if scales is not None else PriorScales.FIXED if fixed else PriorScales.LAYER
     if algorithm.takes_prior and kind.learned and not algorithm.learns_prior:
@@ -188,7 +289,7 @@ def choose_prior(
             raise UserError(str(error)) from None
     if prior is not None or scale is not None or scales is not None:
         given = f"prior_scale={scale:g}" if scale is not None else f"prior_scales={scales}"
-        given = given if prior is None else f"prior={type(prior).__name__ if module else prior}"
+        given = given if prior is None else f"prior={shown}"
         raise UserError(f"{algorithm} has a prior of its own ({OWN_PRIORS[algorithm]}): leave out `{given}`")
     return None, kind
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
@@ -31,7 +32,6 @@ from inference.evaluation.arviz import (
     whole_chains,
 )
 from models.bayesian.network import BayesianNetwork
-from models.likelihoods import CategoricalLikelihood
 
 KEPT_ITEMS = 1000
 
@@ -152,17 +152,19 @@ def conditioned_groups(
     order = choose_observed(len(train), KEPT_ITEMS, seed)
     x, y = train.items[order], train.labels[order]
     outputs = all_draws(posterior.outputs(x, num_samples=draws, seed=seed), draws)
-    name = target_name(posterior)
-    dims, coords = {name: ["item"], "x": item_dims(x)}, {"item": order.tolist()}
-    values = {
-        "posterior_predictive": {name: posterior.observation(outputs).sample()},
-        "observed_data": {name: y},
-        "log_likelihood": {name: posterior.log_density(outputs, y)},
-        "constant_data": {"x": x},
+    observation = posterior.observation(outputs)
+    name = target_name(observation)
+    coords, targets, items = {"item": order.tolist()}, {name: target_dims(y)}, {name: ["item"]}
+    groups = {
+        "posterior_predictive": Group({name: observation.sample()}, targets, coords),
+        "observed_data": Group({name: y}, targets, coords),
+        "log_likelihood": Group({name: posterior.log_density(outputs, y)}, items, coords),
+        "constant_data": Group({"x": x}, {"x": item_dims(x)}, coords),
     }
     if before is not None:
-        values["prior_predictive"] = {name: posterior.observation(posterior.outputs_of(x, before)).sample()}
-    return {group: Group(held, {key: dims[key] for key in held}, coords) for group, held in values.items()}
+        drawn = posterior.observation(posterior.outputs_of(x, before)).sample()
+        groups["prior_predictive"] = Group({name: drawn}, targets, coords)
+    return groups
 
 
 def held_out_groups(
@@ -170,13 +172,15 @@ def held_out_groups(
 ) -> dict[str, Group]:
     """Groups of items that the posterior has not seen."""
     outputs = all_draws(posterior.outputs(x, num_samples=draws, seed=seed), draws)
-    observation, name = posterior.observation(outputs), target_name(posterior)
-    expected = {"probabilities": outputs.softmax(-1)} if name == "labels" else {"mean": observation.mean}
+    observation = posterior.observation(outputs)
+    name, target = target_name(observation), target_dims(observation.mean[0])
+    expected = {"probabilities": observation.probs} if name == "labels" else {"mean": observation.mean}
     predictions, constant = {name: observation.sample(), **expected}, {"x": x}
     if y is not None:
         predictions["log_density"] = posterior.log_density(outputs, y)
         constant |= {name: y, "log_predictive_density": posterior.log_predictive(outputs, y)}
     dims = {key: ["item"] for key in (*predictions, *constant)} | {"probabilities": ["item", "class"], "x": item_dims(x)}
+    dims |= dict.fromkeys((name, "mean"), target)
     coords = {"class": list(class_names)} if name == "labels" and class_names else {}
     return {
         "predictions": Group(predictions, {key: dims[key] for key in predictions}, coords),
@@ -189,6 +193,11 @@ def all_draws(outputs: Tensor, draws: int) -> Tensor:
     return outputs[torch.arange(draws, device=outputs.device) % len(outputs)]
 
 
-def target_name(posterior: Drawable) -> str:
+def target_name(observation: dist.TorchDistribution) -> str:
     """The observed variable: ``labels`` where it is a class, else ``y``."""
-    return "labels" if isinstance(posterior.model.likelihood, CategoricalLikelihood) else "y"
+    return "labels" if isinstance(observation, Categorical) else "y"
+
+
+def target_dims(y: Tensor) -> list[str]:
+    """Of targets ``[n]`` or ``[n, d]``."""
+    return ["item", "output"][: y.dim()]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,10 @@ class Fit:
             none, as for points.
         seconds: it took to fit, in all sessions of a resumed run.
         warning: one line where standard deviations did not reach their optimum, else ``None``.
+        settings: how it was fitted.
+        item_shape: of the items it was fitted to, without the number of items.
+        class_names: a name for each class; none for other targets.
+        network: arguments of :func:`~models.networks.classifiers.build_network`, where the network was built by name.
     """
 
     algorithm: Algorithm
@@ -73,6 +78,10 @@ class Fit:
     rates: Tensor
     seconds: float | None = None
     warning: str | None = None
+    settings: FitSettings = FitSettings()  # noqa: RUF009 (frozen)
+    item_shape: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] = ()
+    network: Mapping[str, Any] | None = None
 
     @property
     def rate_against(self) -> str | None:
@@ -104,7 +113,8 @@ def fit_posterior(
     with nullcontext() if job.file.exists() else run.timed(stage), seeded(recipe.settings.seed):
         posterior, rates = FITTED_BY.get(recipe.algorithm, by_training)(job)
     warning = None if recipe.algorithm is Algorithm.NUTS else job.module.scale_warning()
-    return Fit(recipe.algorithm, recipe.beta, posterior, rates, run.seconds().get(stage), warning)
+    about = {"settings": recipe.settings, "item_shape": tuple(data.items.shape[1:]), "class_names": data.class_names}
+    return Fit(recipe.algorithm, recipe.beta, posterior, rates, run.seconds().get(stage), warning, **about)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -244,8 +254,9 @@ def build_objective(network: nn.Module, recipe: Recipe, plan: Plan, *, num_data:
     start = model.initial_weights(plan.posteriors)
     first = start[: plan.at_once]
     many = settings.particles > 1
-    elbo = RateDistortionELBO(
-        beta=recipe.beta, num_particles=settings.particles, vectorize_particles=many, max_plate_nesting=2 if many else math.inf
+    plates = 2 if many else math.inf
+    elbo = RateDistortionELBO(  # a prior of one's own may have no KL that is known
+        beta=recipe.beta, monte_carlo=True, num_particles=settings.particles, vectorize_particles=many, max_plate_nesting=plates
     )
     return elbo(model, build_guide(recipe, first, units)), start
 

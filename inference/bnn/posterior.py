@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import abc
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
-from torch.distributions import kl_divergence
+from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
 
 from data.items import LabelledItems
+from data.seeding import seeded
 from inference.bnn.export import weights_to_arviz
 from inference.evaluation.metrics import predictive_scores
 from models.bayesian.network import BayesianNetwork
 from models.distributions.diagonal import DiagonalGaussian
 from models.distributions.low_rank import low_rank_gaussian
-from models.likelihoods import CategoricalLikelihood, Likelihood
+from models.likelihoods import Likelihood
 
-DRAWS_AT_ONCE, ITEMS_AT_ONCE = 10, 1000
+DRAWS_AT_ONCE, ITEMS_AT_ONCE, NUMBERS_AT_ONCE = 10, 1000, 1_000_000
+RATE_DRAWS, RATE_DRAWS_AT_ONCE = 500, 10
+NOISE = torch.float32
+"""Noise of draws is in this type, whatever the posterior is in: the same draws on every device and in every type."""
 
 
 class NetworkPosterior(abc.ABC):
@@ -38,7 +43,13 @@ class NetworkPosterior(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
-        """Weight vectors ``[num_samples, P]``."""
+        """Weight vectors ``[num_samples, P]``; equal seeds give equal draws on every device and in every type."""
+
+    def to(self, *place: Any) -> Self:
+        """A copy on another device, in another floating-point type, or both, as ``torch.Tensor.to`` takes them; this one
+        stays as it is."""
+        assert is_dataclass(self)
+        return replace(self, **{part.name: moved(getattr(self, part.name), *place) for part in fields(self)})
 
     @property
     @abc.abstractmethod
@@ -92,11 +103,10 @@ class NetworkPosterior(abc.ABC):
     @torch.no_grad()
     def outputs_of(self, x: Tensor, weights: Tensor) -> Tensor:
         """Network outputs under weight vectors ``[draws, P]``: ``[draws, n, outputs]``."""
-        was_training = self.model.training
+        was_training, parts = self.model.training, []
         self.model.eval()
-        x, parts = x.to(weights.dtype) if x.is_floating_point() else x, []
         for some, components in zip(*(t.split(DRAWS_AT_ONCE) for t in (weights, self.components(len(weights)))), strict=True):
-            batches = [self.functions(part.to(some.device), some, components) for part in x.split(ITEMS_AT_ONCE)]
+            batches = [self.functions(placed(part, some), some, components) for part in x.split(items_at_once(x))]
             parts.append(torch.cat(batches, dim=1))
         self.model.train(was_training)
         return torch.cat(parts)
@@ -111,7 +121,7 @@ class NetworkPosterior(abc.ABC):
 
     def probabilities(self, x: Tensor, *, num_samples: int = 40) -> Tensor:
         """Posterior predictive class probabilities ``[n, classes]``."""
-        return self.outputs(x, num_samples=num_samples).softmax(-1).mean(0)
+        return self.observation(self.outputs(x, num_samples=num_samples)).probs.mean(0)
 
     def entropy(self, x: Tensor, *, num_samples: int = 40) -> Tensor:
         """Entropy of the predictive distribution over classes, nats: ``[n]``."""
@@ -119,7 +129,8 @@ class NetworkPosterior(abc.ABC):
 
     @torch.no_grad()
     def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """log p(y_i given x_i, w_s), nats: outputs ``[draws, n, outputs]`` of :meth:`outputs` and ``[n]`` to ``[draws, n]``."""
+        """log p(y_i given x_i, w_s), nats: outputs ``[draws, n, outputs]`` of :meth:`outputs` and y ``[n]`` or
+        ``[n, d]`` to ``[draws, n]``."""
         return self.observation(outputs).log_prob(self.model.likelihood.cast(y.to(outputs.device), outputs))
 
     @torch.no_grad()
@@ -130,7 +141,7 @@ class NetworkPosterior(abc.ABC):
     @torch.no_grad()
     def scores(self, data: LabelledItems, *, num_samples: int = 40) -> dict[str, float]:
         """``nll`` (nats per item), ``distortion`` (−E_q log p summed over the items, nats) and, for classes, ``accuracy``,
-        ``ece``, ``brier`` and ``gibbs_accuracy``; for other targets ``rmse``, in their unit.
+        ``ece``, ``brier`` and ``gibbs_accuracy``; for other targets ``rmse``, in their unit, over all outputs.
 
         Gibbs accuracy is that of a single draw of the weights, averaged over draws: what a bound by I(w; S) speaks of. The
         others are of the posterior predictive, which averages probabilities over draws first.
@@ -141,10 +152,11 @@ class NetworkPosterior(abc.ABC):
             "nll": float(-self.log_predictive(outputs, labels).mean()),
             "distortion": float(-self.log_density(outputs, labels).mean(0).sum()),
         }
-        if isinstance(self.model.likelihood, CategoricalLikelihood):
-            gibbs = float((outputs.argmax(-1) == labels).to(torch.float64).mean())
-            return scores | predictive_scores(outputs.softmax(-1).mean(0), labels) | {"gibbs_accuracy": gibbs}
-        return scores | {"rmse": float((self.observation(outputs).mean.mean(0) - labels).square().mean().sqrt())}
+        observation = self.observation(outputs)
+        if isinstance(observation, Categorical):
+            gibbs = float((observation.probs.argmax(-1) == labels).to(torch.float64).mean())
+            return scores | predictive_scores(observation.probs.mean(0), labels) | {"gibbs_accuracy": gibbs}
+        return scores | {"rmse": float((observation.mean.mean(0) - labels).square().mean().sqrt())}
 
     def to_arviz(
         self,
@@ -161,7 +173,7 @@ class NetworkPosterior(abc.ABC):
         :mod:`inference.bnn.export` how weights are named. What is observed are training items.
 
         Args:
-            x, y: held-out inputs ``[n, *item]`` and, where they are known, targets ``[n]``.
+            x, y: held-out inputs ``[n, *item]`` and, where they are known, targets ``[n]`` or ``[n, d]``.
             train: training items; a seeded choice of 1000 where there are more.
             num_samples: draws, rounded up to equally many of each of the K in every chain; points are repeated.
             parameters: names of the parameters to keep, whole; when not given, all are kept, large ones thinned.
@@ -224,11 +236,11 @@ class WeightPosterior(TrainedPosterior):
         if self.log_scale is None:
             return self.loc[component]
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(num_samples, self.loc.shape[-1], generator=generator).to(self.loc)
+        noise = torch.randn(num_samples, self.loc.shape[-1], generator=generator, dtype=NOISE).to(self.loc)
         drawn = self.loc[component] + noise * self.log_scale[component].exp()
         if self.factor is None:
             return drawn
-        shared = torch.randn(num_samples, self.factor.shape[-1], 1, generator=generator).to(self.loc)
+        shared = torch.randn(num_samples, self.factor.shape[-1], 1, generator=generator, dtype=NOISE).to(self.loc)
         return drawn + (self.factor[component] @ shared)[..., 0]
 
     def draws(self, num_samples: int) -> int:
@@ -237,11 +249,45 @@ class WeightPosterior(TrainedPosterior):
 
     @torch.no_grad()
     def rate(self) -> Tensor:
-        """KL(q_k ‖ m) of each component, nats: ``[K]``; NaN for points."""
+        """KL(q_k ‖ m) of each component, nats: ``[K]``; NaN for points. Where no KL is registered for the prior, a mean over
+        500 seeded draws of log q − log m."""
         if self.log_scale is None:
             return self.loc.new_full(self.loc.shape[:1], torch.nan)
         loc, log_scale = self.loc[:, None], self.log_scale[:, None]  # [K, 1, P], as in the model's plates
         q: dist.TorchDistribution = DiagonalGaussian(loc, log_scale)
         if self.factor is not None:
             q = low_rank_gaussian(loc, log_scale, self.factor[:, None])
-        return kl_divergence(q, self.model.prior(loc.shape[-1])).squeeze(-1)
+        prior = self.model.prior(loc.shape[-1])
+        try:
+            return kl_divergence(q, prior).squeeze(-1)
+        except NotImplementedError:
+            return sampled_kl(q, prior).squeeze(-1)
+
+
+def sampled_kl(q: dist.TorchDistribution, prior: dist.TorchDistribution) -> Tensor:
+    """E_q[log q − log m] by seeded draws, nats: ``q.batch_shape``."""
+    with seeded(0, device=q.mean.device):
+        parts = []
+        for _ in range(RATE_DRAWS // RATE_DRAWS_AT_ONCE):
+            drawn = q.rsample((RATE_DRAWS_AT_ONCE,))
+            parts.append((q.log_prob(drawn) - prior.log_prob(drawn)).mean(0))
+    return torch.stack(parts).mean(0)
+
+
+def items_at_once(x: Tensor) -> int:
+    """How many items pass through the network together: a thousand, fewer where they are large images."""
+    return max(1, min(ITEMS_AT_ONCE, NUMBERS_AT_ONCE // max(1, math.prod(x.shape[1:]))))
+
+
+def placed(x: Tensor, like: Tensor) -> Tensor:
+    """On the device of ``like``, and in its type where the numbers are floating."""
+    return x.to(like.device, like.dtype) if x.is_floating_point() else x.to(like.device)
+
+
+def moved(value: Any, *place: Any) -> Any:
+    """A copy of a tensor, a module, or a sequence of them elsewhere; anything else as it is."""
+    if isinstance(value, nn.Module):
+        return copy.deepcopy(value).to(*place)
+    if isinstance(value, Tensor):
+        return value.to(*place)
+    return type(value)(moved(part, *place) for part in value) if isinstance(value, list | tuple) else value

@@ -55,7 +55,7 @@ class ClassPredictions:
         lower, upper = draws.quantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype), dim=0)
         entropy = torch.special.entr(mean).sum(-1)
         information = (entropy - torch.special.entr(draws).sum(-1).mean(0)).clamp_min(0)
-        names = tuple(class_names) or tuple(map(str, range(mean.shape[-1])))
+        names = (*class_names, *map(str, range(len(class_names), mean.shape[-1])))  # a class that nobody named has its number
         return cls(mean, lower, upper, entropy, information, names)
 
     @classmethod

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.errors import UserError
+from data.inputs import as_tensor
 from data.items import LabelledItems
 from models.networks.layers import embed
 
@@ -52,3 +55,43 @@ def check_device(device: str, devices: int = 1) -> None:
 def chosen_device(device: str) -> str:
     """``device``, auto being a GPU where there is one."""
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_place(*place: Any) -> None:
+    """Fail where tensors cannot go to.
+
+    Args:
+        place: a device, a floating-point type, or one of each.
+
+    Raises:
+        UserError: neither, or a device that is not here.
+    """
+    shown = ", ".join(map(str, place))
+    if not place or not all(isinstance(part, torch.device | str) or is_floating(part) for part in place):
+        raise UserError(f"cannot go to {shown or 'nowhere'}: give a device, a floating-point type, or one of each")
+    try:
+        torch.empty(0).to(*place)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise UserError(f"cannot go to {shown}: {str(error).splitlines()[0]}") from None
+
+
+def is_floating(kind: Any) -> bool:
+    """Whether ``kind`` is a floating-point type."""
+    return isinstance(kind, torch.dtype) and kind.is_floating_point
+
+
+def read_items(x: Any, item_shape: tuple[int, ...] | None) -> Tensor:
+    """Items to predict, ``[n, *item_shape]``; see :func:`~data.inputs.as_tensor` for what ``x`` may be.
+
+    Raises:
+        UserError: no items, another shape, or numbers that are not finite.
+    """
+    items = as_tensor(x)
+    if item_shape is not None and tuple(items.shape[1:]) != item_shape:
+        given, wanted = ("×".join(map(str, shape)) or "()" for shape in (items.shape, item_shape))
+        raise UserError(f"x has shape {given}: give n×{wanted}, as the network was fitted to items of shape {wanted}")
+    if not len(items):
+        raise UserError("x has no items: give one at least")
+    if items.is_floating_point() and not all(bool(part.isfinite().all()) for part in items.split(10_000)):
+        raise UserError("x holds NaN or infinite numbers: remove or repair these items")
+    return items

@@ -20,7 +20,7 @@ from inference.vid.options import Size, VidOptions
 from inference.vid.report import VidRecord, format_accuracy, make_record
 from inference.vid.settings import StudentSettings, stage_name
 from inference.vid.sources import Sources, choose_items
-from inference.vid.student import build_models, fit_student
+from inference.vid.student import ItemKind, build_models, fit_student
 from inference.vid.vid import VID
 from models.networks.layers import embed
 
@@ -170,7 +170,9 @@ class Study:
             mirror=target.mirror,
             seed=seed,
         )
-        vid = VID(model, self.networks.teacher, name, strength)
+        kind = ItemKind.of(choice.labelled)
+        named = {"name": self.student_name, "item_shape": kind.shape, "outputs": len(kind.class_names)}
+        vid = VID(model, self.networks.teacher, name, strength, kind, named)
         scored, split = (choice.held, "val") if choice.held is not None else (target.test, "test")
         shown = strength if method.terms else None
         return vid, make_record(vid, scored, name, size, choice.images, number, strength=shown, split=split)

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from data.errors import UserError
 from inference.runs.commands import options_from_yaml
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import load_state, load_tensors
+from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.vid.networks import Recipe, TeacherSettings, load_network, pretrained_network
 from inference.vid.options import Size, VidOptions
 from inference.vid.settings import StudentSettings, stage_name
 from inference.vid.sources import Sources
-from inference.vid.student import blank_items, build_model, build_models, read_pairs
+from inference.vid.student import ItemKind, blank_items, build_model, build_models, describe, read_pairs, rebuild
 from models.distillation.model import DistillationModel
 from models.networks.classifiers import build_network
 
+FORMAT = "sibyl-vid-1"
 OWN = "student"
 """The one stage of :meth:`inference.vid.vid.VID.fit`."""
 
 
 class Loaded(NamedTuple):
-    """A student of a run: its model, its teacher, and what it was trained by."""
+    """A student that was read: what a :class:`~inference.vid.vid.VID` has.
+
+    Attributes:
+        model: student and decoders.
+        teacher: ``None`` where it was nowhere.
+        method, strength: what it was trained by.
+        kind: of its items and classes.
+        network: arguments of :func:`~models.networks.classifiers.build_network`, where the student was built by name.
+    """
 
     model: DistillationModel
-    teacher: nn.Module
+    teacher: nn.Module | None
     method: str
     strength: float
+    kind: ItemKind
+    network: dict[str, Any] | None
 
 
 def load_student(
@@ -52,21 +65,104 @@ def load_student(
     options = options_from_yaml(VidOptions, run.config.read_text(), run.config)
     file = find_checkpoint(run, options, method, per_class, labels, number)
     metadata = load_tensors(file)[1]
-    if file.stem == OWN and (student is None or teacher is None or "pairs" not in metadata):
-        raise UserError(f"{run.path} was fitted to networks of your own: give `student` and `teacher`, or fit anew")
+    if file.stem == OWN and (student is None or "pairs" not in metadata):
+        raise UserError(f"{run.path} was fitted to networks of your own: give `student`, or fit anew")
     if "item_shape" not in metadata:  # of a run that did not write it yet
         target = Sources.load(options).target
         metadata |= {"item_shape": list(target.item_shape), "dtype": "uint8", "classes": target.train.num_classes}
     shape, settings = tuple(metadata["item_shape"]), StudentSettings.of(options)
-    student = student or build_network(options.student, shape, metadata["classes"])
-    teacher = teacher or load_teacher(run, options, shape)
-    example = blank_items(metadata)
-    if "pairs" in metadata:
-        model = build_model(student, teacher, read_pairs(metadata), example, settings)
+    named = {"name": options.student, "item_shape": shape, "outputs": metadata["classes"]} if student is None else None
+    network = build_network(options.student, shape, metadata["classes"]) if student is None else copy.deepcopy(student)
+    if teacher is None and file.stem != OWN:
+        teacher = find_teacher(run, options, shape, needed="layers" not in metadata)
+    if "layers" in metadata:
+        model = build_for(file, metadata, network)
+    elif teacher is None:
+        raise UserError(f"{run.path} was fitted to networks of your own: give `student` and `teacher`, or fit anew")
+    elif "pairs" in metadata:
+        model = build_model(network, teacher, read_pairs(metadata), blank_items(metadata), settings)
     else:
-        model = build_models(student, teacher, example, method, metadata["strength"], settings)[-1]
+        model = build_models(network, teacher, blank_items(metadata), method, metadata["strength"], settings)[-1]
     load_state(model, file)
-    return Loaded(model.eval(), teacher, metadata["method"], metadata["strength"])
+    return Loaded(model.eval(), teacher, metadata["method"], metadata["strength"], kind_of(metadata), named)
+
+
+def save_student(path: Path, loaded: Loaded) -> Path:
+    """Write a student with its decoders, without the teacher.
+
+    Raises:
+        UserError: another suffix than .safetensors, or a place that cannot be written to.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"`path={path}` must end in .safetensors, which is what it will be")
+    described = describe(loaded.model, loaded.kind, loaded.method, loaded.strength)
+    described |= {"format": FORMAT, "network": loaded.network}
+    try:
+        return save_tensors(path, loaded.model.state_dict(), described)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def load_saved(path: Path, student: nn.Module | None, teacher: nn.Module | None) -> Loaded:
+    """Read what :func:`save_student` wrote.
+
+    Args:
+        path: the file.
+        student: of the architecture that was trained; copied. The file's own where it was built by name.
+        teacher: with its weights, where anything but predictions is asked for.
+
+    Raises:
+        UserError: a damaged file, one of something else, or another network.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} holds no student: give a file that VID.save wrote, or a run folder")
+    named = metadata.get("network")
+    if student is None and named is None:
+        raise UserError(f"{path} was fitted to a network of your own: give `student`, of the same architecture")
+    try:
+        network = copy.deepcopy(student)
+        if network is None:
+            assert named is not None
+            network = build_network(named["name"], tuple(named["item_shape"]), named["outputs"])
+        model = build_for(path, metadata, network)
+        model.to(next(value.dtype for value in tensors.values() if value.is_floating_point()))
+        load_state(model, path)
+        return Loaded(model.eval(), teacher, metadata["method"], metadata["strength"], kind_of(metadata), named)
+    except (KeyError, StopIteration) as error:
+        raise UserError(f"{path} is damaged: it lacks {error}") from error
+
+
+def build_for(path: Path, metadata: dict[str, Any], student: nn.Module) -> DistillationModel:
+    """:func:`~inference.vid.student.rebuild`, with an error that names the file.
+
+    Raises:
+        UserError: another network.
+    """
+    try:
+        return rebuild(metadata, student)
+    except ValueError as error:
+        raise UserError(f"{path} belongs to another student: {error}") from None
+
+
+def kind_of(metadata: dict[str, Any]) -> ItemKind:
+    """What the items and classes of a file's student are."""
+    names = tuple(metadata.get("class_names") or map(str, range(metadata["classes"])))
+    return ItemKind(tuple(metadata["item_shape"]), getattr(torch, metadata["dtype"]), names)
+
+
+def find_teacher(run: RunFolder, options: VidOptions, item_shape: tuple[int, ...], *, needed: bool) -> nn.Module | None:
+    """:func:`load_teacher`, for items of ``item_shape``; ``None`` where it is nowhere and the student does without.
+
+    Raises:
+        UserError: it is nowhere, and ``needed``.
+    """
+    try:
+        return load_teacher(run, options, item_shape)
+    except UserError:
+        if needed:
+            raise
+        return None
 
 
 def find_checkpoint(

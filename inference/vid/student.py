@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from inference.vid.settings import StudentSettings
 from inference.vid.training import DistillationTraining
 from models.distillation.losses import Transfer
 from models.distillation.model import DistillationModel, Pair
-from models.networks.layers import layer_outputs
+from models.networks.layers import device_of, layer_outputs
 
 EXAMPLES = 256  # items that decoders start from
 
@@ -84,7 +84,7 @@ def fit_student(
         with run.timed(name), seeded(seed):
             train(module, loop, run, name, epochs=module.epochs)
     if not finished.exists():
-        save_tensors(finished, models[-1].state_dict(), describe(models[-1], source, method, strength))
+        save_tensors(finished, models[-1].state_dict(), describe(models[-1], ItemKind.of(source), method, strength))
     load_state(models[-1], finished)
     return models[-1].eval()
 
@@ -121,17 +121,52 @@ def build_model(
     )
 
 
-def describe(model: DistillationModel, items: LabelledItems, method: str, strength: float) -> dict[str, Any]:
-    """Metadata of a student's checkpoint, with ``method`` and ``strength``: what :func:`~inference.vid.load.load_student`
-    builds it from."""
+class ItemKind(NamedTuple):
+    """What a student's items and classes are.
+
+    Attributes:
+        shape: of an item.
+        dtype: of its numbers.
+        class_names: one for each class.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, items: LabelledItems) -> ItemKind:
+        """Of a data set."""
+        return cls(tuple(items.items.shape[1:]), items.items.dtype, items.class_names)
+
+
+def describe(model: DistillationModel, kind: ItemKind, method: str, strength: float) -> dict[str, Any]:
+    """Metadata of a student's file, which :func:`rebuild` builds it from: what it was trained on, by which ``method`` and with
+    which ``strength``."""
     return {
         "method": method,
         "strength": strength,
-        "item_shape": list(items.items.shape[1:]),
-        "dtype": str(items.items.dtype).removeprefix("torch."),
-        "classes": items.num_classes,
+        "item_shape": list(kind.shape),
+        "dtype": str(kind.dtype).removeprefix("torch."),
+        "classes": len(kind.class_names),
+        "class_names": kind.class_names,
         "pairs": [[pair.teacher, pair.student, pair.weight, str(pair.transfer)] for pair in model.pairs],
+        "layers": model.taught_shapes,
+        "heteroscedastic": model.heteroscedastic,
+        "temperature": model.temperature,
     }
+
+
+def rebuild(metadata: dict[str, Any], student: nn.Module) -> DistillationModel:
+    """The model of a file that :func:`describe` described, before its numbers are read; the teacher is not needed.
+
+    Raises:
+        ValueError: the student has not the layers.
+    """
+    example = blank_items(metadata).to(device_of(student))
+    layers = {name: torch.zeros(len(example), *shape) for name, shape in metadata["layers"].items()}
+    options = {name: metadata[name] for name in ("heteroscedastic", "temperature")}
+    return DistillationModel(student, layers, read_pairs(metadata), example, **options)
 
 
 def read_pairs(metadata: dict[str, Any]) -> list[Pair]:

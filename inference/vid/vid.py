@@ -1,4 +1,4 @@
-"""Distil a teacher into a student: ``VID.fit(student, teacher, x, y)``."""
+"""Distil a teacher into a student: ``VID.fit(student, teacher, x, y)``, ``save``, ``load``, ``to``, ``predict``."""
 
 from __future__ import annotations
 
@@ -6,30 +6,86 @@ import copy
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from data.errors import UserError
+from data.gather import gather
+from data.inputs import as_items, as_tensor
 from data.items import LabelledItems
 from inference.evaluation.metrics import predictive_scores
+from inference.evaluation.predictions import ClassPredictions
+from inference.runs.checks import check_place, read_items
 from inference.runs.commands import options_to_yaml
 from inference.runs.folder import RunFolder
 from inference.vid.export import NUM_SAMPLES, student_to_arviz
-from inference.vid.load import OWN, load_student
+from inference.vid.load import OWN, Loaded, load_saved, load_student, save_student
 from inference.vid.methods import Method, few_layers
 from inference.vid.options import VidOptions
 from inference.vid.settings import StudentSettings
-from inference.vid.student import fit_student
+from inference.vid.student import ItemKind, fit_student
 from models.distillation.information import DecodingGain, Entropy, Moments, surprise_map
 from models.distillation.losses import Transfer
 from models.distillation.model import DistillationModel
-from models.networks.layers import embed, features
+from models.networks.layers import embed, evaluating, features, placed
 
 AT_ONCE = 256  # items whose layers are in memory together
+
+
+def read_classes(x: Any, y: Any) -> tuple[LabelledItems, bool]:
+    """Items with classes, and whether they have any: without, all are of the first.
+
+    Args:
+        x, y: as for :meth:`VID.fit`.
+
+    Raises:
+        UserError: no items, unequal lengths, or targets that are no classes.
+    """
+    if y is None and not isinstance(x, LabelledItems | Dataset | DataLoader):
+        items = as_tensor(x)
+        data, labelled = LabelledItems(items, torch.zeros(len(items), dtype=torch.long), ()), False
+    else:
+        data, labelled = as_items(x, y), True
+    if not len(data):
+        raise UserError("x has no items: give one at least")
+    if data.labels.is_floating_point():
+        raise UserError("y holds real numbers: classes are whole numbers 0, 1, …, or names")
+    return data, labelled
+
+
+def without_classes(data: LabelledItems, more: Any) -> LabelledItems:
+    """All items, those of ``data`` first, as if they had no classes.
+
+    Args:
+        more: other items, as ``x`` of :meth:`VID.fit`; ``None`` for none.
+
+    Raises:
+        UserError: these are of another kind.
+    """
+    items = data.items if more is None else gather((data.items, as_tensor(more)))
+    return LabelledItems(items, torch.zeros(len(items), dtype=torch.long), data.class_names)
+
+
+@torch.no_grad()
+def predict_classes(network: nn.Module, x: Tensor, class_names: tuple[str, ...] = ()) -> ClassPredictions:
+    """What one network says of items ``[n, *item]``, on the CPU.
+
+    Args:
+        network: to logits.
+        x: on any device.
+        class_names: of the first classes; the others have numbers.
+    """
+    parts = []
+    with evaluating(network):
+        for batch in x.split(AT_ONCE):
+            logits = network(placed(network, batch))
+            parts.append(ClassPredictions.from_draws(logits.softmax(-1)[None], class_names))
+    return ClassPredictions.concatenate(parts)
 
 
 class Frozen(nn.Module):
@@ -51,17 +107,24 @@ class Frozen(nn.Module):
 class VID:
     """A trained student with its decoders q(t given s).
 
+    :meth:`fit` it, or :meth:`load` one that :meth:`save` or a run of ``svi_vid`` left; then :meth:`predict`. It is frozen:
+    :meth:`to` gives another.
+
     Attributes:
         model: student, pairs of layers and decoders.
-        teacher: as it was.
+        teacher: as it was; ``None`` where a file was read without one, which is enough to predict.
         method: what it was trained by.
         strength: factor on the method's λ.
+        kind: of its items and classes.
+        network: arguments of :func:`~models.networks.classifiers.build_network`, where the student was built by name.
     """
 
     model: DistillationModel
-    teacher: nn.Module
+    teacher: nn.Module | None
     method: str = "vid"
     strength: float = 1.0
+    kind: ItemKind | None = None
+    network: dict[str, Any] | None = None
 
     @property
     def student(self) -> nn.Module:
@@ -73,12 +136,12 @@ class VID:
         cls,
         student: nn.Module,
         teacher: nn.Module,
-        x: Tensor,
-        y: Tensor | None,
+        x: Any,
+        y: Any = None,
         *,
         method: str = "vid",
         strength: float = 1.0,
-        unlabelled: Tensor | None = None,
+        unlabelled: Any = None,
         mirror: bool = False,
         **options: Any,
     ) -> VID:
@@ -86,11 +149,13 @@ class VID:
 
         Args:
             student, teacher: any modules from ``[n, *item]`` to logits; the teacher does not change.
-            x: ``[n, *item]``.
-            y: ``[n]`` int64; ``None`` trains on the teacher's layers alone.
+            x: a tensor or array ``[n, *item]``; a list of arrays, PIL images or image files of one shape; or a ``Dataset`` or
+                ``DataLoader`` of (item, class) pairs, without ``y``, which is read once and may be larger than memory.
+            y: ``[n]`` classes, as whole numbers or names; beside a tensor, an array or a list ``None`` trains on the teacher's
+                layers alone.
             method: see :mod:`inference.vid.methods`.
             strength: factor on the method's λ.
-            unlabelled: more inputs, ``[m, *item]``.
+            unlabelled: more inputs, as ``x``, of which classes are not looked at.
             mirror: the images are photographs: they are shifted and mirrored, instead of warped a little.
             options: fields of :class:`~inference.vid.options.VidOptions`; ``out`` keeps the run folder, for :meth:`load`.
                 Images are augmented only where they are uint8.
@@ -99,23 +164,34 @@ class VID:
             UserError: bad data or options, layers that cannot be found or compared, or a loss that is not finite.
         """
         chosen = VidOptions(**{"progress": False, **options, "methods": method})
-        labels = y if y is not None else torch.zeros(len(x), dtype=torch.long)
-        names = tuple(map(str, range(int(labels.max()) + 1)))
-        data = LabelledItems(x, labels, names)
-        everything = None
-        if unlabelled is not None or y is None:
-            items = x if unlabelled is None else torch.cat([x, unlabelled])
-            everything = LabelledItems(items, torch.zeros(len(items), dtype=torch.long), names)
+        data, labelled = read_classes(x, y)
+        everything = without_classes(data, unlabelled) if unlabelled is not None or not labelled else None
         settings = StudentSettings.of(chosen)
         with tempfile.TemporaryDirectory() as scratch:
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "vid", options_to_yaml(chosen))
             model = fit_student(
-                student, teacher, data if y is not None else None, settings, chosen.loop, run, OWN,
+                student, teacher, data if labelled else None, settings, chosen.loop, run, OWN,
                 method=method, strength=strength, everything=everything, mirror=mirror, seed=chosen.seed,
             )  # fmt: skip
-        if settings.pairs is None and (note := few_layers(Method.parse(method), teacher, student, x)):
+        if settings.pairs is None and (note := few_layers(Method.parse(method), teacher, student, data.items)):
             warnings.warn(note, stacklevel=2)
-        return cls(model, teacher, method, strength)
+        return cls(model, teacher, method, strength, ItemKind.of(data))
+
+    def save(self, path: str | Path) -> Path:
+        """Write student and decoders into one file; neither the teacher nor the student's architecture is in it.
+
+        Args:
+            path: ends in .safetensors.
+
+        Returns:
+            the path.
+
+        Raises:
+            UserError: another suffix, a place that cannot be written to, or a student that was not fitted to items.
+        """
+        if self.kind is None:
+            raise UserError("this VID does not know its items: fit or load one")
+        return save_student(Path(path), Loaded(self.model, self.teacher, self.method, self.strength, self.kind, self.network))
 
     @classmethod
     def load(
@@ -129,20 +205,24 @@ class VID:
         student: nn.Module | None = None,
         teacher: nn.Module | None = None,
     ) -> VID:
-        """A trained student of a run of ``svi_vid``, or of :meth:`fit` with ``out``.
+        """Read what :meth:`save` wrote, or a trained student of a run of ``svi_vid``, or of :meth:`fit` with ``out``.
 
         Args:
-            run: the run folder.
+            run: the file, or the run folder, to which the next four arguments belong.
             method: as the run names it.
             per_class, labels: the student's number of images, or ``"all"``, and of labels per class; where several fit, or
                 none is given, the one with the most images.
             number: of the run's repetitions, from 0.
-            student, teacher: networks like those that were trained (``teacher`` with its weights), for :meth:`fit`; the
-                command's networks are built and read without them.
+            student: of the architecture that was trained, with any weights; copied, not changed. What ``svi_vid`` trained
+                needs none.
+            teacher: with its weights. To predict, none is needed; what the student knows of the teacher is asked of both.
+                The command's is read where it is in the run folder or the cache.
 
         Raises:
-            UserError: no such run or student, a damaged file, or a teacher that is nowhere.
+            UserError: no such run or student, a damaged file, one of something else, or another network.
         """
+        if not isinstance(run, RunFolder) and not Path(run).is_dir():
+            return cls(*load_saved(Path(run), student, teacher))
         return cls(*load_student(run, method, per_class, labels, number, student=student, teacher=teacher))
 
     @classmethod
@@ -156,6 +236,39 @@ class VID:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # which is meant here
             return cls.fit(Frozen(copy.deepcopy(student)), teacher, x, None, **options)
+
+    def to(self, *place: torch.device | torch.dtype | str) -> VID:
+        """A copy, teacher included, on another device, in another floating-point type, or both: ``vid.to("cuda")``.
+
+        This one stays as it is.
+
+        Args:
+            place: a device, a type, or one of each.
+
+        Raises:
+            UserError: neither, or a device that is not there.
+        """
+        check_place(*place)
+        model, teacher = copy.deepcopy((self.model, self.teacher))
+        model.to(*place)  # type: ignore[call-overload]
+        return replace(self, model=model, teacher=None if teacher is None else teacher.to(*place))  # type: ignore[call-overload]
+
+    def predict(self, x: Any) -> ClassPredictions:
+        """Predictive distribution of each item, one or a hundred thousand: a batch of them is in memory at a time.
+
+        The student's weights are points, so that intervals have no width, and mutual information is 0.
+
+        Args:
+            x: as for :meth:`fit`; classes of pairs are not looked at.
+
+        Returns:
+            probabilities, labels and entropy (nats), on the CPU.
+
+        Raises:
+            UserError: items of another shape than those it was trained on, or numbers that are not finite.
+        """
+        items = read_items(x, None if self.kind is None else self.kind.shape)
+        return predict_classes(self.student, items, () if self.kind is None else self.kind.class_names)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Predictive probabilities ``[n, classes]``, on the CPU."""
@@ -196,7 +309,7 @@ class VID:
             entropy: ``diagonal``, or ``full`` to count copies among a layer's units once.
 
         Raises:
-            UserError: too few items for ``full``.
+            UserError: too few items for ``full``, or no teacher.
         """
         gains = {layer: DecodingGain(decoder, entropy) for layer, decoder in self.model.decoders.items()}
         for pairs in self.decoded(x):
@@ -229,7 +342,13 @@ class VID:
         return {layer: tuple(t.shape[1:]) for pairs in self.decoded(x[:1]) for layer, (_, t) in pairs.items()}
 
     def decoded(self, x: Tensor) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-        """Teacher layer -> (s, t) of the pairs that have decoders, in evaluation mode, for a few hundred items at a time."""
+        """Teacher layer -> (s, t) of the pairs that have decoders, in evaluation mode, for a few hundred items at a time.
+
+        Raises:
+            UserError: the teacher is not there.
+        """
+        if self.teacher is None:
+            raise UserError("the student was read without its teacher: give `teacher` to `VID.load`")
         self.model.eval()
         pairs = {pair.teacher: pair.student for pair in self.model.pairs if pair.transfer is Transfer.VID}
         for part in x.split(AT_ONCE) if pairs else ():

@@ -46,6 +46,7 @@ class WeightScales(nn.Module):
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], kind: PriorScales, posteriors: int = 1) -> None:
         super().__init__()
+        self.kind = kind
         self.shapes = [tuple(shape) for shape in shapes.values()]
         self.groups = [group_shape(shape, kind) for shape in self.shapes]
         fans = zip(self.groups, fan_in(shapes).values(), strict=True)

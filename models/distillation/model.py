@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pyro
@@ -51,7 +51,7 @@ class DistillationModel(PyroModule):
     Args:
         student: trained.
         teacher: read once for its layers' shapes, and never kept: give its :func:`~models.networks.layers.features` to
-            :meth:`forward`.
+            :meth:`forward`. Its layers on the ``example``, name -> ``[n, *layer_shape]``, do as well.
         pairs: layers; those of weight 0 are left out altogether, so that the student trains as if they were not there.
         example: inputs ``[n, *item]`` both networks can take, a few hundred: where VID's decoders start.
         likelihood: categorical when not given.
@@ -67,7 +67,7 @@ class DistillationModel(PyroModule):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: nn.Module | Mapping[str, Tensor],
         pairs: Sequence[Pair],
         example: Tensor,
         *,
@@ -85,12 +85,15 @@ class DistillationModel(PyroModule):
         sites = [pair.site for pair in self.pairs]
         if twice := [site for site in sites if sites.count(site) > 1]:
             raise ValueError(f"{twice[0]} is given twice: a teacher's layer has one pair in each method")
-        taught = layer_outputs("teacher", teacher, example, [pair.teacher for pair in self.pairs])
+        self.heteroscedastic, self.temperature = heteroscedastic, temperature
+        names = [pair.teacher for pair in self.pairs]
+        taught = layer_outputs("teacher", teacher, example, names) if isinstance(teacher, nn.Module) else teacher
+        self.taught_shapes = {pair.teacher: tuple(taught[pair.teacher].shape[1:]) for pair in self.pairs}
         learned = layer_outputs("student", student, example, [pair.student for pair in self.pairs])
         state = torch.random.get_rng_state()  # decoders draw their start from a stream of their own
         self.transfers = nn.ModuleList()
         for pair in self.pairs:
-            shapes = tuple(learned[pair.student].shape[1:]), tuple(taught[pair.teacher].shape[1:])
+            shapes = tuple(learned[pair.student].shape[1:]), self.taught_shapes[pair.teacher]
             if pair.transfer is Transfer.VID:
                 decoder = build_decoder(*shapes, heteroscedastic=heteroscedastic)
                 decoder.ignore_student(taught[pair.teacher])

@@ -61,6 +61,14 @@ def device_of(network: nn.Module) -> torch.device:
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
+def placed(network: nn.Module, x: Tensor) -> Tensor:
+    """Inputs where the network's parameters are; floating numbers in their type too."""
+    parameter = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), None)
+    if parameter is None or not x.is_floating_point():
+        return x.to(device_of(network))
+    return x.to(parameter.device, parameter.dtype)
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode while the block runs; each module gets its own mode back."""
@@ -81,7 +89,7 @@ def features(network: nn.Module, x: Tensor, names: Sequence[str]) -> dict[str, T
         ValueError: see :func:`capture`.
     """
     with evaluating(network), capture(network, names) as found:
-        network(x.to(device_of(network)))
+        network(placed(network, x))
     return found
 
 

@@ -93,7 +93,8 @@ def sample_chains(
     """
     x, y = data.items.to(start), model.likelihood.cast(data.labels.to(start.device), start)
     prior = model.eval().prior(model.num_weights)
-    unit = prior.variance.sqrt()
+    variance = prior.variance  # infinite, or none, where tails are heavy
+    unit = torch.where(variance.isfinite() & (variance > 0), variance, torch.ones_like(variance)).sqrt()
 
     def potential(sites: dict[str, Tensor]) -> Tensor:
         weights = sites["standard weights"] * unit

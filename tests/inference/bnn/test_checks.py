@@ -42,10 +42,11 @@ class TestTargets:
             ("poisson", HALVES - 1, "poisson targets are counts 0, 1, 2, …, but 6 of 12 are not, such as -1"),
             ("poisson", HALVES + 0.5, "such as 0.5"),
             ("categorical", HALVES.float(), "categorical targets are classes"),
-            ("gaussian", X.expand(12, 3), "y has shape 12×3: give one target per item"),
+            ("gaussian", X.expand(12, 3), "the network has 1 outputs, but the gaussian likelihood reads 3"),
+            ("gaussian", X.expand(12, 3)[None], "y has shape 1×12×3: give one target per item, shape n, n×1 or n×d"),
             ("gaussian", X[:5, 0], "12 items and 5 targets"),
             ("gaussian", X[:, 0].log(), "the targets hold NaN or infinite numbers"),
-            ("gaussian", [0.0] * 12, "x and y must be tensors, not Tensor and list"),
+            ("gaussian", ["ant"] * 12, "gaussian targets are real numbers, but y holds names, such as ant"),
         ],
     )
     def test_others_are_refused(self, likelihood, y, message):
