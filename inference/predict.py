@@ -223,10 +223,7 @@ def excluding(part: LabelledItems, prefixes: Names | None) -> LabelledItems:
     """The items of classes whose names start with none of the prefixes."""
     if not prefixes:
         return part
-    kept = [i for i, name in enumerate(part.class_names) if not name.startswith(tuple(prefixes))]
-    chosen = torch.isin(part.labels, torch.tensor(kept))
-    _, labels = part.labels[chosen].unique(return_inverse=True)
-    return LabelledItems(part.items[chosen], labels, tuple(part.class_names[i] for i in kept))
+    return part.of_classes([name for name in part.class_names if not name.startswith(tuple(prefixes))])
 
 
 if __name__ == "__main__":

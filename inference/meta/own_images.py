@@ -76,7 +76,7 @@ class OwnTask:
 
 
 def matching(place: str) -> list[Path]:
-    """The path, or all that match it as a pattern.
+    """The path that ``place`` is, or all that match it as a pattern.
 
     Raises:
         UserError: nothing does.
@@ -92,7 +92,7 @@ def matching(place: str) -> list[Path]:
 
 
 def class_of(file: Path, base: Path, names: Sequence[str]) -> int | None:
-    """The class whose folder a query ``file``, found at ``base``, stands in."""
+    """The class, of these ``names``, whose folder a query ``file``, found at ``base``, stands in."""
     inner = file.relative_to(base).parts[:-1] if base.is_dir() else ()
     for parts in (inner, file.parent.parts[-1:]):
         if "/".join(parts) in names:
@@ -204,7 +204,7 @@ def summary(task: OwnTask, predicted: TaskPredictions) -> str:
 
 
 def first_lines(task: OwnTask, predicted: TaskPredictions, count: int = 10) -> str:
-    """The least certain queries as lines of text."""
+    """The ``count`` least certain queries as lines of text."""
     chosen = predicted.entropy.argsort(descending=True)[:count].tolist()
     width = max(len(task.queries[i].name) for i in chosen)
     lines = [f"{'least certain':{width}}  predicted  probability (90 % interval)  entropy  distance"]

@@ -58,7 +58,7 @@ def prediction_sheet(task: OwnTask, predicted: TaskPredictions, title: str) -> F
 
 
 def draw_row(part: SubFigure, title: str, rows: int) -> None:
-    """A titled grid of empty cells."""
+    """A grid of ``rows`` of empty cells under a ``title``."""
     part.suptitle(title, fontsize=9)
     for axis in np.atleast_1d(part.subplots(rows, COLUMNS)).flat:
         axis.set_axis_off()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from data.items import SPLITS, as_images, split_classes
+from data.items import SPLITS, ImageSplits, LabelledItems, as_images, split_classes
 from data.regression import load_curve
 from tests.conftest import classes_of, marked_images, marked_splits, splits_of
 from tests.data.test_episodes import numbered
@@ -90,3 +90,27 @@ def test_images_that_do_not_fit_are_answered_in_one_line(images, message):
     with pytest.raises(UserError, match=message) as caught:
         as_images(images, (3, 8, 8))
     assert "\n" not in str(caught.value)
+
+
+class TestOwnSplits:
+    def test_classes_are_shared_out_with_all_their_items(self):
+        labels = torch.arange(40) % 10
+        items = LabelledItems(torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1), labels, tuple("abcdefghij"))
+        splits = ImageSplits.of(items, seed=3)
+        names = [name for split in splits.splits for name in splits[split].class_names]
+        assert sorted(names) == list("abcdefghij")
+        assert [splits[split].num_classes for split in splits.splits] == [6, 2, 2]
+        for split in splits.splits:
+            part = splits[split]
+            assert part.counts.tolist() == [4] * part.num_classes
+            for item, label in zip(part.items.flatten().tolist(), part.labels.tolist(), strict=True):
+                assert part.class_names[label] == "abcdefghij"[item % 10]
+
+    def test_classes_without_items_are_left_out(self):
+        items = LabelledItems(torch.zeros(6, 1), torch.tensor([0, 0, 2, 2, 3, 3]), ("a", "b", "c", "d"))
+        splits = ImageSplits.of(items)
+        assert sorted(name for split in splits.splits for name in splits[split].class_names) == ["a", "c", "d"]
+
+    def test_real_targets_are_refused(self):
+        with pytest.raises(UserError, match="real numbers"):
+            ImageSplits.of(LabelledItems(torch.zeros(2, 1), torch.zeros(2), ()))

@@ -118,5 +118,5 @@ def variants(swept: VariantSettings) -> list[Variant]:
 
 
 def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
-    """The program and its posterior; base classes and settings are not needed."""
+    """The program and its posterior; the base classes' ``means`` and settings are not needed."""
     return GaussianClasses(), ClassMeansPosterior()
