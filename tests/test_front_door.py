@@ -233,8 +233,9 @@ def test_command_of_the_checkout_runs_by_its_second_name(tmp_path):
     assert result.stdout.startswith("usage: python -m inference.svi_vid "), result.stderr
 
 
-def test_citation_has_the_papers_of_the_readme():
-    papers = re.findall(r"^> .*? \*(.+?)\*", (ROOT / "README.md").read_text(), re.M)
+@pytest.mark.parametrize("page", ["README.md", "docs/cite.md"])
+def test_citation_has_the_papers_of_the_readme(page):
+    papers = re.findall(r"^> .*? \*(.+?)\*", (ROOT / page).read_text(), re.M)
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert [f"{reference['title']}." for reference in citation["references"]] == papers
     assert len(papers) == 3
