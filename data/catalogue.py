@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from data.errors import UserError
+from data.errors import UserError, choose
 from data.items import ImageSplits, SupervisedData
 from data.regression import load_curve
 from data.sources.folder import load_folder, load_train_test_folder
@@ -111,7 +111,7 @@ def load_from(
         UserError: an unknown name, files missing that it needs, or a ``root`` that it has no use for.
     """
     if name not in table:
-        raise UserError(f"unknown data set {name!r}: choose {', '.join(table)}")
+        raise UserError(f"unknown data set {name!r}: {choose(name, table)}")
     entry = table[name]
     if root is None and not entry.embedded:
         raise UserError(f"the data set {name!r} needs `root`: the folder or archive that holds its images")

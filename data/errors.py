@@ -1,5 +1,10 @@
 """What is said to the user: errors they can fix, and warnings about what their data allow."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Bad input whose message is one line: what is wrong and what to do about it.
@@ -10,3 +15,16 @@ class UserError(ValueError):
 
 class DataWarning(UserWarning):
     """The data allow what is asked for, but not quite as asked; commands print it as one line."""
+
+
+def closest(given: str, known: Iterable[str]) -> str | None:
+    """The ``known`` name that may have been meant; ``None`` where none is like the ``given`` one."""
+    close = difflib.get_close_matches(given.lower(), list(known))
+    return max(close, key=lambda name: name[:1] == given[:1].lower(), default=None)  # the first letter is seldom mistyped
+
+
+def choose(given: object, known: Iterable[str]) -> str:
+    """``"choose a, b, c"`` of the ``known`` names, and which of them may have been meant by the ``given`` one."""
+    names = list(map(str, known))
+    meant = closest(str(given), names)
+    return f"choose {', '.join(names)}" + (f"; did you mean {meant}?" if meant else "")

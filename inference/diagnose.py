@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from matplotlib.figure import Figure
 
@@ -20,6 +21,7 @@ from inference.meta.regression import PROBLEMS
 from inference.meta.regression_diagnosis import diagnose_regression
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
 from inference.runs.folder import RunFolder, write_json
+from inference.runs.help import Example, Group
 from inference.runs.options import Options, options_from_yaml
 from inference.runs.study import draw_all
 from inference.runs.values import PositiveInt, TwoOrMore
@@ -27,6 +29,10 @@ from inference.runs.values import PositiveInt, TwoOrMore
 DESCRIPTION = """Is the posterior right? Simulation-based calibration, regret against exact Bayes or NUTS, the amortization gap,
 PSIS k, calibration and coverage of a finished run; a table, a verdict for each posterior, pictures and a JSON file in
 RUN/diagnostics. What is not looked at by default is said, with the option that does."""
+EXAMPLES = (
+    Example("--run RUN", "all that takes little time"),
+    Example("--run RUN --nuts true --simulations 1000", "beside Hamiltonian Monte Carlo, and more closely"),
+)
 REGRESSION_TASKS, IMAGE_TASKS = 200, 100
 
 
@@ -43,6 +49,7 @@ class DiagnoseOptions(Options):
     """
 
     run: str
+    _evaluation: ClassVar[Group] = Group.EVALUATION
     tasks: TwoOrMore | None = None
     simulations: PositiveInt = 500
     nuts: bool = False
@@ -51,7 +58,7 @@ class DiagnoseOptions(Options):
 @flags_in_errors(DiagnoseOptions)
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     """Run the command; returns what was found, posterior by posterior."""
-    options = read_options(DiagnoseOptions, "diagnose", DESCRIPTION, arguments)
+    options = read_options(DiagnoseOptions, "diagnose", DESCRIPTION, arguments, examples=EXAMPLES)
     run = RunFolder.existing(options.run)
     with notes():
         findings, remarks = find(run, options)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -23,6 +23,7 @@ from inference.meta.sheet import prediction_sheet
 from inference.runs.checks import check_device, chosen_device
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
 from inference.runs.folder import RunFolder, write_atomically, write_json
+from inference.runs.help import Example, Group
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
 from inference.runs.values import Names, NonNegativeInt, PositiveInt, PositiveNumber, TwoOrMore
@@ -31,6 +32,12 @@ from models.networks.layers import embed
 
 DESCRIPTION = (
     """Classify your own images by a few labelled ones, or evaluate a finished SIB run on other data, way, shot or K."""
+)
+EXAMPLES = (
+    Example("--run RUN --support labelled --query new_images", "your own images: folders by class, and images without labels"),
+    Example("--backbone resnet18 --weights IMAGENET1K_V1 --support labelled --query new_images", "without a run"),
+    Example("--run RUN --way 20 --steps 5", "the same guide, other tasks"),
+    Example("--run RUN --root other_images --split all", "tasks of other images"),
 )
 
 
@@ -62,30 +69,36 @@ class PredictOptions(Options):
         invert: the images' ink is dark where the run's is bright.
         out: JSON file of the results, predict.json in the run folder when not given; of your own images the folder of table and
             sheet, runs/predict-<time> when not given.
-        device: auto, cpu or cuda.
+        device: where to compute; auto takes a GPU where there is one.
         progress: progress bars.
     """
 
+    _data: ClassVar[Group] = Group.DATA
     support: str | None = None
     query: Names | None = None
-    run: str | None = None
-    backbone: str | None = None
-    weights: str | None = None
-    samples: TwoOrMore = DRAWS
-    batch: PositiveInt | None = None
-    variant: str | None = None
     data: str | None = None
     root: str | None = None
     image_size: PositiveInt | None = None
     split: Literal["train", "val", "test", "all"] = "test"
     exclude: Names | None = None
+    invert: bool = False
+    _network: ClassVar[Group] = Group.NETWORK
+    backbone: str | None = None
+    weights: str | None = None
+    _tasks: ClassVar[Group] = Group.TASKS
     way: TwoOrMore = 5
     shot: PositiveInt = 1
     queries: PositiveInt = 15
     imbalance: PositiveNumber | None = None
-    steps: NonNegativeInt | None = None
     tasks: TwoOrMore = 1000
-    invert: bool = False
+    _guide: ClassVar[Group] = Group.GUIDE
+    variant: str | None = None
+    steps: NonNegativeInt | None = None
+    _evaluation: ClassVar[Group] = Group.EVALUATION
+    samples: TwoOrMore = DRAWS
+    batch: PositiveInt | None = None
+    _run: ClassVar[Group] = Group.RUN
+    run: str | None = None
     out: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     progress: bool = True
@@ -106,7 +119,7 @@ class PredictOptions(Options):
 @flags_in_errors(PredictOptions)
 def main(arguments: Sequence[str] | None = None) -> list[TaskRecord] | TaskPredictions:
     """Run the command; returns the predictions of own images, or records, one for each number of steps up to K."""
-    options = read_options(PredictOptions, "predict", DESCRIPTION, arguments)
+    options = read_options(PredictOptions, "predict", DESCRIPTION, arguments, examples=EXAMPLES)
     return evaluate_run(options) if options.support is None else classify_images(options)
 
 

@@ -15,11 +15,20 @@ from inference.bnn.options import BnnOptions
 from inference.bnn.report import BnnRecord, final_records, format_agreement, format_table, legend, outside_items, save_fits
 from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
+from inference.runs.help import Example
 from inference.runs.study import Figures, Study
 
 DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN, beside
 networks with random last layers, low-rank Gaussians, Laplace's approximation, SWAG and Hamiltonian Monte Carlo.
 Without arguments it compares them on embedded digits in about two minutes."""
+EXAMPLES = (
+    Example("", "embedded digits"),
+    Example("--data mnist --root my_data --hidden 400,400", "MNIST, in torchvision's files"),
+    Example("--algorithms vanilla,last-layer,low-rank,laplace,swag", "richer posteriors"),
+    Example(
+        "--data curve --hidden 20 --epochs 600 --batch 120 --learning-rate 0.02 --scale-speed 1", "a regression of one input"
+    ),
+)
 
 Fits = tuple[dict[Algorithm, Fit], list[BnnRecord]]
 """Algorithm -> fitted at its best β, and the records of validation."""
@@ -89,7 +98,7 @@ def outside(data: SupervisedData) -> LabelledItems | None:
 @flags_in_errors(BnnOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
-    options, run = read_command(BnnOptions, "svi_bnn", DESCRIPTION, arguments)
+    options, run = read_command(BnnOptions, "svi_bnn", DESCRIPTION, arguments, examples=EXAMPLES)
     return BnnStudy(options).run(run)
 
 

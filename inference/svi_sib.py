@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from data.catalogue import load_data
+from data.catalogue import FEW_SHOT, load_data
 from data.episodes import EpisodeSampler
+from data.errors import UserError, choose
 from data.items import ImageSplits
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
@@ -35,11 +36,18 @@ from inference.meta.stages import check_training, fit
 from inference.meta.variants import Variant
 from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
+from inference.runs.help import Example
 from inference.runs.study import Figures, Study
 from inference.runs.tensors import Features, dataset_name, load_features
 
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
 Without arguments it runs the whole job on embedded letters in about two minutes."""
+EXAMPLES = (
+    Example("", "embedded letters"),
+    Example("--data folder --root my_images --image-size 64", "images in folders by class"),
+    Example("--beta 1e-3,1e-2,0.1,1 --predictor distance,cosine", "a sweep, and its rate–distortion curve"),
+    Example("--methods sib,nearest-mean --way 20 --shot 5", "other tasks, and class means beside SIB"),
+)
 NOTES = f"* chosen on validation tasks; {UNITS}"
 SAVED_DRAWS, SAVED_TASKS, SAVED_NUMBERS = 200, 8, 2_000_000  # draws, most tasks, most class probabilities of a saved posterior
 
@@ -171,7 +179,9 @@ def of_lwof(records: Records) -> list[LwofRecord]:
 @flags_in_errors(SibOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
-    options, run = read_command(SibOptions, "svi_sib", DESCRIPTION, arguments)
+    options, run = read_command(SibOptions, "svi_sib", DESCRIPTION, arguments, examples=EXAMPLES)
+    if options.data not in (known := (*FEW_SHOT, *PROBLEMS)):
+        raise UserError(f"unknown data set {options.data!r}: {choose(options.data, known)}")
     study = RegressionStudy(options) if options.data in PROBLEMS else SibStudy(options)
     return study.run(run)
 

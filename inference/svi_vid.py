@@ -12,6 +12,7 @@ from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.tables import plural
 from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
+from inference.runs.help import Example
 from inference.runs.study import Figures, Study
 from inference.vid.draw import run_figures
 from inference.vid.fit import Fitted, check
@@ -23,7 +24,15 @@ from inference.vid.sources import Sources, choose_items
 from inference.vid.vid import VID
 
 DESCRIPTION = """Variational information distillation beside other ways to teach a student.
-Without arguments it trains a small teacher on embedded letters and compares student, KD and VID in under three minutes."""
+Without arguments it trains a small teacher on embedded letters and compares student, KD and VID in about two minutes."""
+EXAMPLES = (
+    Example("", "embedded letters"),
+    Example(
+        "--data cifar10 --root my_data --teacher wrn-40-2 --student wrn-16-1 --per-class all --labels 100 --methods kd,vid",
+        "all images, few of them with labels",
+    ),
+    Example("--methods kd,vid,kd+vid --strength 0.3,1,3", "a sum of methods, and factors that validation data choose from"),
+)
 SAVED_ITEMS = 100  # test items that a saved posterior predicts
 
 
@@ -92,7 +101,7 @@ class VidStudy(Study[VidOptions, Sources, Taught]):
 @flags_in_errors(VidOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
     """Run the command; returns the run folder."""
-    options, run = read_command(VidOptions, "svi_vid", DESCRIPTION, arguments)
+    options, run = read_command(VidOptions, "svi_vid", DESCRIPTION, arguments, examples=EXAMPLES)
     return VidStudy(options).run(run)
 
 

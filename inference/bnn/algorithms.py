@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from data.errors import UserError
+from inference.runs.help import Group
 from inference.runs.options import Options
 from inference.runs.values import (
     ClosedUnitInterval,
@@ -93,48 +94,41 @@ class FitSettings(Options):
     Args:
         posteriors: K, networks of which predictions are averaged, the same number for every algorithm but nuts, in the mixtures
             its components; when not given, 4 in the mixtures and 1 elsewhere.
+        weights: which are random: all, last (of the last layer), or names or patterns of parameters such as *.bias; the
+            others are points, shared by the K. Last-layer has its own, deterministic and nuts do without.
+        initial_scale: initial standard deviation of the weights, in the same units; small, so that the means are found before
+            the noise grows.
         bootstrap_size: n_b, items of a bootstrap sample; as many as there are training items when not given.
         rounds: T, 2 or more, how often the mixture is refreshed (once for each posterior in online); the first round is against
             what it starts from. Algorithms without a mixture have none.
-        epochs: passes of each posterior over its data, in all rounds together.
-        batch: items per step, over all processes, for each posterior.
-        learning_rate: of Adam, decayed to zero by a cosine. Weights are measured in units of their scale, 1/√fan-in at first,
-            so that it is the largest relative change per step.
-        initial_scale: initial standard deviation of the weights, in the same units; small, so that the means are found before
-            the noise grows.
-        scale_speed: learning rate of log standard deviations relative to that of the means.
-        prior_speed: learning rate of the prior's log scales relative to that of the means.
-        beta_warmup: share of the first round's epochs in which β rises to its value.
-        seed: of everything random.
-        weights: which are random: all, last (of the last layer), or names or patterns of parameters such as *.bias; the
-            others are points, shared by the K. Last-layer has its own, deterministic and nuts do without.
-        particles: draws of the weights per step.
         rank: of low-rank's and swag's covariances.
-        structure: of laplace's Hessian: full, kron or diag; full up to 2000 weights, kron beyond, when not given.
+        structure: of laplace's Hessian; full up to 2000 weights, kron beyond, when not given.
         tune_prior: whether laplace chooses the prior's precision by its evidence.
         iterates: of swag: how many it is the Gaussian of, one per epoch of SGD after the epochs of training.
         step_size: of this SGD, constant, on the loss per item; in the units of learning_rate.
         chains: of nuts, side by side.
         warmup: steps of each chain that are thrown away.
         draws: steps of each chain that are kept.
+        epochs: passes of each posterior over its data, in all rounds together.
+        batch: items per step, over all processes, for each posterior.
+        learning_rate: of Adam, decayed to zero by a cosine. Weights are measured in units of their scale, 1/√fan-in at first,
+            so that it is the largest relative change per step.
+        scale_speed: learning rate of log standard deviations relative to that of the means.
+        prior_speed: learning rate of the prior's log scales relative to that of the means.
+        beta_warmup: share of the first round's epochs in which β rises to its value.
+        particles: draws of the weights per step.
+        seed: of everything random.
 
     Raises:
         UserError: a number out of its range.
     """
 
+    _algorithms: ClassVar[Group] = Group.ALGORITHMS
     posteriors: PositiveInt | None = None
+    weights: Names = Names(("all",))
+    initial_scale: PositiveNumber = 0.1
     bootstrap_size: PositiveInt | None = None
     rounds: PositiveInt = 3
-    epochs: PositiveInt = 12
-    batch: PositiveInt = 100
-    learning_rate: PositiveNumber = 0.05
-    initial_scale: PositiveNumber = 0.1
-    scale_speed: PositiveNumber = 2.0
-    prior_speed: PositiveNumber = 1.0
-    beta_warmup: ClosedUnitInterval = 0.3
-    seed: NonNegativeInt = 0
-    weights: Names = Names(("all",))
-    particles: PositiveInt = 1
     rank: PositiveInt = 10
     structure: Literal["full", "kron", "diag"] | None = None
     tune_prior: bool = False
@@ -143,6 +137,16 @@ class FitSettings(Options):
     chains: TwoOrMore = 16
     warmup: PositiveInt = 50
     draws: FourOrMore = 120
+    _training: ClassVar[Group] = Group.TRAINING
+    epochs: PositiveInt = 12
+    batch: PositiveInt = 100
+    learning_rate: PositiveNumber = 0.05
+    scale_speed: PositiveNumber = 2.0
+    prior_speed: PositiveNumber = 1.0
+    beta_warmup: ClosedUnitInterval = 0.3
+    particles: PositiveInt = 1
+    _run: ClassVar[Group] = Group.RUN
+    seed: NonNegativeInt = 0
 
     def plan(self, algorithm: Algorithm) -> Plan:
         """The algorithm's order of training.

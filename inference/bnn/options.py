@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.checks import choose_prior
+from inference.runs.help import Group
 from inference.runs.options import RunOptions
 from inference.runs.values import (
     Choices,
@@ -40,40 +42,44 @@ class BnnOptions(FitSettings, RunOptions):
     """Everything that defines a run.
 
     Args:
-        data: data set: glyphs, mnist, fashion-mnist, cifar10, cifar100, folder (images), curve (regression).
+        data: data set: glyphs (digits), letters, mnist, fashion-mnist, cifar10, cifar100, folder (images); curve (regression).
         train_size: training items to use, chosen by the seed; all when not given.
         network: mlp, lenet or a torchvision.models name.
-        hidden: widths of mlp, separated by commas.
-        likelihood: categorical, gaussian, bernoulli or poisson; chosen by the targets when not given.
+        hidden: widths of mlp.
+        likelihood: of the targets; chosen by them when not given.
         noise: known standard deviation of gaussian targets; learned when not given.
-        algorithms: separated by commas: vanilla, fixed-prior, beta-bnn, online, deterministic; last-layer, low-rank, laplace
-            (needs laplace-torch), swag and nuts (small networks, known noise).
-        beta: weight of the rate; several, separated by commas, are a sweep of which validation data choose one per algorithm.
-        validation: fraction of the training data that chooses β; the chosen one is trained again on all.
-        prior: of vanilla, last-layer, low-rank, laplace, swag and nuts: gaussian, laplace, scale-mixture or spike-and-slab.
+        algorithms: vanilla, fixed-prior, beta-bnn, online, deterministic; last-layer, low-rank, laplace (needs laplace-torch),
+            swag and nuts (small networks, known noise).
+        beta: β, the weight of the rate; several are a sweep, of which validation data choose one per algorithm.
+        prior: of vanilla, last-layer, low-rank, laplace, swag and nuts.
         prior_scales: of the same algorithms' prior, and of the Gaussian that the mixtures start from: layer or input (learned,
             one for each parameter tensor or input unit of a posterior), fan-in (1/√fan-in) or fixed. When not given layer,
             but fixed with a prior_scale or beside laplace, swag or nuts, which cannot learn them.
         prior_scale: of the same priors: the scale, in units of 1/√fan-in unless prior_scales is fixed; 1 when not given.
         posteriors: K, networks of which predictions are averaged, the same number for every algorithm but nuts; in the mixtures
             its components.
+        validation: fraction of the training data that chooses β; the chosen one is trained again on all.
         samples: draws of the posterior predictive.
     """
 
+    _data: ClassVar[Group] = Group.DATA
     train_size: TwoOrMore | None = None
+    _network: ClassVar[Group] = Group.NETWORK
     network: str = "mlp"
     hidden: Widths = Widths((100,))
     likelihood: LikelihoodName | None = None
     noise: PositiveNumber | None = None
+    _guide: ClassVar[Group] = Group.GUIDE
     algorithms: Algorithms = Algorithms(
         (Algorithm.DETERMINISTIC, Algorithm.VANILLA, Algorithm.FIXED, Algorithm.BETA_BNN, Algorithm.ONLINE)
     )
     beta: Sweep = Sweep((0.01, 0.1))
-    validation: OpenUnitInterval = 0.2
     prior: PriorName = PriorName.GAUSSIAN
     prior_scales: PriorScales | None = None
     prior_scale: PositiveNumber | None = None
     posteriors: PositiveInt = 3
+    _evaluation: ClassVar[Group] = Group.EVALUATION
+    validation: OpenUnitInterval = 0.2
     samples: PositiveInt = 40
 
     def check(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data.episodes import TaskSpec
 from data.errors import UserError
 from inference.meta.methods import METHODS
+from inference.runs.help import Group
 from inference.runs.options import RunOptions
 from inference.runs.values import (
     Choices,
@@ -56,31 +57,32 @@ class SibOptions(RunOptions):
     """Everything that defines a run.
 
     Args:
-        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images), linear, network, sinusoids (regression).
-        root: folder or zip archive of the images.
+        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); linear, network, sinusoids (regression).
         image_size: height and width in pixels; the data set's usual size when not given.
-        backbone: feature network: conv4-64, conv4-128, wrn-28-10 or a torchvision.models name.
-        epochs: pre-training epochs.
-        weights: safetensors file of a feature network to start from; with epochs 0 it is used as it is.
         features: feature file to start from instead of images.
-        holdout: images of each base class kept out of pre-training (needed by the lwof protocol).
+        holdout: images of each base class kept out of pre-training; the lwof protocol needs them.
+        backbone: feature network: conv4-64, conv4-128, wrn-28-10 or a torchvision.models name.
+        weights: safetensors file of a feature network to start from; with epochs 0 it is used as it is.
+        epochs: of pre-training the feature network.
         way: classes per task.
         shot: support images per class.
         queries: query images per class.
         mixed: train on balanced tasks and on tasks with query proportions ~ Dirichlet(2), half and half, as far as the classes
             have images for it; false trains on balanced tasks alone.
         imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) alone.
-        methods: separated by commas: sib, and to stand beside it nearest-mean.
-        steps: K, synthetic gradient steps.
-        beta: weight of the rate; several, separated by commas, are a sweep of which validation tasks choose one.
-        predictor: distance, cosine or linear; several, separated by commas, are a sweep too.
-        posterior: gaussian or delta.
-        gradient: gradient network: equivariant (any way), mlp (the paper's), exact (a reference that sees query labels). In
-            regression the equivariant one and the exact one take their steps on the support.
-        initialisation: support (class means; ridge regression), learned (data-independent) or queries (for zero-shot).
-        prior: gaussian, mixture (one component per base class) or hierarchical (a posterior on its parameters too).
+        methods: sib, and to stand beside it nearest-mean.
+        predictor: how features become class probabilities: distance, cosine or linear; several are a sweep too.
+        posterior: of a task's weights: Gaussian, or a point as in the original release.
+        prior: of a task's weights: gaussian, mixture (one component per base class) or hierarchical (a posterior on its
+            parameters too).
+        beta: β, the weight of the rate; several are a sweep, of which validation tasks choose one.
         rank: discriminant directions of the base classes that features are moved into; 0 only normalises them. When not given:
             32 (or fewer, where there are few base classes) for distance and linear, 0 for cosine.
+        initialisation: of the task's weights: support (class means; ridge regression), learned (data-independent) or queries
+            (for zero-shot).
+        gradient: network of the synthetic gradient: equivariant (any way), mlp (the paper's), exact (a reference that sees
+            query labels). In regression equivariant and exact take their steps on the support.
+        steps: K, synthetic gradient steps.
         inner_lr: step size of the synthetic gradient; in units of the prior where whiten is on.
         learn_inner_lr: learn one inner step size per step.
         whiten: descend in units of the prior.
@@ -88,48 +90,50 @@ class SibOptions(RunOptions):
         tasks: meta-training tasks.
         batch: tasks per training step, over all processes.
         learning_rate: outer step size.
-        patience: stop after this many validations without a better objective; 0 never stops early.
         validations: how often validation tasks are scored during training.
         validation_tasks: how many are scored each time, and decide which steps are kept.
-        protocols: test protocols, separated by commas: standard, imbalanced, lwof.
+        patience: stop after this many validations without a better objective; 0 never stops early.
+        protocols: test protocols: standard, imbalanced, lwof (new classes beside the base classes).
         test_tasks: tasks per test.
-        seed: of everything random.
-        device: auto, cpu or cuda.
-        devices: processes to train with; they share each batch.
-        precision: Lightning's, such as 32-true or bf16-mixed; used in pre-training.
+        precision: of numbers in pre-training, as Lightning names it.
         out: run folder; runs/svi_sib-<time> when not given.
-        progress: progress bars.
     """
 
-    backbone: str = "conv4-64"
-    epochs: NonNegativeInt = 8
-    weights: str | None = None
+    _data: ClassVar[Group] = Group.DATA
     features: str | None = None
     holdout: NonNegativeInt = 0
+    _network: ClassVar[Group] = Group.NETWORK
+    backbone: str = "conv4-64"
+    weights: str | None = None
+    epochs: NonNegativeInt = 8
+    _tasks: ClassVar[Group] = Group.TASKS
     way: TwoOrMore = 5
     shot: PositiveInt = 1
     queries: PositiveInt = 15
     mixed: bool = True
     imbalance: PositiveNumber | None = None
+    _guide: ClassVar[Group] = Group.GUIDE
     methods: MethodNames = MethodNames(("sib",))
-    steps: NonNegativeInt = 3
-    beta: Sweep = Sweep((0.1, 1.0))
     predictor: Predictors = Predictors(("distance",))
     posterior: Literal["gaussian", "delta"] = "gaussian"
-    gradient: Literal["equivariant", "mlp", "exact"] = "equivariant"
-    initialisation: Literal["support", "learned", "queries"] = "support"
     prior: Literal["gaussian", "mixture", "hierarchical"] = "gaussian"
+    beta: Sweep = Sweep((0.1, 1.0))
     rank: NonNegativeInt | None = None
+    initialisation: Literal["support", "learned", "queries"] = "support"
+    gradient: Literal["equivariant", "mlp", "exact"] = "equivariant"
+    steps: NonNegativeInt = 3
     inner_lr: PositiveNumber = 0.2
     learn_inner_lr: bool = True
     whiten: bool = True
     inner_samples: NonNegativeInt = 0
+    _training: ClassVar[Group] = Group.TRAINING
     tasks: PositiveInt = 16000
     batch: PositiveInt = 16
     learning_rate: PositiveNumber = 5e-3
-    patience: NonNegativeInt = 0
     validations: PositiveInt = 10
     validation_tasks: TwoOrMore = 300
+    patience: NonNegativeInt = 0
+    _evaluation: ClassVar[Group] = Group.EVALUATION
     protocols: Protocols = Protocols((Protocol.STANDARD, Protocol.IMBALANCED))
     test_tasks: TwoOrMore = 1000
 

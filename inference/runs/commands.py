@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -19,12 +20,12 @@ import yaml
 
 from data.errors import DataWarning, UserError
 from inference.runs.folder import RunFolder, write_json
+from inference.runs.help import Example, format_help
 from inference.runs.options import (
     Kind,
     Options,
     as_flags,
     check_names,
-    named_values,
     options_from_yaml,
     options_to_yaml,
     refuse_value,
@@ -122,14 +123,29 @@ class OptionParser(jsonargparse.ArgumentParser):
     Args:
         options: a dataclass of options.
         command: the module below ``inference`` that is run.
-        description: for ``--help``.
+        description, examples: for ``--help``.
     """
 
-    def __init__(self, options: type[Options], command: str, description: str | None) -> None:
-        super().__init__(prog=program(command), description=description, default_env=False, allow_abbrev=False)
-        self.options, self.words = options, list[str]()
-        self.add_argument("--config", action="config", help="YAML file of options; flags override it")
+    def __init__(self, options: type[Options], command: str, description: str, examples: Sequence[Example] = ()) -> None:
+        super().__init__(
+            prog=program(command), description=description, default_env=False, allow_abbrev=False, print_config=None
+        )
+        self.options, self.examples, self.words, self.flags = options, examples, list[str](), list[str]()
+        self.extra = {"--config FILE": "YAML file of options; flags override it"}
+        self.add_argument("--config", action="config")
         self.add_class_arguments(options)
+        self.add_flag("--print_config", "print all options as such a file, and do nothing else", action="store_true")
+
+    def add_flag(self, flag: str, meaning: str, metavar: str = "", **settings: Any) -> None:
+        """An option without a field.
+
+        Args:
+            flag, metavar, meaning: what stands in ``--help``.
+            settings: of ``add_argument``.
+        """
+        self.flags.append(flag.lstrip("-"))
+        self.extra[f"{flag.replace('_', '-')} {metavar}".strip()] = meaning
+        self.add_argument(flag, **settings)
 
     def parse_args(self, args=None, *rest, **settings):
         """As jsonargparse does, dashes in option names being as good as underscores."""
@@ -143,19 +159,23 @@ class OptionParser(jsonargparse.ArgumentParser):
             UserError: always.
         """
         if unknown := re.search(r"unrecognized arguments: --(\w+)|[Oo]ption '(\w+)' is not accepted", message):
-            check_names(self.options, [unknown[1] or unknown[2]])
+            check_names(self.options, [unknown[1] or unknown[2]], ("config", "help", *self.flags))
         if missing := re.search(r"arguments are required: (\w+)", message):
             raise UserError(f"`{missing[1]}` must be given")
         refuse_value(self.options, message, self.given())
 
     def format_help(self, *formatter: Any, **named: Any) -> str:
-        """Flags with dashes, names as they are typed, types without Python's brackets."""
-        text = re.sub(r"--\w+", lambda flag: flag[0].replace("_", "-"), super().format_help(*formatter, **named))
-        text = re.sub(r"<class\s+'(\w+)'>", r"\1", text)
-        for kind in named_values(self.options):  # jsonargparse shows GAUSSIAN, and takes gaussian
-            for member in kind:
-                text = re.sub(rf"(?<=[{{,\s]){member.name}(?=[}},)\s])", member.value, text)
-        return text
+        """See :func:`~inference.runs.help.format_help`."""
+        return format_help(self.options, self.prog, self.description or "", self.examples, self.extra)
+
+    def read(self, arguments: Sequence[str] | None) -> dict[str, Any]:
+        """What every option and flag was set to. Where ``--print-config`` is among them, the program ends here."""
+        values = {name: value for name, value in vars(self.parse_args(arguments)).items() if name != "config"}
+        if values.pop("print_config"):
+            own = {field.name: values[field.name] for field in fields(self.options)}
+            print(options_to_yaml(self.options(**own)), end="")
+            sys.exit(0)
+        return values
 
     def given(self) -> dict[str, Any]:
         """What was given for each option, as text, or as YAML has it."""
@@ -178,31 +198,42 @@ def underscored(word: str) -> str:
     return "--" + flag[2:].replace("-", "_") + equals + value
 
 
-def read_options(options: type[Kind], command: str, description: str | None, arguments: Sequence[str] | None) -> Kind:
-    """Options of the command line; ``description`` is the text of its ``--help``.
+def read_options(
+    options: type[Kind],
+    command: str,
+    description: str,
+    arguments: Sequence[str] | None,
+    *,
+    examples: Sequence[Example] = (),
+) -> Kind:
+    """Options of the command line; ``description`` and ``examples`` are the text of its ``--help``.
 
     Raises:
         UserError: bad options.
     """
-    values = vars(OptionParser(options, command, description).parse_args(arguments))
-    return options(**{name: value for name, value in values.items() if name != "config"})
+    return options(**OptionParser(options, command, description, examples).read(arguments))
 
 
 def read_command(
-    options: type[Kind], command: str, description: str, arguments: Sequence[str] | None
+    options: type[Kind],
+    command: str,
+    description: str,
+    arguments: Sequence[str] | None,
+    *,
+    examples: Sequence[Example] = (),
 ) -> tuple[Kind, RunFolder | None]:
     """Options of the command line, or with ``--resume`` a run folder and its own options;
-    ``description`` is the text of its ``--help``.
+    ``description`` and ``examples`` are the text of its ``--help``.
 
     Raises:
         UserError: bad options, or no run folder.
     """
-    parser = OptionParser(options, command, description)
-    parser.add_argument("--resume", type=str | None, default=None, help="run folder to continue; other options are its own")
-    values = vars(parser.parse_args(arguments))
-    if values["resume"] is None:
-        return options(**{name: value for name, value in values.items() if name not in ("config", "resume")}), None
-    run = RunFolder.existing(values["resume"])
+    parser = OptionParser(options, command, description, examples)
+    parser.add_flag("--resume", "run folder to continue; other options are its own", "RUN", type=str | None, default=None)
+    values = parser.read(arguments)
+    if (resumed := values.pop("resume")) is None:
+        return options(**values), None
+    run = RunFolder.existing(resumed)
     return options_from_yaml(options, run.config.read_text(), run.config), run
 
 

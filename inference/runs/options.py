@@ -6,20 +6,20 @@ there, ``--image-size 8`` (see :func:`as_flags`).
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import torch
 import yaml
 
-from data.errors import UserError
+from data.errors import UserError, choose, closest
+from inference.runs.help import Group
 from inference.runs.training import Loop
 from inference.runs.values import NonNegativeInt, PositiveInt, PositiveNumber, Several, plain
 
@@ -67,18 +67,21 @@ class RunOptions(Options):
         batch: items per training step, over all processes.
         learning_rate: step size of the optimiser.
         seed: of everything random.
-        device: auto, cpu or cuda.
+        device: where to compute; auto takes a GPU where there is one.
         devices: processes to train with; they share each batch.
-        precision: Lightning's, such as 32-true or bf16-mixed.
+        precision: of numbers, as Lightning names it.
         out: run folder; runs/<command>-<time> when not given.
         progress: progress bars.
     """
 
+    _data: ClassVar[Group] = Group.DATA
     data: str = "glyphs"
     root: str | None = None
     image_size: PositiveInt | None = None
+    _training: ClassVar[Group] = Group.TRAINING
     batch: PositiveInt = 64
     learning_rate: PositiveNumber = 1e-3
+    _run: ClassVar[Group] = Group.RUN
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: PositiveInt = 1
@@ -136,17 +139,22 @@ def settle(value: Any, hint: Any) -> Any:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def check_names(options: type[Options], given: Iterable[str]) -> None:
-    """Refuse ``given`` names that are no options.
+def check_names(options: type[Options], given: Iterable[str], beside: Iterable[str] = ()) -> None:
+    """Refuse names that are no options.
+
+    Args:
+        options: known by their fields.
+        given: the names.
+        beside: names that are known too.
 
     Raises:
         UserError: one line, with the name that may have been meant.
     """
     known = {field.name for field in fields(options)} if options.__dict__.get("__dataclass_fields__") else set()
+    known.update(beside)
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known)  # the first letter is seldom mistyped
-            meant = max(close, key=lambda known_name: known_name[:1] == name[:1], default=None)
+            meant = closest(name, known)
             raise UserError(f"no option `{name}`" + (f": did you mean `{meant}`?" if meant else ""))
 
 
@@ -162,19 +170,20 @@ def refuse_value(options: type[Options], message: str, given: Mapping[str, Any])
     name = found[1]
     named = f"`{name}={given[name]}`" if name in given else f"`{name}`"
     own = re.search(r"Not of type \w+: (.*)", message)
-    wanted = describe_type(get_type_hints(options).get(name))
+    wanted = describe_type(get_type_hints(options).get(name), given.get(name, ""))
     rest = message[message.index(found[0]) + len(found[0]) + 1 :]
     raise UserError(f"{named}: {wanted or (own[1] if own else ' '.join(rest.split()))}")
 
 
-def describe_type(hint: Any) -> str | None:
-    """What a value of type ``hint`` must be, in words; ``None`` for types that say it themselves."""
+def describe_type(hint: Any, given: object) -> str | None:
+    """What a value of type ``hint`` must be, in words, with what may have been meant by the ``given`` one; ``None`` for types
+    that say it themselves."""
     if get_origin(hint) in (Union, types.UnionType):
-        return describe_type(next(part for part in get_args(hint) if part is not type(None)))
+        return describe_type(next(part for part in get_args(hint) if part is not type(None)), given)
     if get_origin(hint) is Literal:
-        return f"choose {', '.join(get_args(hint))}"
+        return choose(given, get_args(hint))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return f"choose {', '.join(hint)}"
+        return choose(given, hint)
     if hint is bool:
         return "must be true or false"
     limits = getattr(hint, "_restrictions", None)
@@ -185,15 +194,9 @@ def describe_type(hint: Any) -> str | None:
     return f"must be a {'whole ' if issubclass(hint, int) else ''}number, {' and '.join(bounds)}"
 
 
-def named_values(options: type[Options]) -> list[type[StrEnum]]:
-    """The types of options whose values are names."""
-    kinds = [part for hint in get_type_hints(options).values() for part in (hint, *get_args(hint))]
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, StrEnum)]
-
-
 def as_flags(message: str, options: type[Options]) -> str:
     """The message with options written as flags: ``--image-size 8`` for ```image_size=8```."""
-    known = {field.name for field in fields(options)} | {"config", "resume"}
+    known = {field.name for field in fields(options)} | {"config", "resume", "print_config"}
 
     def flag(found: re.Match) -> str:
         name, equals, value = found[1].partition("=")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from jsonargparse.typing import register_type, restricted_number_type
 
+from data.errors import choose
+
 T = TypeVar("T")
 
 if TYPE_CHECKING:  # what a checked value is
@@ -41,6 +43,8 @@ class Several(tuple[T, ...]):
 
     ascending: ClassVar[bool] = False
     """Whether the values are sorted and each is kept once."""
+    metavar: ClassVar[str] = "NAME,…"
+    """What stands for them in ``--help``."""
 
     def __init_subclass__(cls) -> None:
         register_type(cls, str, cls.read)
@@ -87,7 +91,7 @@ class Several(tuple[T, ...]):
 class Sweep(Several[float]):
     """Finite numbers, 0 or more, ascending; several are tried, and validation data choose one."""
 
-    ascending = True
+    ascending, metavar = True, "X,…"
 
     @staticmethod
     def show(value: float) -> str:
@@ -113,6 +117,8 @@ class Sweep(Several[float]):
 class Widths(Several[int]):
     """Positive whole numbers in the order given; equal ones are all kept."""
 
+    metavar = "N,…"
+
     @classmethod
     def read(cls, given: Any) -> Self:
         parts = given.strip("[]() ").split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
@@ -122,7 +128,7 @@ class Widths(Several[int]):
 class Counts(Several[int | None]):
     """Positive whole numbers, or all (``None``), ascending."""
 
-    ascending = True
+    ascending, metavar = True, "N,…"
 
     @classmethod
     def item(cls, part: Any) -> int | None:
@@ -177,7 +183,7 @@ def read_choice(part: Any, known: Any) -> Any:
     """
     names = list(known)
     if part not in names:
-        raise ValueError(f"{part} is unknown: choose {', '.join(map(str, names))}")
+        raise ValueError(f"{part} is unknown: {choose(part, names)}")
     return names[names.index(part)]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from data.errors import UserError
+from data.errors import UserError, choose
 from models.distillation.losses import Transfer
 from models.distillation.model import Pair
 from models.networks.layers import layer_outputs
@@ -79,7 +79,8 @@ class Method:
             elif name in KINDS:
                 terms.append((read_coefficient(coefficient) if times else 1.0, name))
             else:
-                raise UserError(f"unknown method {part.strip()!r}: choose {', '.join((*PLAIN, *KINDS))}, or sums")
+                known = (*PLAIN, *KINDS, "or sums such as kd+vid")
+                raise UserError(f"unknown method {part.strip()!r}: {choose(name, known)}")
         if "fitnet-stages" in flags:
             terms.insert(0, (1.0, "kd"))
         return cls(tuple(terms), "finetuned" in flags, "fitnet-stages" in flags)

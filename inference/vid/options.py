@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from data.errors import UserError
+from inference.runs.help import Group
 from inference.runs.options import RunOptions
 from inference.runs.values import (
     Counts,
@@ -66,6 +67,8 @@ class Methods(Several[NamedMethod]):
 class LayerPairs(Several[tuple[str, str]]):
     """Pairs ``teacher_layer:student_layer``."""
 
+    metavar = "T:S,…"
+
     @classmethod
     def item(cls, part: Any) -> tuple[str, str]:
         """``teacher_layer:student_layer``.
@@ -89,62 +92,61 @@ class VidOptions(RunOptions):
     """Everything that defines a run.
 
     Args:
-        data: the students' data set: glyphs, letters, mnist, fashion-mnist, cifar10, cifar100 or folder.
-        root: folder or zip archive of the images.
+        data: data set of the students: glyphs (digits), letters, mnist, fashion-mnist, cifar10, cifar100 or folder.
         image_size: height and width in pixels; the data set's own when not given.
+        per_class: N, images per class of the students; several are tried one after another; all is allowed.
+        labels: N_ℓ, how many of them have labels; several are tried too; all of them when not given.
         teacher_data: the teacher's data set, where it is another one.
         teacher_root: its folder or archive.
-        teacher: network: mlp, mlp-h, lenet, conv4-64, wrn-d-k, vgg9 or a torchvision.models name.
+        teacher: its network: mlp, mlp-h, lenet, conv4-64, wrn-d-k, vgg9 or a torchvision.models name.
         teacher_weights: a trained teacher: a file (.safetensors from a run's checkpoints or the cache, or a torchvision state
             dict) or the name of torchvision's weights, such as IMAGENET1K_V1; trained on the teacher's data when not given.
-        student: network, as for the teacher.
+        student: the students' network, as for the teacher.
         student_weights: weights the finetuned student starts from, as for the teacher; trained when not given.
-        epochs: of the teacher over its data.
+        pairs: layers to compare, teacher:student; found by themselves when not given.
+        methods: student, finetuned, kd, lwf, fitnet, fitnet-stages, at, nst, vid, vid-logits, and sums such as kd+vid or
+            0.5*kd+2*vid.
+        strength: factor on every λ; several are a sweep, of which validation data choose one per method.
+        validation: fraction of a student's labelled images that chooses the strength; the chosen one is trained again on all.
+        heteroscedastic: let the decoders' σ depend on the student's features too.
+        temperature: of KD (4 when not given) and LwF (2 when not given).
         updates: optimiser steps of a student, whatever its number of images.
+        epochs: of the teacher over its data.
         batch: images per step, over all processes.
         learning_rate: of AdamW, with one cycle.
         weight_decay: of AdamW.
         augment: random crops and small warps; mirror images of photographs.
-        methods: separated by commas: student, finetuned, kd, lwf, fitnet, fitnet-stages, at, nst, vid, vid-logits, and sums
-            such as kd+vid or 0.5*kd+2*vid.
-        strength: factor on every λ; several, separated by commas, are a sweep of which validation data choose one per method.
-        validation: fraction of a student's labelled images that chooses the strength; the chosen one is trained again on all.
-        pairs: layers to compare, as teacher:student,...; found by themselves when not given.
-        heteroscedastic: let the decoders' σ depend on the student's features too.
-        temperature: of KD (4 when not given) and LwF (2 when not given).
-        per_class: N, images per class of the students; several, separated by commas; all is allowed.
-        labels: N_ℓ, how many of them have labels; several, separated by commas; all of them when not given.
         runs: students of each method and size, each on images of its own choice.
-        seed: of everything random.
-        device: auto, cpu or cuda.
-        devices: processes to train with; they share each batch.
-        precision: Lightning's, such as 32-true or bf16-mixed.
         cache: where trained teachers are kept and found again.
         out: run folder; runs/svi_vid-<time> when not given.
-        progress: progress bars.
     """
 
+    _data: ClassVar[Group] = Group.DATA
     data: str = "letters"
+    per_class: Counts = Counts((5, 20))
+    labels: Counts | None = None
     teacher_data: str | None = None
     teacher_root: str | None = None
+    _network: ClassVar[Group] = Group.NETWORK
     teacher: str = "conv4-32"
     teacher_weights: str | None = None
     student: str = "conv4-16"
     student_weights: str | None = None
-    epochs: PositiveInt = 10
+    pairs: LayerPairs | None = None
+    _method: ClassVar[Group] = Group.METHOD
+    methods: Methods = Methods.read("student,kd,vid")
+    strength: Sweep = Sweep((1.0,))
+    validation: OpenUnitInterval = 0.2
+    heteroscedastic: bool = False
+    temperature: PositiveNumber | None = None
+    _training: ClassVar[Group] = Group.TRAINING
     updates: PositiveInt = 400
+    epochs: PositiveInt = 10
     batch: TwoOrMore = 64
     learning_rate: PositiveNumber = 5e-3
     weight_decay: NonNegativeNumber = 0.05
     augment: bool = True
-    methods: Methods = Methods.read("student,kd,vid")
-    strength: Sweep = Sweep((1.0,))
-    validation: OpenUnitInterval = 0.2
-    pairs: LayerPairs | None = None
-    heteroscedastic: bool = False
-    temperature: PositiveNumber | None = None
-    per_class: Counts = Counts((5, 20))
-    labels: Counts | None = None
+    _run: ClassVar[Group] = Group.RUN
     runs: PositiveInt = 3
     cache: str = "runs/teachers"
 

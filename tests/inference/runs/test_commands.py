@@ -35,6 +35,10 @@ def test_dashes_or_underscores_and_several_values():
         (["--inner-lr", "0"], "--inner-lr 0: must be a number, above 0"),
         (["--beta", "0.1,lots"], "--beta 0.1,lots: lots is not a finite number, 0 or more"),
         (["--gradient", "magic"], "--gradient magic: choose equivariant, mlp, exact"),
+        (["--gradient", "Equivarient"], "--gradient Equivarient: choose equivariant, mlp, exact; did you mean equivariant?"),
+        (["--predictor", "distance,cosin"], "cosin is unknown: choose cosine, distance, linear; did you mean cosine?"),
+        (["--protocols", "imbalance"], "choose standard, imbalanced, lwof; did you mean imbalanced?"),
+        (["--resme", "x"], "no option --resme: did you mean --resume?"),
         (["--image-sise", "8"], "no option --image-sise: did you mean --image-size?"),
         (["--wa", "8"], "no option --wa: did you mean --way?"),
         (["--bata", "1"], "no option --bata: did you mean --beta?"),
@@ -90,23 +94,13 @@ def test_resume_reads_the_options_of_the_folder(tmp_path):
     assert run.path == tmp_path
 
 
-@pytest.mark.parametrize("options", [SibOptions, BnnOptions, VidOptions])
-def test_help_lists_every_option(options, capsys):
-    with pytest.raises(SystemExit):
-        OptionParser(options, "svi_x", "What it does.").parse_args(["--help"])
-    shown = capsys.readouterr().out
-    for name in options.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')} " in shown, name
-    assert "<class" not in shown
-
-
-def test_help_shows_names_as_they_are_typed(capsys):
-    with pytest.raises(SystemExit):
-        OptionParser(BnnOptions, "svi_x", "What it does.").parse_args(["--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "--likelihood {categorical,gaussian,bernoulli,poisson,null}" in shown
-    assert "--prior {gaussian,laplace,scale-mixture,spike-and-slab}" in shown
-    assert "default: gaussian)" in shown
+def test_options_are_printed_as_a_file_that_is_read_back(capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        read("--likelihood", "poisson", "--prior", "scale-mixture", "--print-config", options=BnnOptions)
+    assert ended.value.code == 0
+    (file := tmp_path / "options.yaml").write_text(capsys.readouterr().out)
+    assert "prior: scale-mixture" in file.read_text()
+    assert read("--config", str(file), options=BnnOptions) == BnnOptions(likelihood="poisson", prior="scale-mixture")
 
 
 def test_a_missing_option_is_one_line():

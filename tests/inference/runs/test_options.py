@@ -1,7 +1,7 @@
 """Options are declared, typed and checked once: the same for the command line, YAML files and Python."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -129,5 +129,5 @@ def test_damaged_configuration(text, message):
 def test_every_option_is_documented(options):
     """Where it is declared, or where what it means there is said."""
     documented = "".join(kind.__doc__ or "" for kind in options.__mro__)
-    for name in options.__dataclass_fields__:
+    for name in (field.name for field in fields(options)):
         assert f"        {name}: " in documented, name
