@@ -75,9 +75,9 @@ class BnnStudy(Study[BnnOptions, SupervisedData, Fits]):
         save_fits(fitted[0], self.train(data), data, run, seed=self.options.seed)
 
     def figures(self, data: SupervisedData, fitted: Fits, records: Sequence[BnnRecord], run: RunFolder) -> Figures:
-        options, (networks, sweep) = self.options, fitted
+        options, networks = self.options, fitted[0]
         shown = {"train": self.train(data), "samples": options.samples, "seed": options.seed}
-        return figures(networks, data, outside(data), sweep, run, **shown)  # type: ignore[arg-type]
+        return figures(networks, data, outside(data), records, run, **shown)  # type: ignore[arg-type]
 
     def report(self, data: SupervisedData, records: Sequence[BnnRecord]) -> str:
         tested = [record for record in records if record["split"] == "test"]

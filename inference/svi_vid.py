@@ -90,7 +90,8 @@ class VidStudy(Study[VidOptions, Sources, Taught]):
         save_posteriors(made, list(made)[-1], run)
 
     def figures(self, data: Sources, fitted: Taught, records: Sequence[VidRecord], run: RunFolder) -> Figures:
-        return run_figures(fitted.students, data.target.test, records, run, seed=self.options.seed)
+        about = f"{self.options.data}, {self.options.teacher} teaches {self.options.student}"
+        return run_figures(fitted.students, data.target.test, records, run, seed=self.options.seed, about=about)
 
     def report(self, data: Sources, records: Sequence[VidRecord]) -> str:
         options = self.options

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from data.regression import curve
 from inference.bnn.comparison import DATA_WIDTHS, chains_of
-from inference.bnn.plots import colour
+from inference.bnn.plots import style
 from inference.bnn.posterior import NetworkPosterior
-from inference.evaluation.figures import STYLE
+from inference.evaluation.style import STYLE, headline
 
 NEAR = 0.25  # widths of the data beside them in the upper row
 WIDEST = 10.5  # inches: text in a wider picture is too small on a page
@@ -48,24 +48,25 @@ def band(posterior: NetworkPosterior, grid: Tensor) -> Band:
     return Band(observation.mean.cpu(), observation.variance.mean(0).cpu())
 
 
-def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor) -> Figure:
+def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor, *, about: str = "") -> Figure:
     """One column per algorithm, near the data and up to two of their widths away: draws of the function, bands of ±2 standard
     deviations, and in every panel the edges of NUTS's band, where it is among them.
 
     Args:
         named: algorithm -> posterior.
         x, y: training data, ``[n, 1]`` and ``[n]``.
+        about: the run, for the title.
     """
     low, high = float(x.min()), float(x.max())
     reference = chains_of(named)
     with plt.rc_context(STYLE):
-        size = (min(2.4 * len(named), WIDEST) + 0.5, 5.8)
+        size = (min(2.4 * len(named), WIDEST) + 0.5, 6.3)
         figure, axes = plt.subplots(2, len(named), figsize=size, sharey="row", layout="constrained", squeeze=False)
         for row, widths in zip(axes, (NEAR, DATA_WIDTHS), strict=True):
             grid = torch.linspace(low - widths * (high - low), high + widths * (high - low), 240)
             known = None if reference is None else band(reference, grid)
             for axis, (name, posterior) in zip(row, named.items(), strict=True):
-                draw_band(axis, grid, band(posterior, grid), colour(name))
+                draw_band(axis, grid, band(posterior, grid), style(name).colour)
                 if known is not None:
                     for edge in known.edges(noise=True):
                         axis.plot(grid, edge, color="black", lw=1.1, ls=(0, (5, 2)))
@@ -76,7 +77,8 @@ def regression_bands(named: Mapping[str, NetworkPosterior], x: Tensor, y: Tensor
             axis.set_title(name, fontsize=10)
         for axis in axes[1]:
             axis.set_xlabel("x")
-        figure.legend(handles=key(reference is not None), fontsize=8, ncols=3, loc="outside lower center")
+        headline(figure, "Which functions do the posteriors hold possible, near the data and far from them?", about)
+        figure.legend(handles=key(reference is not None), ncols=3, loc="outside lower center")
     return figure
 
 

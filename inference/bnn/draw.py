@@ -23,7 +23,7 @@ def figures(
     fitted: Mapping[Algorithm, Fit],
     data: SupervisedData,
     outside: LabelledItems | None,
-    sweep: Sequence[BnnRecord],
+    records: Sequence[BnnRecord],
     run: RunFolder,
     *,
     train: LabelledItems,
@@ -35,50 +35,67 @@ def figures(
     Args:
         fitted: algorithm -> fit.
         outside: items of another kind.
-        sweep: validation records.
+        records: of validation, where there is a sweep, and of the table.
         run: whose logs hold the learning curves.
         train: what all were trained on.
         samples: draws of the posterior predictive.
         seed: of the choice among test items.
     """
-    drawn: dict[str, Callable[[], Figure]] = {"learning_curves": lambda: plots.learning_curves(own_epochs(fitted, run))}
+    sweep, tested = ([r for r in records if r["split"] == split] for split in ("val", "test"))
+    about = f"{data.name}, {len(train)} training items"
+    betas = ", ".join(f"{name} {fit.beta:g}" for name, fit in fitted.items() if fit.beta)
+    about += f"; β: {betas}" if betas else ""
+    drawn: dict[str, Callable[[], Figure]] = {
+        "learning_curves": lambda: plots.learning_curves(own_epochs(fitted, run), tested, about=about)
+    }
     if sweep:
-        drawn["rate_distortion"] = lambda: plots.rate_distortion_curve(sweep)
+        drawn["rate_distortion"] = lambda: plots.rate_distortion_curve(sweep, about=about)
     if data.is_classification:
         test = data.test.choose(min(DRAWN_AT_MOST, len(data.test)), seed)
-        drawn["reliability"] = lambda: reliability(fitted, test, samples)
+        drawn["reliability"] = lambda: reliability(fitted, test, samples, tested, about=about)
         if outside is not None:
-            drawn["entropy"] = lambda: entropy(fitted, test, outside, samples)
+            drawn["entropy"] = lambda: entropy(fitted, test, outside, samples, tested, about=about)
     elif data.item_shape == (1,):
-        named = {name.value: bnn.posterior for name, bnn in fitted.items()}
-        drawn["regression"] = lambda: regression_bands(named, train.items, train.labels)
+        named = {name.value: fit.posterior for name, fit in fitted.items()}
+        drawn["regression"] = lambda: regression_bands(named, train.items, train.labels, about=about)
     return drawn
 
 
-def reliability(fitted: Mapping[Algorithm, Fit], test: LabelledItems, samples: int) -> Figure:
-    """Accuracy against confidence of every algorithm, from so many ``samples`` of the weights."""
+def reliability(
+    fitted: Mapping[Algorithm, Fit], test: LabelledItems, samples: int, tested: Sequence[BnnRecord], *, about: str
+) -> Figure:
+    """Accuracy against confidence of every algorithm, with the calibration errors of the table."""
     predictions = {
-        name.value: (bnn.posterior.probabilities(test.items, num_samples=samples).cpu(), test.labels)
-        for name, bnn in fitted.items()
+        name.value: (fit.posterior.probabilities(test.items, num_samples=samples).cpu(), test.labels)
+        for name, fit in fitted.items()
     }
-    return reliability_diagram(predictions, colours=[plots.colour(name) for name in predictions])
+    ece = {r["algorithm"]: r["ece"] for r in tested if r["ece"] is not None}
+    return reliability_diagram(predictions, styles=[plots.style(name) for name in predictions], ece=ece, about=about)
 
 
-def entropy(fitted: Mapping[Algorithm, Fit], test: LabelledItems, outside: LabelledItems, samples: int) -> Figure:
-    """Predictive entropy of every algorithm on test items and on items of another kind, from so many
-    ``samples`` of the weights."""
+def entropy(
+    fitted: Mapping[Algorithm, Fit],
+    test: LabelledItems,
+    outside: LabelledItems,
+    samples: int,
+    tested: Sequence[BnnRecord],
+    *,
+    about: str,
+) -> Figure:
+    """Predictive entropy of every algorithm on test items and on items of another kind, with the AUROC of the table."""
     entropies = {
-        name.value: tuple(bnn.posterior.entropy(part.items, num_samples=samples).cpu() for part in (test, outside))
-        for name, bnn in fitted.items()
+        name.value: tuple(fit.posterior.entropy(part.items, num_samples=samples).cpu() for part in (test, outside))
+        for name, fit in fitted.items()
     }
-    return plots.predictive_entropy(entropies, test.num_classes)  # type: ignore[arg-type]
+    auroc = {r["algorithm"]: r["auroc"] for r in tested if "auroc" in r}
+    return plots.predictive_entropy(entropies, test.num_classes, auroc, about=about)  # type: ignore[arg-type]
 
 
 def own_epochs(fitted: Mapping[Algorithm, Fit], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Logged scalars of each algorithm's final training over the epochs of a posterior, not of the loop."""
     curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for name, bnn in fitted.items():
-        stage = stage_name(name, bnn.beta)
+    for name, fit in fitted.items():
+        stage = stage_name(name, fit.beta)
         curves[name.value] = {}
         for scalars in read_history(run, [start_of(stage), stage]).values():
             epoch_at = dict(zip(*scalars.get("own_epoch", ([], [])), strict=True))

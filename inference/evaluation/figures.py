@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import matplotlib.ticker
@@ -14,49 +15,81 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-COLOURS = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+from inference.evaluation.metrics import predictive_scores
+from inference.evaluation.style import MARKERS, STYLE, Look, headline, key, looks, percent
+
 BESIDE = 6  # more curves have their legend beside the picture
+LEAST_ITEMS = 10  # of a bin with a point
 
 
-STYLE: Any = {"figure.dpi": 120, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+class Bins(NamedTuple):
+    """Items by confidence, in bins of equal width.
 
+    Attributes:
+        edges: ``[bins + 1]``.
+        counts: items of each bin, ``[bins]``.
+        confidence, accuracy: means over the bins' items, ``[bins]``; NaN of empty bins.
+        lower, upper: 95 % intervals of the accuracy, as if items were independent (Wilson's), ``[bins]``.
+    """
 
-def looks(colours: Sequence[str] = COLOURS) -> Iterator[tuple[str, str]]:
-    """Dash and colour of one curve after another: where the colours are used up, they come again with another dash."""
-    return itertools.cycle(itertools.product(("-", "--", ":", "-."), colours))
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+    @classmethod
+    def of(cls, probabilities: Tensor, labels: Tensor, bins: int = 15) -> Bins:
+        """Of class ``probabilities`` ``[n, way]`` with ``labels`` ``[n]``, in so many ``bins``."""
+        edges = np.linspace(0, 1, bins + 1)
+        confidence, prediction = (t.cpu().numpy() for t in probabilities.max(-1))
+        index = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
+        counts = np.bincount(index, minlength=bins)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.bincount(index, confidence, minlength=bins) / counts
+            accuracy = np.bincount(index, prediction == labels.cpu().numpy(), minlength=bins) / counts
+            z = 1.96
+            center = (accuracy + z**2 / (2 * counts)) / (1 + z**2 / counts)
+            half = z / (1 + z**2 / counts) * np.sqrt(accuracy * (1 - accuracy) / counts + (z / (2 * counts)) ** 2)
+        return cls(edges, counts, mean, accuracy, center - half, center + half)
 
 
 def reliability_diagram(
-    named: Mapping[str, tuple[Tensor, Tensor]], bins: int = 15, *, colours: Sequence[str] = COLOURS
+    named: Mapping[str, tuple[Tensor, Tensor]],
+    bins: int = 15,
+    *,
+    styles: Sequence[Look] = (),
+    ece: Mapping[str, float] = MappingProxyType({}),
+    about: str = "",
 ) -> Figure:
-    """Accuracy against confidence, above how often each confidence occurs; bins of fewer than ten items have no point.
+    """Accuracy against confidence, above how often each confidence occurs; bins of fewer than ten items have no point, and bars
+    are 95 % intervals of independent items.
 
     Args:
         named: label -> (probabilities ``[n, way]``, labels ``[n]``).
-        colours: one per label.
+        bins: of the confidence.
+        styles: one per label; the usual ones where there are none.
+        ece: label -> expected calibration error, a fraction, where a table has one already; else of these items.
+        about: the run, for the title.
     """
-    edges = np.linspace(0, 1, bins + 1)
     many = len(named) > BESIDE
     with plt.rc_context(STYLE):
-        size = (6.4 if many else 4.4, 4.8)
+        size = (7.4, 5.2) if many else (5.4, 5.8)
         figure, (top, bottom) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=(3, 1), layout="constrained")
-        top.plot([0, 1], [0, 1], color="grey", lw=1, label="perfect calibration")
-        for (dash, colour), (name, (probabilities, labels)) in zip(looks(colours), named.items(), strict=False):
-            confidence, prediction = (t.cpu().numpy() for t in probabilities.max(-1))
-            correct = prediction == labels.cpu().numpy()
-            index = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
-            counts = np.bincount(index, minlength=bins)
-            filled = counts >= 10
-            mean_confidence = np.bincount(index, confidence, minlength=bins)[filled] / counts[filled]
-            accuracy = np.bincount(index, correct, minlength=bins)[filled] / counts[filled]
-            top.plot(mean_confidence, accuracy, dash, marker="o", ms=4, color=colour, label=name)
-            bottom.stairs(counts / counts.sum(), edges, color=colour, ls=dash)
-        top.set(ylabel="accuracy (fraction)", xlim=(0, 1), ylim=(0, 1))
-        if many:  # inside it would hide the curves
-            figure.legend(fontsize=8, loc="outside right upper")
-        else:
-            top.legend(fontsize=8)
+        top.plot([0, 1], [0, 1], color="grey", lw=1, label="as often right as they say")
+        for (colour, marker, dash), (name, (probabilities, labels)) in zip(styles or looks(), named.items(), strict=False):
+            found = Bins.of(probabilities, labels, bins)
+            error = ece[name] if name in ece else predictive_scores(probabilities.cpu(), labels.cpu())["ece"]
+            part = found.counts >= LEAST_ITEMS
+            points, heights = found.confidence[part], found.accuracy[part]
+            top.plot(points, heights, dash, marker=marker, color=colour, label=f"{name}: ECE {percent(error)}", clip_on=False)
+            top.vlines(points, found.lower[part], found.upper[part], color=colour, lw=0.9, alpha=0.6)
+            bottom.stairs(found.counts / found.counts.sum(), found.edges, color=colour, ls=dash)
+        top.set(ylabel="accuracy (fraction), 95 % intervals", xlim=(0, 1), ylim=(0, 1))
         bottom.set(xlabel="confidence (largest predicted probability)", ylabel="share of items")
+        headline(figure, "Are predictions right as often as they say?", about)
+        key(figure, [top], beside=many)
     return figure
 
 
@@ -77,7 +110,13 @@ class RatePoint(NamedTuple):
 
 
 def rate_curves(
-    named: Mapping[str, Sequence[RatePoint]], *, labels: Sequence[str], rate: str, colours: Sequence[str] = COLOURS
+    named: Mapping[str, Sequence[RatePoint]],
+    *,
+    labels: Sequence[str],
+    rate: str,
+    question: str,
+    about: str = "",
+    styles: Sequence[Look] = (),
 ) -> Figure:
     """Heights against rate, a panel per height, a colour per name and a marker per β.
 
@@ -85,24 +124,26 @@ def rate_curves(
         named: label -> its points.
         labels: of the panels' vertical axes.
         rate: label of the horizontal axis.
-        colours: one per name.
+        question, about: the title.
+        styles: one per name, of which colour and dash are used; the usual ones where there are none.
     """
     betas = sorted({point.beta for points in named.values() for point in points})
-    markers = dict(zip(betas, itertools.cycle("osD^vP*X<>"), strict=False))
+    markers = dict(zip(betas, itertools.cycle(MARKERS), strict=False))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(labels), figsize=(4.5 * len(labels), 3.6), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, len(labels), figsize=(4.2 * len(labels), 4.2), layout="constrained", squeeze=False)
         for panel, (axis, label) in enumerate(zip(axes[0], labels, strict=True)):
-            for colour, (name, points) in zip(itertools.cycle(colours), named.items(), strict=False):
+            for (colour, _, dash), (name, points) in zip(styles or looks(), named.items(), strict=False):
                 path = sorted(points)
-                axis.plot([p.rate for p in path], [p.heights[panel] for p in path], color=colour, label=name)
+                axis.plot([p.rate for p in path], [p.heights[panel] for p in path], dash, color=colour, label=name)
                 for p in path:
-                    look = {"marker": markers[p.beta], "color": colour, "capsize": 3, "ms": 6}
-                    axis.errorbar(p.rate, p.heights[panel], p.errors[panel], **look)
+                    drawn = {"marker": markers[p.beta], "color": colour, "capsize": 3, "ms": 6}
+                    axis.errorbar(p.rate, p.heights[panel], p.errors[panel], **drawn)
             logarithmic(axis, "x", [p.rate for points in named.values() for p in points])
             axis.set(xlabel=rate, ylabel=label)
         for beta, marker in markers.items():
             axes[0, -1].plot([], [], marker=marker, color="grey", ls="", label=f"β = {beta:g}")
-        figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, loc="outside right center")
+        headline(figure, question, about)
+        key(figure, [axes[0, -1]])
     return figure
 
 

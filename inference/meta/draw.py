@@ -32,53 +32,76 @@ def figures(
 ) -> dict[str, Callable[[], Figure]]:
     """All pictures of the run by name, each drawn when it is called; those of one learner are of the selected one."""
     test = [record for record in records if record.split == "test"]
-    drawn: dict[str, Callable[[], Figure]] = {
-        "training_curves": lambda: plots.training_curves(read_history(run, [variant.name for variant in fitted])),
-        "accuracy_by_step": lambda: plots.accuracy_by_step(test),
-        "reliability": lambda: reliability_diagram(predictions(fitted, selected, run)),
-    }
     learner = fitted[selected]
+    tasks = f"{learner.dataset}, {learner.spec.way}-way {learner.spec.shot}-shot"
+    own = f"{tasks}, {selected.title}"
+    drawn: dict[str, Callable[[], Figure]] = {
+        "training_curves": lambda: plots.training_curves(histories(fitted, run), about=tasks),
+        "accuracy_by_step": lambda: plots.accuracy_by_step(test, about=own),
+        "reliability": lambda: reliability(fitted, selected, test, run, about=f"{tasks}, balanced test tasks"),
+    }
     if data is not None and learner.network is not None:
-        drawn["task_sheet"] = lambda: task_sheet(learner, data, run)
+        drawn["task_sheet"] = lambda: task_sheet(learner, data, run, about=own)
     if selected.posterior is not None:
-        drawn["weight_posterior"] = lambda: weight_posterior(learner, data, run)
+        drawn["weight_posterior"] = lambda: weight_posterior(learner, data, run, about=own)
     swept = [r for r in final_records(test) if r.balanced and r.trained_steps == selected.steps and r.rate is not None]
     bounded = [r for r in test if r.balanced and r.objective is not None]
     if bounded and selected.steps:
-        drawn["objective_by_step"] = lambda: plots.objective_by_step(bounded)
+        drawn["objective_by_step"] = lambda: plots.objective_by_step(bounded, about=f"{tasks}, balanced test tasks")
     if len({record.beta for record in swept}) > 1:
-        drawn["rate_distortion"] = lambda: plots.rate_distortion_curve(swept)
+        about = f"{tasks}, K = {selected.steps}, balanced test tasks"
+        drawn["rate_distortion"] = lambda: plots.rate_distortion_curve(swept, about=about)
     return drawn
 
 
-def task_sheet(learner: Learner, data: ImageSplits | None, run: RunFolder) -> Figure:
+def histories(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """Logged curves of the ``run`` by the variants' titles."""
+    logged = read_history(run, [variant.name for variant in fitted])
+    return {variant.title: logged[variant.name] for variant in fitted}
+
+
+def reliability(
+    fitted: Mapping[Variant, Learner], selected: Variant, test: Sequence[TaskRecord], run: RunFolder, *, about: str
+) -> Figure:
+    """Accuracy against confidence on balanced tasks, with the calibration error that the ``test`` records have."""
+    errors = {r.variant: r.ece for r in final_records(test) if r.balanced}
+    found = predictions(fitted, selected, run)
+    ece = {variant.title: errors[variant.name] for variant in found if variant.name in errors}
+    return reliability_diagram({variant.title: pair for variant, pair in found.items()}, ece=ece, about=about)
+
+
+def task_sheet(learner: Learner, data: ImageSplits | None, run: RunFolder, *, about: str) -> Figure:
     """The usual task's images with predictions."""
-    images, _, after = usual_task(learner, data, run)
-    return plots.task_sheet(images, after)
+    images, names, _, after = usual_task(learner, data, run)
+    return plots.task_sheet(images, after, names=names, about=about)
 
 
-def weight_posterior(learner: Learner, data: ImageSplits | None, run: RunFolder) -> Figure:
+def weight_posterior(learner: Learner, data: ImageSplits | None, run: RunFolder, *, about: str) -> Figure:
     """The usual task's posterior before and after the steps."""
-    images, before, after = usual_task(learner, data, run)
+    images, names, before, after = usual_task(learner, data, run)
     assert images.query_y is not None
-    return plots.weight_posterior(before, after, images.query_y)
+    return plots.weight_posterior(before, after, images.query_y, names=names, about=about)
 
 
-def usual_task(learner: Learner, data: ImageSplits | None, run: RunFolder) -> tuple[Episode, TaskPosterior, TaskPosterior]:
-    """A balanced test task (images where there are any) and its posteriors before and after the steps.
+def usual_task(
+    learner: Learner, data: ImageSplits | None, run: RunFolder
+) -> tuple[Episode, list[str], TaskPosterior, TaskPosterior]:
+    """A balanced test task (images where there are any), its classes' names, and its posteriors before and after the steps.
 
     Of several tasks it is the one with the median gain of accuracy, so the pictures show what is usual.
     """
     part = data.test if data is not None and learner.network is not None else load_features(run.features)["test"]
-    spec = replace(learner.spec, imbalance=None)
-    tasks = EpisodeSampler(part, spec, split="test split").sample(SHOWN_TASKS, seed=learner.settings.seed)
+    spec, seed = replace(learner.spec, imbalance=None), learner.settings.seed
+    sampler = EpisodeSampler(part, spec, split="test split")
+    tasks = sampler.sample(SHOWN_TASKS, seed=seed)
     first, *_, last = doubled(learner.trajectory(tasks.support_x, tasks.support_y, tasks.query_x, query_y=tasks.query_y))
     assert tasks.query_y is not None
     right = [(p.probabilities().argmax(-1).cpu() == tasks.query_y).sum(-1) for p in (first, last)]
     median = int((right[1] - right[0]).argsort()[len(right[0]) // 2])
     task = tasks.tasks(slice(median, median + 1))
+    classes = sampler.sample_indices(SHOWN_TASKS, seed=seed)[-1][median]
     before, *_, after = doubled(learner.trajectory(task.support_x, task.support_y, task.query_x, query_y=task.query_y))
-    return task, before, after
+    return task, [part.class_names[c] for c in classes.tolist()], before, after
 
 
 def doubled(trajectory: list[TaskPosterior]) -> list[TaskPosterior]:
@@ -88,7 +111,7 @@ def doubled(trajectory: list[TaskPosterior]) -> list[TaskPosterior]:
 
 def predictions(
     fitted: Mapping[Variant, Learner], selected: Variant, run: RunFolder
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+) -> dict[Variant, tuple[torch.Tensor, torch.Tensor]]:
     """Pooled predictive probabilities and labels of 200 test tasks, for the selected variant and those like it but for K, and
     for other methods."""
     part = load_features(run.features)["test"]
@@ -101,7 +124,5 @@ def predictions(
             assert episode.query_y is not None
             mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))
             probabilities = infer(learner.model, learner.guide, mapped).probabilities()
-            weighed = "" if variant.beta is None else f", β = {variant.beta:g}"
-            label = f"K = {variant.steps}{weighed}" if variant.method == selected.method else variant.name
-            pooled[label] = probabilities.flatten(0, 1), episode.query_y.flatten()
+            pooled[variant] = probabilities.flatten(0, 1), episode.query_y.flatten()
     return pooled

@@ -32,6 +32,17 @@ class Variant:
         rate = self.posterior if self.beta is None else f"beta{short(self.beta)}"
         return "-".join([*parts, self.predictor, *([rate] if rate else []), f"k{self.steps}"])
 
+    @property
+    def title(self) -> str:
+        """In words, as pictures have it: ``distance, β = 0.1, K = 3``."""
+        return titled(self.method, self.predictor, self.posterior, self.beta, self.steps)
+
+
+def titled(method: str, predictor: str, posterior: str | None, beta: float | None, steps: int) -> str:
+    """:attr:`Variant.title` of these attributes."""
+    rate = posterior if beta is None else f"β = {short(beta)}"
+    return ", ".join([*([] if method == "sib" else [method]), predictor, *([rate] if rate else []), f"K = {steps}"])
+
 
 def short(value: float) -> str:
     """A number's text, six digits where they are enough to tell it from all others."""
