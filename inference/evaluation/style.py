@@ -93,7 +93,7 @@ def key(figure: Figure, axes: Sequence[Axes], *, columns: int = 0, beside: bool 
     """
     named = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if beside:
-        figure.legend(named.values(), named.keys(), loc="outside right upper")
+        figure.legend(named.values(), named.keys(), loc="outside right center")
         return
     longest = max(map(len, named), default=1)
     fitting = max(1, int(figure.get_figwidth() / (0.45 + 0.068 * longest)))

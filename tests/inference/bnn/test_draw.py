@@ -13,13 +13,14 @@ from inference.bnn.algorithms import Algorithm
 from inference.bnn.bands import regression_bands
 from inference.bnn.bnn import BNN
 from inference.bnn.draw import figures
-from inference.bnn.plots import learning_curves, rate_distortion_curve
+from inference.bnn.plots import learning_curves, predictive_entropy, rate_distortion_curve
 from inference.bnn.posterior import WeightPosterior
 from inference.runs.folder import RunFolder
 from models.bayesian.network import BayesianNetwork
 from models.likelihoods import GaussianLikelihood
+from tests.pictures import assert_readable
 
-RECORD = {"algorithm": "online", "beta": 0.1, "items": 120, "rate": 3.0, "distortion": 50.0, "nll": 0.4}
+RECORD = {"split": "val", "algorithm": "online", "beta": 0.1, "items": 120, "rate": 3.0, "distortion": 50.0, "nll": 0.4}
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +72,22 @@ def test_every_beta_has_a_marker_of_its_own():
 def test_learning_curves_have_a_panel_for_each_scalar_there_is(names):
     figure = learning_curves({"vanilla": {name: ([1, 2], [0.5, 0.4]) for name in names}})
     assert [len(axis.lines) for axis in figure.axes] == [1] * len(names)
+
+
+def test_learning_curves_end_at_what_the_table_says():
+    history = {"vanilla": {"val/nll": ([1, 2], [0.5, 0.4]), "val/accuracy": ([1, 2], [0.8, 0.9])}}
+    figure = learning_curves(history, [{"algorithm": "vanilla", "accuracy": 0.91, "nll": 0.39}], about="glyphs, 4000 items")
+    assert_readable(figure, "glyphs, 4000 items")
+    for axis, value in zip(figure.axes, (91.0, 0.39), strict=True):
+        assert axis.lines[1].get_xydata().tolist() == [[2, pytest.approx(value)]]
+    assert "the table: all items and draws" in figure.axes[1].get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize("many", [1, 5, 9])
+def test_entropy_says_how_well_it_tells_the_unknown(many):
+    names = [algorithm.value for algorithm in list(Algorithm)[:many]]
+    values = dict.fromkeys(names, (torch.rand(50), torch.rand(50)))
+    figure = predictive_entropy(values, 10, {"vanilla": 0.8765}, about="glyphs, β: vanilla 1")
+    assert_readable(figure, "glyphs, β: vanilla 1")
+    shown = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    assert shown == ["vanilla\nAUROC 0.876" if name == "vanilla" else name for name in names]
