@@ -138,6 +138,13 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         made |= {f"lwof-{variant.name}": partial(lwof_content, variant, fit) for variant, fit in fitted.lwof.items()}
         save_posteriors(made, chosen.name, run)
 
+    def who(self, row: Mapping[str, Any]) -> str | None:
+        """Variant and kind of tasks, of rows read at the K that was trained."""
+        if row.get("protocol"):
+            return f"{row['variant']}/{row['protocol']}"
+        kind = "balanced" if row["balanced"] else "imbalanced"
+        return f"{row['variant']}/{kind}" if row["steps"] == row["trained_steps"] else None
+
     def figures(self, data: Source, fitted: Fits, records: Records, run: RunFolder) -> Figures:
         chosen = selected_variant(fitted.learners, of_tasks(records))
         return figures(fitted.learners, chosen, data.images, of_tasks(records), run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -88,6 +88,12 @@ class VidStudy(Study[VidOptions, Sources, Taught]):
 
         made = {stage_name(name, size): partial(content, vid, size) for (name, size), vid in fitted.students.items()}
         save_posteriors(made, list(made)[-1], run)
+
+    def who(self, row: Mapping[str, Any]) -> str:
+        """The student as its logs are named, or the teacher."""
+        if row["method"] == "teacher":
+            return "teacher"
+        return f"{stage_name(row['method'], Size(row['per_class'], row['labels']))}-run{row['run']}"
 
     def figures(self, data: Sources, fitted: Taught, records: Sequence[VidRecord], run: RunFolder) -> Figures:
         about = f"{self.options.data}, {self.options.teacher} teaches {self.options.student}"

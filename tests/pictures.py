@@ -1,4 +1,6 @@
-"""What every picture must be: titled by a question, with nothing over what it shows."""
+"""What every picture must be: titled by a question, with nothing over what it shows; and what TensorBoard must be told."""
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def assert_readable(figure, about=""):
@@ -17,3 +19,10 @@ def assert_readable(figure, about=""):
         assert -1 <= extent.x0 < extent.x1 <= figure.bbox.x1 + 1, "it is cut off"
     assert not any(others[0].overlaps(panel) for panel in panels), "the title lies over a panel"
     assert -1 <= others[0].x0 < others[0].x1 <= figure.bbox.x1 + 1, "the title is cut off"
+
+
+def assert_tags(run, expected):
+    """Every tag of a run's logs says the split, or that it is a picture; epochs are not of a split."""
+    logs = [EventAccumulator(str(folder)).Reload().Tags() for folder in (run.path / "logs").iterdir()]
+    tags = {tag for log in logs for kind in ("scalars", "images") for tag in log[kind]}
+    assert {tag.partition("/")[0] for tag in tags - {"epoch", "own_epoch", "hp_metric"}} == expected, tags

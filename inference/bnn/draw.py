@@ -100,8 +100,8 @@ def own_epochs(fitted: Mapping[Algorithm, Fit], run: RunFolder) -> dict[str, dic
         for scalars in read_history(run, [start_of(stage), stage]).values():
             epoch_at = dict(zip(*scalars.get("own_epoch", ([], [])), strict=True))
             for key, (steps, values) in scalars.items():
-                if key.startswith("val/"):
-                    epochs, before = curves[name.value].setdefault(key, ([], []))
+                if key.startswith(("test/", "val/")):  # val/ in runs of version 0.3 and earlier
+                    epochs, before = curves[name.value].setdefault(key.replace("val/", "test/"), ([], []))
                     epochs += [epoch_at[step] for step in steps]
                     before += values
     return curves

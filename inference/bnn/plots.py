@@ -52,20 +52,20 @@ def learning_curves(
         about: the run, for the title.
     """
     known = (("accuracy", 100, "test accuracy (%)"), ("nll", 1, "test NLL (nats per item)"))
-    panels = [panel for panel in known if any(f"val/{panel[0]}" in scalars for scalars in history.values())]
+    panels = [panel for panel in known if any(f"test/{panel[0]}" in scalars for scalars in history.values())]
     with plt.rc_context(STYLE):
         size = (4.5 * max(len(panels), 1), 4.2)
         figure, axes = plt.subplots(1, max(len(panels), 1), figsize=size, layout="constrained", squeeze=False)
         for axis, (name, factor, label) in zip(axes[0], panels, strict=False):
             for algorithm, scalars in history.items():
                 colour, marker, dash = style(algorithm)
-                epochs, values = scalars.get(f"val/{name}", ((), ()))
+                epochs, values = scalars.get(f"test/{name}", ((), ()))
                 if len(epochs):
                     axis.plot(epochs, factor * np.asarray(values), dash, color=colour, marker=marker, ms=4, label=algorithm)
                 for final in (r[name] for r in records if r["algorithm"] == algorithm and len(epochs)):  # type: ignore[literal-required]
                     axis.plot(max(epochs), factor * final, marker, ms=11, mfc="none", color=colour)
             axis.set(xlabel="epochs of each posterior", ylabel=label)
-        losses = [value for scalars in history.values() for value in scalars.get("val/nll", ((), ()))[1]]
+        losses = [value for scalars in history.values() for value in scalars.get("test/nll", ((), ()))[1]]
         if losses and min(losses) > 0:  # of numbers they may be negative
             logarithmic(axes[0, -1], "y", losses)
         if records:

@@ -48,7 +48,7 @@ class BnnTraining(lightning.LightningModule):
         start: ``[K, P]`` initial means.
         settings: initial scale, batch, learning rates, seed.
         items_per_epoch: n_b, or n without a mixture.
-        watch: items on which ``val/accuracy`` and ``val/nll`` are logged along the way; they decide nothing.
+        watch: test items on which ``test/accuracy`` and ``test/nll`` are logged along the way; they decide nothing.
 
     Attributes:
         epochs_before: that the posteriors have trained elsewhere, for the logs.
@@ -178,7 +178,7 @@ class BnnTraining(lightning.LightningModule):
         if self.watch is not None and last_row and (place.epoch + 1) % self.plan.sparse == 0:
             scores = self.posterior().scores(self.watch, num_samples=WATCH_DRAWS)
             epoch = self.epochs_before + place.round * self.plan.epochs_per_round + place.epoch + 1
-            logged = {f"val/{name}": scores[name] for name in ("accuracy", "nll") if name in scores}
+            logged = {f"test/{name}": scores[name] for name in ("accuracy", "nll") if name in scores}
             self.log_dict(logged | {"own_epoch": float(epoch)}, sync_dist=True)
 
     def posterior(self) -> WeightPosterior:

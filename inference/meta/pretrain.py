@@ -18,7 +18,7 @@ from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import class_means
 from models.networks.layers import embed
 
-WATCHED = "val_accuracy"
+WATCHED = "val/accuracy"
 """The logged scalar that chooses a checkpoint: few-shot accuracy on validation classes."""
 
 
@@ -34,7 +34,7 @@ def pretraining(
 ) -> ClassifierTraining:
     """Cross-entropy of a cosine classifier over the base classes ``data.train``.
 
-    After every epoch ``val_accuracy`` is the nearest-class-mean accuracy on tasks of the validation classes ``data.val``.
+    After every epoch ``val/accuracy`` is the nearest-class-mean accuracy on tasks of the validation classes ``data.val``.
 
     Args:
         network: trained in place.
@@ -57,7 +57,7 @@ def pretraining(
 
 
 def few_shot_accuracy(network: nn.Module, sampler: EpisodeSampler, *, seed: int, tasks: int = 200) -> dict[str, float]:
-    """``val_accuracy``: what the features are worth without learning, on so many ``tasks``; a fraction."""
+    """``val/accuracy``: what the features are worth without learning, on so many ``tasks``; a fraction."""
     return {WATCHED: nearest_mean_accuracy(network, sampler, tasks=tasks, seed=seed)}
 
 

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from data.errors import UserError
+from inference.runs.board import final_scores, write_summary
 from inference.runs.commands import notes, print_places, write_metrics
 from inference.runs.folder import RunFolder, write_atomically
 from inference.runs.options import RunOptions, options_to_yaml
@@ -81,6 +82,10 @@ class Study(ABC, Generic[Options, Data, Fitted]):
         """The data set's name in ``metrics.json``."""
         return self.options.data
 
+    def who(self, row: Mapping[str, Any]) -> str | None:
+        """Whose scores a ``row`` of ``metrics.json`` holds, in TensorBoard's tags; ``None`` where it is not of the table."""
+        return str(row.get("variant") or row.get("algorithm") or row.get("method") or "")
+
     def run(self, run: RunFolder | None = None) -> RunFolder:
         """All steps, in a new run folder or the one to be resumed.
 
@@ -109,6 +114,7 @@ class Study(ABC, Generic[Options, Data, Fitted]):
         with run.timed("plots"):
             plots = draw_all(lambda: self.figures(data, fitted, records, run), run.plots)
         self.write(data, records, run)  # again: the seconds of drawing are part of it
+        write_summary(run, self.options, final_scores((self.who(row), row) for row in map(as_row, records)), plots)
         print(f"\n{self.report(data, records)}")
         print_places(run, plots)
 

@@ -12,6 +12,7 @@ from inference.bnn.comparison import Agreement
 from inference.bnn.report import BnnRecord
 from inference.svi_bnn import main as svi_bnn
 from tests.conftest import explore_elsewhere, kill_midway
+from tests.pictures import assert_tags
 
 TINY = ["--data", "curve", "--hidden", "10", "--epochs", "4", "--rounds", "2", "--posteriors", "2", "--batch", "30"]
 TINY += ["--samples", "8", "--progress", "false"]
@@ -58,7 +59,7 @@ class TestCommand:
         assert data.predictions_constant_data["log_predictive_density"].shape == (100,)
 
     def test_a_failing_plot_costs_itself_and_a_line(self, tmp_path, monkeypatch, capsys):
-        def broken(records):
+        def broken(records, **about):
             raise RuntimeError("no ink")
 
         monkeypatch.setattr(plots, "rate_distortion_curve", broken)
@@ -71,6 +72,7 @@ class TestCommand:
         small = ["--hidden", "8", "--train-size", "200", "--epochs", "2", "--rounds", "2", "--posteriors", "2", "--beta", "1"]
         run = svi_bnn([*small, "--samples", "4", "--progress", "false", "--out", str(tmp_path / "run")])
         assert {p.stem for p in run.plots.glob("*.png")} == {"learning_curves", "reliability", "entropy"}
+        assert_tags(run, {"pictures", "test", "train"})
         records = json.loads(run.metrics.read_text())["results"]
         for name in ("accuracy", "ece", "train_accuracy", "gap", "auroc"):
             assert all(isinstance(r[name], float) for r in records), name

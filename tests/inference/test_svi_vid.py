@@ -17,6 +17,7 @@ from inference.vid import sources
 from inference.vid.vid import VID
 from models.networks.classifiers import build_network
 from tests.conftest import explore_elsewhere, kill_midway
+from tests.pictures import assert_tags
 
 TINY = ["--image-size", "16", "--teacher", "conv4-8", "--student", "conv4-4", "--epochs", "1", "--updates", "8"]
 TINY += ["--batch", "32", "--per-class", "4", "--runs", "1", "--progress", "false"]
@@ -64,7 +65,7 @@ class TestCommand:
             assert (record["mutual_information"] is None) == (record["method"] != "vid")
         assert list(students[4]["mutual_information"]) == ["1.2", "1.6", "1.10", "1.14"]
         assert {p.stem for p in run.plots.glob("*.png")} == {"accuracy", "reliability", "information", "surprise"}
-        assert list((run.path / "logs").glob("*/events*"))
+        assert_tags(run, {"pictures", "test", "train"})
         found = explore_elsewhere(run.path)
         assert found["files"].keys() == {f"{method}-n{size}" for method in ("student", "kd", "vid") for size in (3, 6)}
         assert found["ranking"].keys() == {"student-n6", "kd-n6", "vid-n6"}, "those with the same training images"

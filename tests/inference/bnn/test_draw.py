@@ -68,14 +68,14 @@ def test_every_beta_has_a_marker_of_its_own():
         assert [line.get_xdata()[0] for line in drawn] == [pytest.approx(3 / beta)]
 
 
-@pytest.mark.parametrize("names", [["val/nll"], ["val/accuracy", "val/nll"]])
+@pytest.mark.parametrize("names", [["test/nll"], ["test/accuracy", "test/nll"]])
 def test_learning_curves_have_a_panel_for_each_scalar_there_is(names):
     figure = learning_curves({"vanilla": {name: ([1, 2], [0.5, 0.4]) for name in names}})
     assert [len(axis.lines) for axis in figure.axes] == [1] * len(names)
 
 
 def test_learning_curves_end_at_what_the_table_says():
-    history = {"vanilla": {"val/nll": ([1, 2], [0.5, 0.4]), "val/accuracy": ([1, 2], [0.8, 0.9])}}
+    history = {"vanilla": {"test/nll": ([1, 2], [0.5, 0.4]), "test/accuracy": ([1, 2], [0.8, 0.9])}}
     figure = learning_curves(history, [{"algorithm": "vanilla", "accuracy": 0.91, "nll": 0.39}], about="glyphs, 4000 items")
     assert_readable(figure, "glyphs, 4000 items")
     for axis, value in zip(figure.axes, (91.0, 0.39), strict=True):

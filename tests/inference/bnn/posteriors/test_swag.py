@@ -119,7 +119,7 @@ class TestFit:
             torch.testing.assert_close(getattr(resumed.posterior, name), getattr(whole.posterior, name), atol=0, rtol=0)
         torch.testing.assert_close(resumed.rates, resumed.posterior.rate())
         assert resumed.rate_against == "prior"
-        assert own_epochs({Algorithm.SWAG: whole}, runs[0])["swag"]["val/nll"][0] == [1, 2, 3, 4, 5, 6, 7]
+        assert own_epochs({Algorithm.SWAG: whole}, runs[0])["swag"]["test/nll"][0] == [1, 2, 3, 4, 5, 6, 7]
 
     def test_weights_that_are_points_stay_where_training_left_them(self, network, tmp_path):
         run = RunFolder.create(tmp_path / "run", "bnn", "{}")
