@@ -64,7 +64,7 @@ def figures(
 def reliability(
     fitted: Mapping[Algorithm, Fit], test: LabelledItems, samples: int, tested: Sequence[BnnRecord], *, about: str
 ) -> Figure:
-    """Accuracy against confidence of every algorithm, with the calibration errors of the table."""
+    """Accuracy against confidence of every algorithm, by ``samples`` draws, with the calibration errors of the table."""
     predictions = {
         name.value: (fit.posterior.probabilities(test.items, num_samples=samples).cpu(), test.labels)
         for name, fit in fitted.items()
@@ -82,7 +82,8 @@ def entropy(
     *,
     about: str,
 ) -> Figure:
-    """Predictive entropy of every algorithm on test items and on items of another kind, with the AUROC of the table."""
+    """Predictive entropy of every algorithm, by ``samples`` draws, on test items and on items of another kind, with the AUROC of
+    the table."""
     entropies = {
         name.value: tuple(fit.posterior.entropy(part.items, num_samples=samples).cpu() for part in (test, outside))
         for name, fit in fitted.items()

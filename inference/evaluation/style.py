@@ -102,5 +102,5 @@ def key(figure: Figure, axes: Sequence[Axes], *, columns: int = 0, beside: bool 
 
 
 def percent(fraction: float) -> str:
-    """``"3.1 %"``."""
+    """A ``fraction`` as text: ``"3.1 %"``."""
     return f"{100 * fraction:.1f} %"

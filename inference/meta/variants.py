@@ -39,7 +39,7 @@ class Variant:
 
 
 def titled(method: str, predictor: str, posterior: str | None, beta: float | None, steps: int) -> str:
-    """:attr:`Variant.title` of these attributes."""
+    """:attr:`Variant.title` of its attributes ``method``, ``predictor``, ``posterior``, ``beta`` and ``steps``."""
     rate = posterior if beta is None else f"β = {short(beta)}"
     return ", ".join([*([] if method == "sib" else [method]), predictor, *([rate] if rate else []), f"K = {steps}"])
 

@@ -79,7 +79,7 @@ def meanings(options: type) -> dict[str, str]:
 
 
 def metavar(name: str, hint: Any) -> str:
-    """What stands for a value: its choices, or a word."""
+    """What stands for a value of type ``hint``: its choices, or a word."""
     if get_origin(hint) in (Union, UnionType):
         return metavar(name, next(part for part in get_args(hint) if part is not type(None)))
     if get_origin(hint) is Literal:
@@ -96,7 +96,7 @@ def metavar(name: str, hint: Any) -> str:
 
 
 def shown_default(field: Any) -> str:
-    """The default as it is typed; nothing where there is none."""
+    """The default of a dataclass's ``field`` as it is typed; nothing where there is none."""
     if field.default is MISSING:
         return " (required)"
     value = plain(field.default)
@@ -147,7 +147,7 @@ def format_help(
 
 
 def example_lines(examples: Sequence[Example], prog: str, width: int) -> Iterator[str]:
-    """Command lines, broken between options where they are long, each below what it does."""
+    """Command lines of ``prog``, broken between options where they are long, each below what it does."""
     yield from ["examples:"] if examples else []
     for example in examples:
         yield f"  # {example.meaning}"

@@ -51,7 +51,7 @@ def is_first(record: VidRecord, size: Size) -> bool:
 
 
 def draw_reliability(students: dict[str, VID], items: LabelledItems, ece: dict[str, float], *, about: str = "") -> Figure:
-    """Every method's calibration, with the calibration errors of the records."""
+    """Every method's calibration, with the calibration errors ``ece`` of the records."""
     predictions = {name: (vid.probabilities(items.items), items.labels) for name, vid in students.items()}
     styles = [plots.style(name, list(students)) for name in students]
     return reliability_diagram(predictions, styles=styles, ece=ece, about=about)
