@@ -82,8 +82,7 @@ def entropy(
     *,
     about: str,
 ) -> Figure:
-    """Predictive entropy of every algorithm, by ``samples`` draws, on test items and on items of another kind, with the AUROC of
-    the table."""
+    """Predictive entropy of every algorithm, by ``samples`` draws, on test items and on others, with the AUROC of the table."""
     entropies = {
         name.value: tuple(fit.posterior.entropy(part.items, num_samples=samples).cpu() for part in (test, outside))
         for name, fit in fitted.items()
