@@ -32,11 +32,12 @@ def rank_panels(named: Mapping[str, Calibration]) -> Figure:
     width = max(5.6, 2.7 * len(shown))
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            2, len(shown), figsize=(width, 5.2), squeeze=False, height_ratios=(2, 3), layout="constrained"
+            2, len(shown), figsize=(width, 5.5), squeeze=False, height_ratios=(2, 3), layout="constrained"
         )
         for column, (name, found) in zip(axes.T, shown.items(), strict=True):
             histogram(column[0], found)
-            column[0].set_title(f"{broken(name)}\n{verdict(found)}", fontsize=9)
+            title = f"{broken(name)}\n{verdict(found)}\nworst: {found.names[worst(found)]}"
+            column[0].set_title(title, fontsize=9)
             differences(column[1], found)
             column[1].set_xlabel("rank of the truth among draws\n(0: below all, 1: above all)")
         axes[0, 0].set_ylabel("simulations per bin")
@@ -71,7 +72,6 @@ def histogram(axis: Any, found: Calibration) -> None:
     cumulative = bounds.log_prob(torch.arange(len(found.ranks) + 1.0)).exp().cumsum(0)
     axis.axhspan(float((cumulative < tail).sum()), float((cumulative < 1 - tail).sum()), color="0.88")
     axis.stairs(counts, edges, color=BLUE, fill=True, alpha=0.7)
-    axis.text(0.5, 0.95, f"worst: {found.names[index]}", transform=axis.transAxes, ha="center", va="top", fontsize=7)
 
 
 def differences(axis: Any, found: Calibration) -> None:
@@ -108,7 +108,7 @@ def regret_dots(findings: Sequence[Finding]) -> Figure:
             key(figure, [axis])
         headline(figure, f"How much worse than {shown[0].reference} do the posteriors predict?")
         axis.set_yticks(range(len(shown)), [finding.name for finding in shown])
-        axis.invert_yaxis()
+        axis.set_ylim(len(shown) - 0.5, -0.5)
         axis.set_xlabel(f"regret against {shown[0].reference},\nnats per query, ± 95 %")
     return figure
 

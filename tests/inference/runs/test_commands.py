@@ -8,8 +8,8 @@ import pytest
 
 from data.errors import DataWarning, UserError
 from inference.bnn.options import BnnOptions
+from inference.diagnose import DiagnoseOptions
 from inference.meta.options import SibOptions
-from inference.predict import PredictOptions
 from inference.runs import commands
 from inference.runs.commands import OptionParser, flags_in_errors, notes, read_command, run_command, write_metrics
 from inference.runs.folder import RunFolder
@@ -106,7 +106,7 @@ def test_options_are_printed_as_a_file_that_is_read_back(capsys, tmp_path):
 def test_a_missing_option_is_one_line():
     """Also where nothing at all was typed."""
     with pytest.raises(UserError, match="`run` must be given"):
-        OptionParser(PredictOptions, "predict", "…").parse_args([])
+        OptionParser(DiagnoseOptions, "diagnose", "…").parse_args([])
 
 
 def test_exit_codes(capsys):

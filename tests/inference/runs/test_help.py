@@ -101,7 +101,7 @@ def test_help_is_for_people(name, columns, monkeypatch, capsys):
         assert len(re.findall(rf"^  --{option.replace('_', '-')}\b[^-]", text, re.M)) == 1, option
     for internal in ("<", "Path(", "Literal", "null", "None", "True", "False", "'", "type:"):
         assert internal not in re.sub(r"runs/\S*<\S+>|\w's|s' ", "", text), internal
-    assert not re.findall(r"(?<!inference\.)\b[a-z]+_[a-z]+\b", re.sub(r"svi_\w+|my_\w+|other_images|n_b", "", text))
+    assert not re.findall(r"(?<!inference\.)\b[a-z]+_[a-z]+\b", re.sub(r"svi_\w+|(my|new|other)_\w+|n_b", "", text))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
