@@ -22,6 +22,7 @@ from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta.learner import TEST_SEED
 from inference.meta.methods import sib
+from inference.meta.named import find_predictor
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
 from inference.meta.stages import feature_space, map_items
@@ -32,7 +33,6 @@ from inference.runs.folder import RunFolder
 from inference.runs.tensors import Features, load_features, load_state, save_tensors
 from inference.runs.training import train
 from models.tasks.base_and_new import BaseAndNewModel
-from models.tasks.predictors import PREDICTORS
 from models.tasks.priors import MixturePrior
 
 VALIDATION_TASKS = 100
@@ -122,7 +122,7 @@ def build_lwof(options: SibOptions, variant: Variant, means: Tensor) -> RateDist
     """Model and guide with a mixture prior, one component per base class ``[base, D]``."""
     chosen = settings(GuideSettings, options)
     with seeded(chosen.seed):
-        prior, predictor = MixturePrior.from_class_means(means), PREDICTORS[variant.predictor]()
+        prior, predictor = MixturePrior.from_class_means(means), find_predictor(variant.predictor)()
         guide = BaseAndNewGuide(
             prior,
             predictor,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from data.episodes import TaskSpec
 from data.errors import UserError
 from inference.meta.methods import METHODS
+from inference.meta.named import find_predictor, name_of
 from inference.runs.help import Group
 from inference.runs.options import RunOptions
 from inference.runs.values import (
@@ -35,9 +36,15 @@ class Protocol(StrEnum):
 
 
 class Predictors(Choices[str]):
-    """Names of predictors."""
+    """Names of predictors, or predictor classes of one's own, by ``module.Class``."""
 
     known = tuple(PREDICTORS)
+
+    @classmethod
+    def item(cls, part: Any) -> str:
+        name = name_of(part)
+        find_predictor(name)
+        return name
 
 
 class MethodNames(Choices[str]):
@@ -70,8 +77,9 @@ class SibOptions(RunOptions):
         mixed: train on balanced tasks and on tasks with query proportions ~ Dirichlet(2), half and half, as far as the classes
             have images for it; false trains on balanced tasks alone.
         imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) alone.
-        methods: sib, and to stand beside it nearest-mean.
-        predictor: how features become class probabilities: distance, cosine or linear; several are a sweep too.
+        methods: sib, and to stand beside it nearest-mean, gaussian-classes.
+        predictor: how features become class probabilities: distance, cosine or linear, or module.Class of your own; several
+            are a sweep too.
         posterior: of a task's weights: Gaussian, or a point as in the original release.
         prior: of a task's weights: gaussian, mixture (one component per base class) or hierarchical (a posterior on its
             parameters too).

@@ -11,7 +11,7 @@ class Variant:
 
     Attributes:
         method: a name of :data:`inference.meta.methods.METHODS`.
-        predictor: a name of :data:`models.tasks.predictors.PREDICTORS`.
+        predictor: a name of :data:`models.tasks.predictors.PREDICTORS`, or ``module.Class`` of one's own.
         posterior: family of the posterior over a task's weights; ``None`` where nothing is latent.
         beta: β; ``None`` where there is no rate to weigh.
         steps: K.

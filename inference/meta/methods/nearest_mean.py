@@ -7,12 +7,13 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from guides.empty import EmptyGuide
+from inference.meta.named import find_predictor
 from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
 from models.likelihoods import CategoricalLikelihood
 from models.networks.feature_space import class_means
 from models.plates import num_classes, task_plate
-from models.tasks.predictors import PREDICTORS, Predictor
+from models.tasks.predictors import Predictor
 
 
 class NearestMeanModel(PyroModule):
@@ -49,4 +50,4 @@ def variants(swept: VariantSettings) -> list[Variant]:
 
 def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
     """The program and an empty guide; ``means``, of the base classes, are not needed."""
-    return NearestMeanModel(PREDICTORS[variant.predictor]()), EmptyGuide()
+    return NearestMeanModel(find_predictor(variant.predictor)()), EmptyGuide()

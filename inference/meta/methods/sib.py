@@ -14,11 +14,11 @@ from guides.tasks.hyper import HyperGuide
 from guides.tasks.rules import GradientStep
 from guides.tasks.starts import LearnedStart, QueryMeans, Start, SupportMeans
 from guides.tasks.synthetic import SyntheticGradientGuide
+from inference.meta.named import find_predictor
 from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
 from models.likelihoods import CategoricalLikelihood
 from models.tasks.model import EmpiricalBayesModel
-from models.tasks.predictors import PREDICTORS
 from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior, Prior
 
 START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
@@ -37,7 +37,7 @@ def variants(swept: VariantSettings) -> list[Variant]:
 def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
     """Model and guide, initialised from the base classes' mean features ``[base classes, D]``."""
     prior = build_prior(settings.prior, means)
-    predictor = PREDICTORS[variant.predictor]()
+    predictor = find_predictor(variant.predictor)()
     hierarchical = isinstance(prior, HierarchicalGaussianPrior)
     model = EmpiricalBayesModel(prior, predictor, num_tasks=settings.tasks if hierarchical else None)
     guide = SyntheticGradientGuide(
