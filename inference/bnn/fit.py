@@ -22,7 +22,8 @@ from models.bayesian.weight_priors import WeightPrior
 from models.bayesian.weight_scales import PriorScales
 from models.likelihoods import CategoricalLikelihood, Likelihood
 from models.networks.backbones import Standardize
-from models.networks.classifiers import build_network
+from models.networks.classifiers import build_network, pretrained_network
+from models.networks.frozen import freeze, freeze_batch_norm, keep_start
 
 WATCHED_AT_MOST = 2_000
 
@@ -89,7 +90,11 @@ def make_problem(options: BnnOptions, data: SupervisedData) -> Problem:
     """Training items, untrained network, likelihood and priors of the options."""
     train = data.train.choose(options.train_size, options.seed)
     likelihood = choose_likelihood(options.likelihood, train.labels, options.noise)
-    network = make_network(options.network, data, likelihood, widths=options.widths, seed=options.seed)
+    if options.network_weights is None:
+        network = make_network(options.network, data, likelihood, widths=options.widths, seed=options.seed)
+    else:
+        frozen = tuple(options.weights) == ("last",)
+        network = given_network(options.network, options.network_weights, data, likelihood, frozen=frozen, seed=options.seed)
     return Problem(network, train, likelihood, {algorithm: options.prior_of(algorithm) for algorithm in options.algorithms})
 
 
@@ -114,6 +119,30 @@ def make_network(name: str, data: SupervisedData, likelihood: Likelihood, *, wid
     if isinstance(network[0], Standardize):
         network[0].fit(data.train.items)
     return network
+
+
+def given_network(
+    name: str, weights: str, data: SupervisedData, likelihood: Likelihood, *, frozen: bool, seed: int
+) -> nn.Sequential:
+    """A network with given weights and, where theirs has other outputs than ``likelihood`` needs, a new last layer.
+
+    Batch norm keeps the statistics that it has: those of several posteriors could not be one network's.
+
+    Args:
+        name, weights: see :func:`~models.networks.classifiers.pretrained_network`.
+        data: what the network is for.
+        likelihood: p(y given ŷ), which says the number of outputs.
+        frozen: whether all but the last layer are constants.
+        seed: of a new last layer.
+
+    Raises:
+        UserError: see there.
+    """
+    outputs = data.train.num_classes if isinstance(likelihood, CategoricalLikelihood) else 1
+    with seeded(seed):
+        *start, head = pretrained_network(name, weights, data.item_shape, outputs)
+    body = freeze_batch_norm(nn.Sequential(*start))
+    return nn.Sequential(*(freeze(body) if frozen else keep_start(body)), head)
 
 
 def validate(problem: Problem, recipe: Recipe, selection: Selection, *, loop: Loop, run: RunFolder) -> BnnRecord:

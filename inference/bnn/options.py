@@ -44,7 +44,11 @@ class BnnOptions(FitSettings, RunOptions):
     Args:
         data: data set: glyphs (digits), letters, mnist, fashion-mnist, cifar10, cifar100, folder (images); curve (regression).
         train_size: training items to use, chosen by the seed; all when not given.
-        network: mlp, lenet or a torchvision.models name.
+        image_size: height and width in pixels; the given weights' own, or else the data set's, when not given.
+        network: mlp, lenet, or a name of torchvision.models or timm.
+        network_weights: to start from: a file (.pth, .safetensors) or a name of torchvision's or timm's, such as DEFAULT. With
+            weights=last they are kept and a last layer is fitted, else all are fine-tuned; batch norm keeps its statistics.
+            Files for torchvision's networks are taken to expect images standardised as for ImageNet.
         hidden: widths of mlp.
         likelihood: of the targets; chosen by them when not given.
         noise: known standard deviation of gaussian targets; learned when not given.
@@ -66,6 +70,7 @@ class BnnOptions(FitSettings, RunOptions):
     train_size: TwoOrMore | None = None
     _network: ClassVar[Group] = Group.NETWORK
     network: str = "mlp"
+    network_weights: str | None = None
     hidden: Widths = Widths((100,))
     likelihood: LikelihoodName | None = None
     noise: PositiveNumber | None = None

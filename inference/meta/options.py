@@ -65,11 +65,13 @@ class SibOptions(RunOptions):
 
     Args:
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); linear, network, sinusoids (regression).
-        image_size: height and width in pixels; the data set's usual size when not given.
+        image_size: height and width in pixels; the given weights' own, or else the data set's usual size, when not given.
         features: feature file to start from instead of images.
         holdout: images of each base class kept out of pre-training; the lwof protocol needs them.
-        backbone: feature network: conv4-64, conv4-128, wrn-28-10 or a torchvision.models name.
-        weights: safetensors file of a feature network to start from; with epochs 0 it is used as it is.
+        backbone: feature network: conv4-64, conv4-128, wrn-28-10, or a name of torchvision.models or timm.
+        weights: to start from: a file (.pth, .safetensors) or a name of torchvision's or timm's, such as DEFAULT; kept as they
+            are with epochs 0, else fine-tuned at a tenth of the step size. Files for torchvision's networks are taken to
+            expect images standardised as for ImageNet.
         epochs: of pre-training the feature network.
         way: classes per task.
         shot: support images per class.

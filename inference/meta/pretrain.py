@@ -20,6 +20,10 @@ from models.networks.layers import embed
 
 WATCHED = "val/accuracy"
 """The logged scalar that chooses a checkpoint: few-shot accuracy on validation classes."""
+LEARNING_RATE = 0.003
+"""Largest step size of AdamW from scratch."""
+FINE_TUNING = 0.1
+"""Times which, from given weights."""
 
 
 def pretraining(
@@ -28,7 +32,7 @@ def pretraining(
     *,
     epochs: int,
     batch: int = 64,
-    learning_rate: float = 0.003,
+    learning_rate: float = LEARNING_RATE,
     weight_decay: float = 0.05,
     seed: int = 0,
 ) -> ClassifierTraining:

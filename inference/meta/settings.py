@@ -18,7 +18,7 @@ class PretrainSettings:
     Args:
         backbone: a name of :func:`~models.networks.backbones.build_backbone`.
         epochs: passes over the base classes' images; 0 keeps the network as it starts.
-        weights: safetensors file of a feature network to start from.
+        weights: to start from: a file, or a name: see :meth:`~models.networks.feature_network.FeatureNetwork.pretrained`.
         holdout: images of each base class kept out.
         seed: of the network's start, order and augmentation.
     """

@@ -15,7 +15,6 @@ from inference.meta.report import mark_selected, selected_variant, validate
 from inference.meta.stages import check_training, fit
 from inference.runs.commands import options_to_yaml, write_metrics
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import save_tensors
 from models.networks.feature_network import FeatureNetwork
 
 
@@ -48,12 +47,10 @@ class SIB(Learner):
             options["backbone"] = network.name
         chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
         if not chosen.features:
-            check_training(chosen, data)
+            check_training(chosen, data, network=network)
         with tempfile.TemporaryDirectory() as scratch:
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "sib", options_to_yaml(chosen))
-            if network is not None:
-                save_tensors(run.network, network.state_dict(), network.description())
-            fitted = fit(chosen, data, run)
+            fitted = fit(chosen, data, run, network)
             records = mark_selected(validate(fitted, run))
             write_metrics(run, "sib", chosen, [asdict(record) for record in records], dataset=data.name)
             best = fitted[selected_variant(fitted, records)]

@@ -18,13 +18,13 @@ from inference.meta.checkpoints import RENAMED
 from inference.meta.learner import Learner
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
-from inference.meta.pretrain import WATCHED, pretraining
+from inference.meta.pretrain import FINE_TUNING, LEARNING_RATE, WATCHED, pretraining
 from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, VariantSettings, settings
 from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_is_better, keep_steps_that_pay
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import Features, dataset_name, load_features, load_state, save_features, save_tensors
+from inference.runs.tensors import Features, dataset_name, load_features, load_state, load_tensors, save_features, save_tensors
 from inference.runs.training import Loop, train
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace, class_means
@@ -40,18 +40,24 @@ def all_variants(options: SibOptions) -> list[Variant]:
     return [variant for name in options.methods for variant in METHODS[name].variants(swept)]
 
 
-def check_training(options: SibOptions, data: ImageSplits | None, features: Features | None = None) -> None:
+def check_training(
+    options: SibOptions,
+    data: ImageSplits | None,
+    features: Features | None = None,
+    network: FeatureNetwork | None = None,
+) -> None:
     """Fail, before any training and before there is a run folder, where it could not be finished.
 
+    Args:
+        network: as for :func:`fit`.
+
     Raises:
-        UserError: too few classes or images, those held out not counted; an unknown network; or too many directions.
+        UserError: too few classes or images, those held out not counted; an unknown network, or weights that do not fit it; or
+            too many directions.
     """
     if features is None:
         assert data is not None
-        try:
-            num_features = FeatureNetwork(options.backbone, data.image_shape).num_features
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        num_features = (network or starting_network(settings(PretrainSettings, options), data)).num_features
         parts = {"train": kept_labels(data.train, options.holdout), "val": data.val}
     else:
         num_features, parts = features["train"].items.shape[-1], features
@@ -68,11 +74,14 @@ def kept_labels(base: LabelledItems, images: int) -> LabelledItems:
     return labels.hold_out(images)[0] if images else labels
 
 
-def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[Variant, Learner]:
+def fit(
+    options: SibOptions, data: ImageSplits | None, run: RunFolder, network: FeatureNetwork | None = None
+) -> dict[Variant, Learner]:
     """Train everything the options ask for, in ``run``; finished stages are read back instead.
 
     Args:
         data: images; not needed where ``options.features`` names a feature file.
+        network: a feature network to use as it is, whatever the options say of one.
 
     Returns:
         variant -> fitted :class:`~inference.meta.learner.Learner`, references included.
@@ -86,7 +95,9 @@ def fit(options: SibOptions, data: ImageSplits | None, run: RunFolder) -> dict[V
     if options.features:
         network, features, dataset = None, *given_features(options.features, run)
     elif data is not None:
-        network, features, dataset = *learned_features(settings(PretrainSettings, options), loop, data, run), data.name
+        chosen_features = settings(PretrainSettings, options)
+        network, features = learned_features(chosen_features, loop, data, run, network)
+        dataset = data.name
     else:
         raise ValueError("images are needed unless options.features names a feature file")
     fitted: dict[Variant, Learner] = {}
@@ -146,19 +157,19 @@ def given_features(file: str, run: RunFolder) -> tuple[Features, str]:
 
 
 def learned_features(
-    chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder
+    chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder, network: FeatureNetwork | None = None
 ) -> tuple[FeatureNetwork, Features]:
-    """A trained feature network, and the features of every split.
+    """A trained feature network, the given one where there is one, and the features of every split.
 
     The split ``held_out`` holds the images of base classes that pre-training never saw, where ``holdout`` asks for them.
     """
     data, held_out = hold_out(data, chosen.holdout)
-    network = pretrain(chosen, loop, data, run)
+    network = pretrain(chosen, loop, data, run) if network is None else given_network(network, run)
     if not run.features.exists():
         with run.timed("embed"):
             sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})
             features = {split: embed_items(network, part) for split, part in sources.items()}
-            save_features(run.features, features, {"backbone": chosen.backbone, "dataset": data.name})
+            save_features(run.features, features, {"backbone": network.name, "dataset": data.name})
     return network, load_features(run.features)
 
 
@@ -175,19 +186,41 @@ def embed_items(network: FeatureNetwork, part: LabelledItems) -> LabelledItems:
     return LabelledItems(embed(network, part.items), part.labels, part.class_names)
 
 
-def pretrain(chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder) -> FeatureNetwork:
-    """The feature network: read back, or trained from given weights or from scratch."""
+def given_network(network: FeatureNetwork, run: RunFolder) -> FeatureNetwork:
+    """A network that is used as it is; the run folder keeps a copy."""
+    if not run.network.exists():
+        save_tensors(run.network, network.state_dict(), network.description())
+    return network
+
+
+def starting_network(chosen: PretrainSettings, data: ImageSplits) -> FeatureNetwork:
+    """The feature network before training: with given weights, or untrained.
+
+    Raises:
+        UserError: an unknown network, images that it cannot take, or weights that do not fit: see
+            :meth:`~models.networks.feature_network.FeatureNetwork.pretrained`.
+    """
+    channels, size, _ = data.image_shape
+    if chosen.weights is not None:
+        name, file = chosen.backbone, chosen.weights
+        return FeatureNetwork.pretrained(name, file, image_size=size, channels=channels, mirror=data.mirror)
     with seeded(chosen.seed):
-        network = FeatureNetwork(chosen.backbone, data.image_shape, mirror=data.mirror)
-    network.standardize.fit(data.train.items)
-    start = run.network if run.network.exists() else chosen.weights
-    if start:
-        load_state(network, start)
+        return FeatureNetwork(chosen.backbone, data.image_shape, mirror=data.mirror)
+
+
+def pretrain(chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder) -> FeatureNetwork:
+    """The feature network: read back, or trained from given weights (at a tenth of the step size) or from scratch."""
     if run.network.exists():
+        network = FeatureNetwork.from_description(load_tensors(run.network)[1])
+        load_state(network, run.network)
         return network
+    network = starting_network(chosen, data)
+    if network.normalisation is None:
+        network.standardize.fit(data.train.items)
     if chosen.epochs:
         with run.timed("pretrain"), seeded(chosen.seed):
-            module = pretraining(network, data, epochs=chosen.epochs, seed=chosen.seed)
+            rate = LEARNING_RATE if chosen.weights is None else FINE_TUNING * LEARNING_RATE
+            module = pretraining(network, data, epochs=chosen.epochs, learning_rate=rate, seed=chosen.seed)
             train(module, loop, run, "pretrain", epochs=module.epochs, monitor=WATCHED, mode="max")
     save_tensors(run.network, network.state_dict(), network.description())
     return network

@@ -81,8 +81,10 @@ def build_networks(options: VidOptions, data: Sources) -> Networks:
                 f"the teacher of {options.teacher_weights} has {outputs} outputs, and `teacher_data={options.teacher_data}`"
                 f" {classes} classes: give the data it was trained on, or leave `teacher_data` out"
             )
-    start = starting_network(options.student, options.student_weights, data.source, options.seed) if finetuned else None
-    return Networks(teacher, start)
+    if not finetuned:
+        return Networks(teacher, None)
+    outputs = data.source.train.num_classes
+    return Networks(teacher, starting_network(options.student, options.student_weights, data.source, options.seed, outputs))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from data.errors import UserError
 from inference.runs.commands import options_from_yaml
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_state, load_tensors, save_tensors
-from inference.vid.networks import Recipe, TeacherSettings, load_network, pretrained_network
+from inference.vid.networks import Recipe, TeacherSettings, load_network
 from inference.vid.options import Size, VidOptions
 from inference.vid.settings import StudentSettings, stage_name
 from inference.vid.sources import Sources
 from inference.vid.student import ItemKind, blank_items, build_model, build_models, describe, read_pairs, rebuild
 from models.distillation.model import DistillationModel
-from models.networks.classifiers import build_network
+from models.networks.classifiers import build_network, pretrained_network
+from models.networks.layers import INPUT
 
 FORMAT = "sibyl-vid-1"
 OWN = "student"
@@ -64,15 +65,18 @@ def load_student(
     run = run if isinstance(run, RunFolder) else RunFolder.existing(run)
     options = options_from_yaml(VidOptions, run.config.read_text(), run.config)
     file = find_checkpoint(run, options, method, per_class, labels, number)
-    metadata = load_tensors(file)[1]
+    tensors, metadata = load_tensors(file)
     if file.stem == OWN and (student is None or "pairs" not in metadata):
         raise UserError(f"{run.path} was fitted to networks of your own: give `student`, or fit anew")
     if "item_shape" not in metadata:  # of a run that did not write it yet
         target = Sources.load(options).target
         metadata |= {"item_shape": list(target.item_shape), "dtype": "uint8", "classes": target.train.num_classes}
     shape, settings = tuple(metadata["item_shape"]), StudentSettings.of(options)
-    named = {"name": options.student, "item_shape": shape, "outputs": metadata["classes"]} if student is None else None
-    network = build_network(options.student, shape, metadata["classes"]) if student is None else copy.deepcopy(student)
+    seen = shape
+    if "student.0.mean" in tensors and len(shape) == 3:  # given weights may be of colour images, shown grayscale ones
+        seen = (len(tensors["student.0.mean"]), *shape[1:])
+    named = {"name": options.student, "item_shape": seen, "outputs": metadata["classes"]} if student is None else None
+    network = build_network(options.student, seen, metadata["classes"]) if student is None else copy.deepcopy(student)
     if teacher is None and file.stem != OWN:
         teacher = find_teacher(run, options, shape, needed="layers" not in metadata)
     if "layers" in metadata:
@@ -80,7 +84,10 @@ def load_student(
     elif teacher is None:
         raise UserError(f"{run.path} was fitted to networks of your own: give `student` and `teacher`, or fit anew")
     elif "pairs" in metadata:
-        model = build_model(network, teacher, read_pairs(metadata), blank_items(metadata), settings)
+        pairs = read_pairs(metadata)
+        if options.teacher_weights is not None:
+            pairs = [pair._replace(teacher=name_today(pair.teacher, teacher)) for pair in pairs]
+        model = build_model(network, teacher, pairs, blank_items(metadata), settings)
     else:
         model = build_models(network, teacher, blank_items(metadata), method, metadata["strength"], settings)[-1]
     load_state(model, file)
@@ -163,6 +170,17 @@ def find_teacher(run: RunFolder, options: VidOptions, item_shape: tuple[int, ...
         if needed:
             raise
         return None
+
+
+def name_today(layer: str, teacher: nn.Module) -> str:
+    """The name of a teacher's layer now: before 0.4 networks of torchvision with given weights had their last layer inside, and
+    a layer of its own showed them grayscale images as colour ones."""
+    modules, name = dict(teacher.named_modules()), layer.removesuffix(INPUT)
+    inner = f"1.{name.partition('.')[2]}"
+    if name in modules and not isinstance(modules[name], nn.Identity):
+        return layer
+    kept = inner in modules and not isinstance(modules[inner], nn.Identity)
+    return (inner if kept else "2") + layer[len(name) :]
 
 
 def find_checkpoint(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
 
 from data.augmentation import CROPS, augmentation_for
 from data.errors import UserError
@@ -23,10 +20,8 @@ from inference.runs.tensors import load_tensors, save_tensors
 from inference.runs.training import Loop
 from inference.runs.updates import Schedule
 from inference.vid.options import VidOptions
-from models.networks.backbones import RepeatChannels, Standardize
-from models.networks.classifiers import build_network
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from models.networks.backbones import Standardize
+from models.networks.classifiers import build_network, pretrained_network
 
 
 @dataclass(frozen=True)
@@ -124,14 +119,21 @@ def make_network(name: str, items: LabelledItems, seed: int) -> nn.Sequential:
     return network
 
 
-def starting_network(name: str, weights: str | None, data: SupervisedData, seed: int) -> nn.Module:
+def starting_network(name: str, weights: str | None, data: SupervisedData, seed: int, outputs: int | None = None) -> nn.Module:
     """The network with the ``weights`` where given, else untrained.
 
+    Args:
+        name: of the network.
+        weights: see :func:`~models.networks.classifiers.pretrained_network`.
+        data: what it is for.
+        seed: of an untrained one.
+        outputs: of the last layer, where it may be a new one.
+
     Raises:
-        UserError: see :func:`make_network` and :func:`pretrained_network`.
+        UserError: see :func:`make_network` and :func:`~models.networks.classifiers.pretrained_network`.
     """
     if weights is not None:
-        return pretrained_network(name, weights, data.item_shape)
+        return pretrained_network(name, weights, data.item_shape, outputs)
     return make_network(name, data.train, seed)
 
 
@@ -173,41 +175,6 @@ def checksum(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def pretrained_network(name: str, weights: str, image_shape: tuple[int, ...]) -> nn.Module:
-    """A network with given weights, for images of ``image_shape``.
-
-    Args:
-        name: as for :func:`~models.networks.classifiers.build_network`.
-        weights: a safetensors file of such a network (from a run's checkpoints, students' included, or from the cache), a state
-            dict of torchvision's model of this name, or the name of torchvision's weights, which are downloaded. torchvision's
-            models see images standardised as for ImageNet.
-
-    Raises:
-        UserError: no such file or weights, or they are another network's.
-    """
-    path = Path(weights)
-    if not path.is_file():
-        return imagenet_input(download(name, weights), image_shape)
-    state = student_part(read_state(path))
-    ours = all(key.split(".")[0].isdecimal() for key in state)  # a Sequential
-    if ours:  # files have their tensors in the order of their names' letters
-        state = dict(sorted(state.items(), key=lambda entry: int(entry[0].split(".")[0])))
-    outputs = [len(value) for key, value in state.items() if key.endswith("weight") and value.dim() == 2]
-    if not outputs:
-        raise UserError(f"{path} has no linear layer: it is no classifier's state dict")
-    try:
-        if ours:
-            network: nn.Module = build_network(name, image_shape, outputs[-1])
-            network.load_state_dict(state)
-            return network
-        raw = get_model(name, weights=None, num_classes=outputs[-1])
-        raw.load_state_dict(state)
-        return imagenet_input(raw, image_shape)
-    except (RuntimeError, ValueError) as error:
-        lines = str(error).splitlines()
-        raise UserError(f"{path} does not fit {name}: {lines[min(1, len(lines) - 1)].strip()[:160]}") from None
-
-
 def student_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The student's weights alone, where ``state`` is a :class:`~models.distillation.model.DistillationModel`'s."""
     own = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
@@ -224,50 +191,6 @@ def load_network(network: nn.Module, path: Path) -> None:
         network.eval().load_state_dict(student_part(load_tensors(path)[0]))
     except RuntimeError as error:
         raise UserError(f"{path} belongs to another network: {str(error).splitlines()[-1].strip()}") from None
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors or torch file; nothing else is unpickled.
-
-    Raises:
-        UserError: it is damaged or holds something else.
-    """
-    if path.suffix == ".safetensors":
-        return load_tensors(path)[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged or no state dict: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state dict")
-    return state
-
-
-def download(name: str, weights: str) -> nn.Module:
-    """torchvision's model with its weights by name.
-
-    Raises:
-        UserError: unknown names, or no network to download by.
-    """
-    try:
-        known = list(get_model_weights(name).__members__)
-    except ValueError:
-        raise UserError(f"{weights} is no file, and torchvision has no model {name} with weights") from None
-    if weights not in (*known, "DEFAULT"):
-        raise UserError(f"{weights} is neither a file nor weights of {name}: torchvision has {', '.join(known)}")
-    try:
-        return get_model(name, weights=weights)
-    except OSError as error:
-        raise UserError(f"{name}'s weights {weights} cannot be downloaded ({error}): give a file instead") from error
-
-
-def imagenet_input(network: nn.Module, image_shape: tuple[int, ...]) -> nn.Sequential:
-    """uint8 images to what torchvision's weights expect: three channels, standardised as for ImageNet."""
-    start = Standardize(3)
-    start.mean.copy_(torch.tensor(IMAGENET_MEAN)[:, None, None])
-    start.std.copy_(torch.tensor(IMAGENET_STD)[:, None, None])
-    repeat = [RepeatChannels(3)] if image_shape[0] == 1 else []
-    return nn.Sequential(*repeat, start, network)
 
 
 def replace_head(network: nn.Module, outputs: int) -> nn.Module:

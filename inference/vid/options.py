@@ -93,16 +93,17 @@ class VidOptions(RunOptions):
 
     Args:
         data: data set of the students: glyphs (digits), letters, mnist, fashion-mnist, cifar10, cifar100 or folder.
-        image_size: height and width in pixels; the data set's own when not given.
+        image_size: height and width in pixels; the given weights' own, or else the data set's, when not given.
         per_class: N, images per class of the students; several are tried one after another; all is allowed.
         labels: N_ℓ, how many of them have labels; several are tried too; all of them when not given.
         teacher_data: the teacher's data set, where it is another one.
         teacher_root: its folder or archive.
-        teacher: its network: mlp, mlp-h, lenet, conv4-64, wrn-d-k, vgg9 or a torchvision.models name.
-        teacher_weights: a trained teacher: a file (.safetensors from a run's checkpoints or the cache, or a torchvision state
-            dict) or the name of torchvision's weights, such as IMAGENET1K_V1; trained on the teacher's data when not given.
+        teacher: its network: mlp, mlp-h, lenet, conv4-64, wrn-d-k, vgg9, or a name of torchvision.models or timm.
+        teacher_weights: a trained teacher: a file (.pth, .safetensors, a checkpoint too) or a name of torchvision's or
+            timm's, such as DEFAULT; trained on the teacher's data when not given. Files for torchvision's networks are taken
+            to expect images standardised as for ImageNet.
         student: the students' network, as for the teacher.
-        student_weights: weights the finetuned student starts from, as for the teacher; trained when not given.
+        student_weights: what the finetuned student starts from, as for the teacher, last layer or not; trained when not given.
         pairs: layers to compare, teacher:student; found by themselves when not given.
         methods: student, finetuned, kd, lwf, fitnet, fitnet-stages, at, nst, vid, vid-logits, and sums such as kd+vid or
             0.5*kd+2*vid.

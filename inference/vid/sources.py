@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.items import LabelledItems, SupervisedData
 from data.seeding import mix_seed
 from inference.vid.options import Size, VidOptions
+from models.networks.pretrained import own_image_size
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,29 @@ class Sources:
             UserError: bad names or files, or images of other sizes.
         """
         root = options.root if options.teacher_data is None else files_of(options.data, options.root)
-        target = load_supervised(options.data, root, image_size=options.image_size, seed=options.seed)
+        size = options.image_size or size_of_weights(options)
+        target = load_supervised(options.data, root, image_size=size, seed=options.seed)
         if not target.is_classification:
             raise UserError(f"`data={options.data}` has no classes: distillation is for images with classes")
         if options.teacher_data is None:
             return cls(target, target)
         root = options.teacher_root or files_of(options.teacher_data, options.root)
-        source = load_supervised(options.teacher_data, root, image_size=options.image_size, seed=options.seed)
+        source = load_supervised(options.teacher_data, root, image_size=size, seed=options.seed)
         if source.item_shape != target.item_shape:
             shapes = ["×".join(map(str, data.item_shape)) for data in (source, target)]
             raise UserError(f"the teacher's images are {shapes[0]} and the student's {shapes[1]}: give both one `image_size`")
         return cls(target, source)
+
+
+def size_of_weights(options: VidOptions) -> int | None:
+    """Height and width of the images that given weights are for, the teacher's first; ``None`` where none say so.
+
+    Raises:
+        UserError: no such weights.
+    """
+    given = ((options.teacher, options.teacher_weights), (options.student, options.student_weights))
+    sizes = [own_image_size(name, weights) for name, weights in given if weights is not None]
+    return next((size for size in sizes if size is not None), None)
 
 
 def files_of(name: str, root: str | None) -> str | None:

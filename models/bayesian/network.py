@@ -138,13 +138,15 @@ class BayesianNetwork(PyroModule):
         }
 
     def initial_weights(self, copies: int) -> Tensor:
-        """``[copies, P]``: the network's own weights, then freshly initialised ones (torch's random state decides)."""
+        """``[copies, P]``: the network's own weights, then freshly initialised ones (torch's random state decides) of all
+        layers but those that :func:`~models.networks.frozen.keep_start` has marked."""
         network, rows = copy.deepcopy(self.network), []
         for _ in range(copies):
             parameters = dict(network.named_parameters())
             rows.append(torch.cat([parameters[name].detach().flatten() for name in self.shapes]))
             for module in network.modules():
-                if callable(reset := getattr(module, "reset_parameters", None)):
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset) and not getattr(module, "keeps_start", False):
                     reset()
         return torch.stack(rows)
 

@@ -131,7 +131,11 @@ def vgg9(channels: int) -> nn.Module:
 
 
 def library_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
-    """A network of torchvision or timm without its last layer; grayscale images are shown to it as colour ones."""
+    """A network of torchvision or timm without its last layer; grayscale images are shown to it as colour ones.
+
+    Raises:
+        ValueError: an unknown name, a network without a last linear layer, or images that it cannot take.
+    """
     found = find_library(name)
     if found is None:
         named = ", ".join(backbone.value for backbone in Backbone)
@@ -214,7 +218,7 @@ class Standardize(nn.Module):
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> Standardize:
-        """With statistics that are known: of each channel, for pixels in [0, 1]. Grayscale images come out with as many
+        """With a known ``mean`` and ``std`` of each channel, for pixels in [0, 1]. Grayscale images come out with as many
         channels as these have."""
         made = cls(len(mean))
         made.mean.copy_(torch.tensor(mean)[:, None, None])

@@ -6,10 +6,15 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from data.errors import UserError
 from models.networks.backbones import Standardize, build_backbone
+from models.networks.feature_network import FeatureNetwork
+from models.networks.pretrained import load_exactly, read_file, tables
 
 
 def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidden: Sequence[int] = (400, 400)) -> nn.Sequential:
@@ -39,6 +44,76 @@ def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidde
         return nn.Sequential(*start, *lenet(item_shape, outputs))
     backbone = build_backbone(name, item_shape)
     return nn.Sequential(*start, backbone, nn.Linear(int(backbone.num_features), outputs))  # type: ignore[arg-type]
+
+
+def pretrained_network(name: str, weights: str, item_shape: tuple[int, ...], outputs: int | None = None) -> nn.Sequential:
+    """A network with given weights, with the layers that :func:`build_network` gives it.
+
+    Args:
+        name: as for :func:`build_network`.
+        weights: a file of such a network (from a run's checkpoints, students' included, or from the cache of teachers); or see
+            :meth:`~models.networks.feature_network.FeatureNetwork.pretrained`, which says how images are standardised.
+        item_shape: (channels, height, width) of images, or (features,). Grayscale images are shown to torchvision's and timm's
+            networks as colour ones.
+        outputs: numbers per item; a last layer that has another number of them, or is not among the weights, is a new one. When
+            not given it must be among them.
+
+    Raises:
+        UserError: no such file or weights, a file that is damaged or another network's, or no last layer.
+    """
+    head: nn.Linear | None
+    if Path(weights).is_file() and (state := own_state(read_file(Path(weights)))):
+        start, head = own_network(name, state, item_shape, weights)
+    elif len(item_shape) == 3 and name != "lenet" and not name.startswith("mlp"):
+        size, channels = item_shape[-1], item_shape[0]
+        features, head = FeatureNetwork.with_head(name, weights, image_size=size, channels=channels, mirror=False)
+        start = [features.standardize, features.backbone]
+        head = head or (None if outputs is None else nn.Linear(features.num_features, outputs))
+    else:
+        raise UserError(f"{weights} holds no weights of {name}: give a file of Sibyl's")
+    if head is None:
+        raise UserError(f"{weights} has no last layer, which gives the classes: give weights of {name} with one")
+    if outputs not in (None, head.out_features):
+        head = nn.Linear(head.in_features, outputs)
+    return nn.Sequential(*start, head)
+
+
+def own_state(content: Any) -> dict[str, Tensor]:
+    """The state dict of a network of :func:`build_network`, also of one that was a student, in a file's ``content``; empty
+    where there is none."""
+    for table in tables(content):
+        student = {key.removeprefix("student."): value for key, value in table.items() if key.startswith("student.")}
+        if all(key.partition(".")[0].isdecimal() for key in (student or table)):
+            return student or table
+    return {}
+
+
+def own_network(
+    name: str, state: dict[str, Tensor], item_shape: tuple[int, ...], source: str
+) -> tuple[list[nn.Module], nn.Linear]:
+    """A network of :func:`build_network` with given weights: what comes before its last layer, and this.
+
+    Args:
+        name, item_shape: as there; images of one channel may have been shown to it as colour ones.
+        state: its state dict, which says the number of outputs.
+        source: what errors call the file.
+
+    Raises:
+        UserError: weights of another network.
+    """
+    matrices = [key for key, value in state.items() if key.endswith("weight") and value.dim() == 2]
+    layers = sorted((int(key.partition(".")[0]), key) for key in matrices)
+    if not layers:
+        raise UserError(f"{source} has no linear layer: it is no classifier's state dict")
+    if "0.mean" in state and len(item_shape) == 3:
+        item_shape = (len(state["0.mean"]), *item_shape[1:])
+    try:
+        network = build_network(name, item_shape, len(state[layers[-1][1]]))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    load_exactly(network, state, source, name)
+    *start, head = network
+    return start, head  # type: ignore[return-value]
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU) -> list[nn.Module]:

@@ -36,7 +36,7 @@ class FeatureNetwork(nn.Module):
         image_shape: (channels, height, width).
         mirror: in evaluation mode, average the normalised features of an image and its mirror image.
         normalisation: mean and standard deviation of each channel, for pixels in [0, 1], that images are standardised by;
-            without it images stay in [0, 1] until ``standardize.fit`` takes the training images' own, as ``SIB.fit`` does.
+            without it images stay in [0, 1], until ``standardize.fit(images)`` takes their own.
             Grayscale images are shown to a network that has three channels of them as colour ones.
 
     Raises:
@@ -89,17 +89,28 @@ class FeatureNetwork(nn.Module):
             UserError: no such file or weights, a file that is damaged or another network's, no network to download by, or an
                 ``image_size`` that is needed.
         """
+        return cls.with_head(name, weights, image_size=image_size, channels=channels, mirror=mirror)[0]
+
+    @classmethod
+    def with_head(
+        cls, name: str, weights: str | Path, *, image_size: int | None = None, channels: int = 3, mirror: bool = True
+    ) -> tuple[Self, nn.Linear | None]:
+        """The network of :meth:`pretrained`, which explains the arguments, and the last layer that the weights have of it:
+        features to classes; ``None`` where they have none.
+
+        Raises:
+            UserError: as there.
+        """
         source, described = str(weights), read_description(Path(weights)) if Path(weights).is_file() else None
         if described is not None:
-            return cls._described(described, name, source, image_size=image_size, channels=channels, mirror=mirror)
+            return cls._described(described, name, source, image_size=image_size, channels=channels, mirror=mirror), None
         expected = expected_images(name, source)
         size = image_size or (expected.size if expected else None)
         if size is None:
             raise UserError(f"{source} does not say for what images it is: give `image_size`, height and width in pixels")
         normalisation = (expected.mean, expected.std) if expected else None
         network = cls(name, (channels, size, size), mirror=mirror, normalisation=normalisation)
-        network.load_backbone(source)
-        return network
+        return network, network.load_backbone(source)
 
     @classmethod
     def _described(
@@ -115,21 +126,35 @@ class FeatureNetwork(nn.Module):
         size = image_size or trained[-1]
         network = cls.from_description({**described, "image_shape": (channels, size, size), "mirror": mirror})
         load_exactly(network, read_weights(name, source), source, name)
+        network.keep_normalisation()
         return network
 
-    def load_backbone(self, weights: str) -> None:
+    def load_backbone(self, weights: str) -> nn.Linear | None:
         """Read the backbone's weights; what stands beside them of standardisation is taken too.
+
+        Args:
+            weights: see :meth:`pretrained`.
+
+        Returns:
+            The last layer that they have, which the backbone does without.
 
         Raises:
             UserError: see :meth:`pretrained`.
         """
-        found = library_of(self.name)
+        library = library_of(self.name)
+        head = library[0].head(library[1]) if library else None
         state = find_state(read_weights(self.name, weights), self.backbone.state_dict().keys(), weights, self.name)
-        load_exactly(self.backbone, state.tensors, weights, self.name, head=found[0].head(found[1]) if found else None)
-        if (known := state.normalisation) and known[0].shape == self.standardize.mean.shape:
-            self.normalisation = tuple(tuple(part.flatten().tolist()) for part in known)
-            self.standardize = Standardize.of(*self.normalisation)
+        load_exactly(self.backbone, state.tensors, weights, self.name, head=head)
+        if (known := state.normalisation) and len(known[0]) in (1, len(self.standardize.mean)):
+            own = self.standardize.mean.shape
+            self.standardize.load_state_dict({"mean": known[0].expand(own), "std": known[1].expand(own)})
+            self.keep_normalisation()
         self.weights = weights
+        return state.head(head, self.num_features)
+
+    def keep_normalisation(self) -> None:
+        """Take what images are standardised by now for what the weights expect."""
+        self.normalisation = tuple(tuple(part.flatten().tolist()) for part in (self.standardize.mean, self.standardize.std))
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.standardize(images).contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from data.gather import gather
 
+PIXELS = 256 * 84 * 84
+"""At most so many pixels are embedded at once."""
 INPUT = ".input"
 """Behind a layer's name: what goes into it, not what comes out."""
 
@@ -116,8 +119,10 @@ def layer_outputs(owner: str, network: nn.Module, example: Tensor, names: Sequen
 @torch.no_grad()
 def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
     """A network's outputs ``[n, D]`` (of single precision at least, on the CPU; of many items mapped from a file, see
-    :func:`~data.gather.gather`) for ``images`` in evaluation mode, ``batch_size`` at a time; the network is left as it was."""
-    device = device_of(network)
+    :func:`~data.gather.gather`) for ``images`` in evaluation mode, ``batch_size`` at a time (fewer, where images are larger
+    than 84×84, so that memory stays the same); the network is left as it was."""
+    device, pixels = device_of(network), math.prod(images.shape[2:])
+    batch_size = max(1, min(batch_size, PIXELS // pixels))
     with evaluating(network):
         parts = (network(part.to(device)) for part in images.split(batch_size))
         return gather(part.to("cpu", torch.promote_types(part.dtype, torch.float32)) for part in parts)

@@ -48,6 +48,11 @@ class Library(ABC):
     def classifier(self, name: str, classes: int | None = None, *, weights: str | None = None) -> nn.Module:
         """The whole network: untrained, or with weights by name, which the library downloads where they are not in its cache.
 
+        Args:
+            name: of the network.
+            classes: outputs of its last layer; the library's own number when not given.
+            weights: one of :meth:`weights`, or :data:`DEFAULT`.
+
         Raises:
             OSError: they cannot be downloaded.
         """
@@ -194,6 +199,6 @@ def find_library(name: str) -> tuple[Library, str] | None:
 
 
 def did_you_mean(given: str, known: list[str]) -> str:
-    """The end of a message about an unknown name: the one that may have been meant, where one is close."""
+    """The end of a message about an unknown name ``given``: which of the ``known`` may have been meant, if one is close."""
     close = difflib.get_close_matches(given, known, n=1)
     return f": did you mean {close[0]}?" if close else ""

@@ -27,20 +27,38 @@ class State(NamedTuple):
 
     Attributes:
         tensors: by the network's own names, a head's among them.
-        beside: those that are not part of it, by their full names.
+        prefix: what stood before these names.
+        beside: the tensors that are not part of it, by their full names.
     """
 
     tensors: dict[str, Tensor]
+    prefix: str
     beside: dict[str, Tensor]
 
+    def neighbour(self, *names: str) -> list[Tensor]:
+        """The tensors of these names next to the network, or next to what it is part of; none unless all are there."""
+        place = self.prefix
+        while place:
+            place = place[: place.rstrip(".").rfind(".") + 1]
+            if all(place + name in self.beside for name in names):
+                return [self.beside[place + name] for name in names]
+        return []
+
     @property
-    def normalisation(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation ``[channels, 1, 1]`` of a :class:`~models.networks.backbones.Standardize` beside it."""
-        for stem in ("standardize", "0"):
-            mean, std = self.beside.get(f"{stem}.mean"), self.beside.get(f"{stem}.std")
-            if mean is not None and std is not None:
-                return mean, std
-        return None
+    def normalisation(self) -> list[Tensor]:
+        """Mean and standard deviation ``[channels, 1, 1]`` of a :class:`~models.networks.backbones.Standardize` before the
+        network; empty where there is none."""
+        return self.neighbour("standardize.mean", "standardize.std") or self.neighbour("0.mean", "0.std")
+
+    def head(self, name: str | None, features: int) -> nn.Linear | None:
+        """The network's last layer, called ``name``, where it is a linear one of so many ``features``."""
+        keys = [f"{name}.weight", f"{name}.bias"]
+        found = [self.tensors[key] for key in keys if key in self.tensors]
+        if not found or found[0].dim() != 2 or found[0].shape[1] != features:
+            return None
+        layer = nn.Linear(features, len(found[0]), bias=len(found) > 1)
+        layer.load_state_dict(dict(zip(("weight", "bias"), found, strict=False)))
+        return layer
 
 
 def own_image_size(name: str, weights: str) -> int | None:
@@ -93,7 +111,11 @@ def read_weights(name: str, weights: str) -> Any:
 
 
 def library_of(name: str) -> tuple[Library, str] | None:
-    """See :func:`~models.networks.libraries.find_library`; its errors are the user's."""
+    """See :func:`~models.networks.libraries.find_library`.
+
+    Raises:
+        UserError: its errors.
+    """
     try:
         return find_library(name)
     except ValueError as error:
@@ -195,13 +217,14 @@ def find_state(content: Any, names: Collection[str], source: str, network: str) 
     ``backbone.``): the place where most names are the network's is taken, and of several the first.
 
     Args:
+        content: what :func:`read_weights` gives.
         names: of the network's parameters and buffers.
         source, network: what error messages call the file and the network.
 
     Raises:
-        UserError: nothing in it has such a name.
+        UserError: nowhere in it are half of the names.
     """
-    best, found = 0, State({}, {})
+    best, found = 0, State({}, "", {})
     seen: list[str] = []
     for table in tables(content):
         seen += table
@@ -210,8 +233,8 @@ def find_state(content: Any, names: Collection[str], source: str, network: str) 
         if hits and hits[0][1] > best:
             (prefix, best), *_ = hits
             inside = {key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)}
-            found = State(inside, {key: value for key, value in table.items() if not key.startswith(prefix)})
-    if not best:
+            found = State(inside, prefix, {key: value for key, value in table.items() if not key.startswith(prefix)})
+    if best < len(names) / 2:
         holds = f"it has {some(seen)}" if seen else f"it is a {type(content).__name__} without tensors by name"
         raise UserError(f"{source} holds no weights of {network}: {holds}")
     return found
@@ -262,6 +285,6 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], source: str, name
 
 
 def some(keys: Collection[str], most: int = 3) -> str:
-    """A few names, and how many there are."""
+    """A few of the ``keys``, at ``most`` so many, and how many there are."""
     named = ", ".join(list(keys)[:most])
     return named if len(keys) <= most else f"{named} … ({len(keys)} tensors)"

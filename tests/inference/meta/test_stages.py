@@ -1,15 +1,21 @@
 """The stages of a run: which data each sees, and what is trained."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
+from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
 
 from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.mixed import MixedSampler
+from inference import svi_sib
 from inference.meta import stages
 from inference.meta.base_and_new import lwof_schedule
 from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
+from inference.meta.pretrain import LEARNING_RATE, pretraining
 from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
 from inference.meta.sib import SIB
 from inference.meta.stages import (
@@ -182,3 +188,75 @@ def test_validation_tasks_are_as_many_as_asked_for():
     few, usual = (SibOptions(**given) for given in ({"validation_tasks": 7}, {}))
     assert [settings(MetaSchedule, options).validation_tasks for options in (few, usual)] == [7, 300]
     assert [lwof_schedule(options).validation_tasks for options in (few, usual)] == [7, 100]
+
+
+class TestPretrained:
+    """Feature networks with given weights."""
+
+    @pytest.fixture
+    def weights(self, tmp_path):
+        """A file of torchvision's, head included."""
+        torch.manual_seed(0)
+        network = get_model("shufflenet_v2_x0_5", weights=None, num_classes=7).eval()
+        torch.save({"state_dict": network.state_dict()}, tmp_path / "weights.pth")
+        network.fc = nn.Identity()
+        return str(tmp_path / "weights.pth"), network
+
+    def options(self, file, **changes):
+        return SibOptions(backbone="shufflenet_v2_x0_5", weights=file, rank=2, steps=0, **TINY, **changes)
+
+    def test_without_epochs_features_are_torchvisions(self, weights, tmp_path):
+        """On grayscale images, which are shown to the network as colour ones, standardised as ImageNet's."""
+        (file, reference), images = weights, marked_images(classes=6, images=10)
+        check_training(self.options(file, epochs=0), images)
+        run = RunFolder.create(tmp_path / "run", "sib", "")
+        (learner,) = fit(self.options(file, epochs=0), images, run).values()
+        preset = ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()
+        mean, std = (torch.tensor(value)[:, None, None] for value in (preset.mean, preset.std))
+        with torch.no_grad():
+            expected = reference((images.test.items.expand(-1, 3, -1, -1) / 255 - mean) / std)
+        torch.testing.assert_close(load_features(run.features)["test"].items, expected, atol=1e-6, rtol=0)
+        again = Learner.load(run, learner.variant.name)
+        assert torch.equal(again.features(images.test.items[:3]), learner.features(images.test.items[:3]))
+        assert load_tensors(run.network)[1]["weights"] == file
+
+    def test_with_epochs_they_are_where_training_starts(self, weights, tmp_path, monkeypatch):
+        (file, _), started = weights, {}
+
+        def watched(network, data, **settings):
+            started.update(settings, state={key: value.clone() for key, value in network.state_dict().items()})
+            return pretraining(network, data, **settings)
+
+        monkeypatch.setattr(stages, "pretraining", watched)
+        options, run = self.options(file, epochs=1), RunFolder.create(tmp_path / "run", "sib", "")
+        network = stages.pretrain(settings(PretrainSettings, options), options.loop, marked_images(classes=6, images=10), run)
+        assert started["learning_rate"] == pytest.approx(0.1 * LEARNING_RATE)
+        given = stages.starting_network(settings(PretrainSettings, options), marked_images(classes=6, images=10)).state_dict()
+        assert all(torch.equal(started["state"][key], value) for key, value in given.items())
+        assert not torch.equal(network.backbone.conv5[0].weight, given["backbone.conv5.0.weight"])
+
+    def test_weights_that_do_not_fit_leave_no_run_folder(self, weights, tmp_path):
+        options = self.options(weights[0], epochs=0)
+        with pytest.raises(UserError, match="holds no weights of conv4-4"):
+            check_training(replace(options, backbone="conv4-4"), marked_images(classes=6, images=10))
+
+    def test_images_have_the_weights_size_where_none_is_given(self, weights, monkeypatch):
+        sizes = []
+
+        def load(name, root, *, image_size, seed):
+            sizes.append(image_size)
+            return marked_images(classes=6, images=10)
+
+        monkeypatch.setattr(svi_sib, "load_data", load)
+        for size in (None, 16):
+            svi_sib.SibStudy(self.options(weights[0], epochs=0, image_size=size)).load()
+        svi_sib.SibStudy(SibOptions(**TINY)).load()
+        assert sizes == [224, 16, None]
+
+
+def test_a_module_of_ones_own_is_used_as_it_is():
+    images = marked_images(classes=6, images=10)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 5))
+    fitted = SIB.fit(images, network=FeatureNetwork(module, images.image_shape), rank=2, steps=0, **TINY)
+    items = images.test.items[:3]
+    torch.testing.assert_close(fitted.features(items), fitted.space(module(items / 255)))

@@ -1,18 +1,19 @@
 """A study of students: who trains on what, from which start, and how a strength is chosen."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.models import get_model
 
 import inference.vid.fit
 from data.errors import UserError
 from data.items import SupervisedData
 from inference.vid.fit import build_networks, check
-from inference.vid.networks import pretrained_network
 from inference.vid.options import Size, VidOptions
 from inference.vid.sources import Sources
-from models.networks.classifiers import build_network
+from models.networks.classifiers import build_network, pretrained_network
 from tests.inference.vid.conftest import images, network, numbers
 
 
@@ -126,6 +127,26 @@ class TestNetworks:
         options = VidOptions(teacher="conv4-8", teacher_weights=str(file), teacher_data="glyphs")
         with pytest.raises(UserError, match="has 7 outputs, and `teacher_data=glyphs` 3 classes"):
             build_networks(options, self.data())
+
+    def test_teachers_and_students_of_torchvision(self, tmp_path):
+        """The teacher is torchvision's network, head and all; the student keeps all but the head, which need not be there."""
+        torch.manual_seed(0)
+        given = get_model("shufflenet_v2_x0_5", weights=None, num_classes=3).eval()
+        torch.save({"state_dict": given.state_dict()}, tmp_path / "teacher.pth")
+        body = {key: value for key, value in given.state_dict().items() if not key.startswith("fc.")}
+        torch.save(body, tmp_path / "student.pth")
+        files = {f"{role}_weights": str(tmp_path / f"{role}.pth") for role in ("teacher", "student")}
+        names = {"teacher": "shufflenet_v2_x0_5", "student": "shufflenet_v2_x0_5"}
+        options = VidOptions(**names, **files, methods="finetuned,kd", per_class="5")
+        networks, items = check(options, self.data()), self.data().target.test.items
+        mean, std = (torch.tensor(value)[:, None, None] for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        with torch.no_grad():
+            expected = given((items.expand(-1, 3, -1, -1) / 255 - mean) / std)
+            torch.testing.assert_close(networks.teacher.eval()(items), expected, atol=1e-6, rtol=0)
+            torch.testing.assert_close(given.fc(networks.pretrained.eval()[:-1](items)), expected, atol=1e-6, rtol=0)
+        assert networks.pretrained[-1].out_features == 3
+        with pytest.raises(UserError, match=r"student\.pth has no last layer, which gives the classes"):
+            check(replace(options, teacher_weights=files["student_weights"]), self.data())
 
     def test_few_layers_are_told_in_one_line(self, capsys, monkeypatch):
         monkeypatch.setattr("inference.vid.fit.few_layers", lambda *where: "only one pair of layers was found")

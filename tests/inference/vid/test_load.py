@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from torchvision.models import get_model
 
 import inference.vid.load
 from data.errors import UserError
@@ -65,6 +66,34 @@ def test_runs_written_before_load_too(finished, monkeypatch):
     shutil.rmtree(run.path.parent / "cache")
     with pytest.raises(UserError, match="is neither in its checkpoints nor at"):
         VID.load(run, "vid", 3)
+
+
+def test_runs_with_given_weights(tmp_path):
+    """Of colour images, shown grayscale ones; before 0.4 their layers had other names."""
+    name, files = "shufflenet_v2_x0_5", {}
+    for role, classes in (("teacher", 3), ("student", 7)):
+        files[f"{role}_weights"] = str(tmp_path / f"{role}.pth")
+        torch.save(get_model(name, weights=None, num_classes=classes).state_dict(), files[f"{role}_weights"])
+    options = VidOptions(
+        methods="finetuned,vid-logits+vid", per_class="5", runs=1, updates=1, batch=8, student=name, teacher=name, **files,
+        pairs="1.stage3:1.1.stage3", out=str(tmp_path / "run"), device="cpu", progress=False,
+    )  # fmt: skip
+    data = SupervisedData("letters", images(5), images(5, seed=1))
+    sources = Sources(data, data)
+    run = RunFolder.create(options.out, "svi_vid", options_to_yaml(options))
+    fitted, _ = Study.prepare(options, sources, check(options, sources), run).fit_all()
+    x = data.test.items
+    for method in options.parsed_methods:
+        same(VID.load(run, method), fitted[method, Size(5)], x)
+    saved = VID.load(VID.load(run, "finetuned").save(tmp_path / "student.safetensors"))
+    torch.testing.assert_close(saved.probabilities(x), fitted["finetuned", Size(5)].probabilities(x))
+    (file,) = run.checkpoints.glob("vid-logits*-run0.safetensors")
+    tensors, metadata = load_tensors(file)
+    assert [pair[0] for pair in metadata["pairs"]] == ["2", "1.stage3"]
+    earlier = [[old, *pair[1:]] for old, pair in zip(("2.fc", "2.stage3"), metadata["pairs"], strict=True)]
+    del metadata["layers"]
+    save_tensors(file, tensors, metadata | {"pairs": earlier})
+    same(VID.load(run, "vid-logits+vid"), fitted["vid-logits+vid", Size(5)], x)
 
 
 def test_students_fitted_to_networks_of_ones_own(tmp_path):

@@ -1,68 +1,17 @@
-"""Networks with given weights: torchvision's, our own files, a run's students; and trained ones, kept and found again."""
+"""Networks with the weights of a run's students; and trained ones, kept and found again."""
 
 import pytest
 import torch
-from torchvision.models import resnet18
 
 import inference.vid.networks
 from data.augmentation import CROPS, LETTERS
-from data.errors import UserError
 from data.items import SupervisedData
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import save_tensors
 from inference.runs.training import Loop
-from inference.vid.networks import Recipe, TeacherSettings, make_network, pretrained_network, replace_head, trained_network
+from inference.vid.networks import Recipe, TeacherSettings, make_network, trained_network
 from inference.vid.vid import VID
-from models.networks.classifiers import build_network
+from models.networks.classifiers import build_network, pretrained_network
 from tests.inference.vid.conftest import images
-
-
-def test_torchvision_state_dicts(tmp_path):
-    source = resnet18(num_classes=7).eval()
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
-    network = pretrained_network("resnet18", str(tmp_path / "weights.pth"), (3, 32, 32)).eval()
-    images = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
-    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    torch.testing.assert_close(network(images), source((images / 255 - mean) / std))
-    assert replace_head(network, 3)(images).shape == (2, 3)
-
-
-def test_own_files(tmp_path):
-    network = build_network("lenet", (1, 16, 16), 4)
-    torch.save(network.state_dict(), tmp_path / "lenet.pt")
-    again = pretrained_network("lenet", str(tmp_path / "lenet.pt"), (1, 16, 16))
-    x = torch.randn(2, 1, 16, 16)
-    torch.testing.assert_close(network(x), again(x))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("resnet18", b"nothing", "damaged or no state dict"),
-        ("resnet18", {"a": 1}, "holds no state dict"),
-        ("resnet18", {"a": torch.zeros(3)}, "no linear layer"),
-        ("resnet18", {"fc.weight": torch.zeros(3, 4)}, "does not fit resnet18"),
-        ("resnet18", None, "neither a file nor weights of resnet18: torchvision has IMAGENET1K_V1"),
-        ("wrn-16-1", None, "torchvision has no model wrn-16-1"),
-    ],
-)
-def test_bad_files(name, content, message, tmp_path):
-    file = tmp_path / "weights.pth"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    elif content is not None:
-        torch.save(content, file)
-    with pytest.raises(UserError, match=message):
-        pretrained_network(name, str(file), (3, 32, 32))
-
-
-@pytest.mark.parametrize("name", ["mlp-8", "conv4-4", "lenet"])
-def test_own_safetensors(name, tmp_path):
-    """Tensors come in the order of their names' letters there: 10 before 2."""
-    network = build_network(name, (1, 16, 16), 4).eval()
-    file = save_tensors(tmp_path / "network.safetensors", network.state_dict(), {})
-    x = torch.randint(0, 255, (2, 1, 16, 16), dtype=torch.uint8)
-    torch.testing.assert_close(pretrained_network(name, str(file), (1, 16, 16)).eval()(x), network(x))
 
 
 def test_a_student_of_a_run_can_teach(tmp_path):

@@ -58,7 +58,7 @@ def test_the_teachers_data_is_loaded_though_its_weights_are_given(monkeypatch):
         return type("Data", (), {"is_classification": True, "item_shape": (1, 16, 16)})()
 
     monkeypatch.setattr("inference.vid.sources.load_supervised", load)
-    sources = Sources.load(VidOptions(data="letters", teacher_data="glyphs", teacher_weights="weights.pth"))
+    sources = Sources.load(VidOptions(data="letters", teacher_data="glyphs", teacher_weights="weights.pth", image_size=16))
     assert loaded == ["letters", "glyphs"]
     assert sources.source is not sources.target
     alone = Sources.load(VidOptions(data="letters"))
@@ -69,5 +69,21 @@ def test_the_teachers_data_is_loaded_though_its_weights_are_given(monkeypatch):
 def test_a_root_in_common_is_of_the_set_that_has_files(data, teacher, roots, monkeypatch):
     given, loaded = [], type("Data", (), {"is_classification": True, "item_shape": (1, 16, 16)})()
     monkeypatch.setattr("inference.vid.sources.load_supervised", lambda name, root, **_: given.append(root) or loaded)
-    Sources.load(VidOptions(data=data, teacher_data=teacher, teacher_weights="weights.pth", root="r"))
+    Sources.load(VidOptions(data=data, teacher_data=teacher, teacher_weights="weights.pth", root="r", image_size=16))
     assert given == roots
+
+
+def test_images_have_the_size_of_given_weights(monkeypatch, tmp_path):
+    """Where none is given: the teacher's first."""
+    sizes, loaded = [], type("Data", (), {"is_classification": True, "item_shape": (3, 224, 224)})()
+    monkeypatch.setattr(
+        "inference.vid.sources.load_supervised", lambda *_, image_size, **__: sizes.append(image_size) or loaded
+    )
+    file = tmp_path / "weights.pth"
+    torch.save({}, file)
+    given = {"teacher": "inception_v3", "teacher_weights": str(file), "student": "resnet18", "student_weights": str(file)}
+    Sources.load(VidOptions(**given))
+    Sources.load(VidOptions(**given, image_size=64))
+    Sources.load(VidOptions(**given | {"teacher": "conv4-8"}))
+    Sources.load(VidOptions())
+    assert sizes == [299, 64, 224, None]

@@ -16,6 +16,7 @@ from models.networks.feature_network import FeatureNetwork
 from models.networks.libraries import has_timm
 from models.networks.pretrained import own_image_size, read_file
 
+SMALL = "shufflenet_v2_x0_5"
 needs_timm = pytest.mark.skipif(not has_timm(), reason="timm is not installed")
 
 
@@ -29,8 +30,14 @@ def teacher():
 
 
 @pytest.fixture(scope="module")
+def small():
+    """A network with a head that is made in no time."""
+    return get_model(SMALL, weights=None).eval()
+
+
+@pytest.fixture(scope="module")
 def photographs():
-    return torch.randint(0, 255, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
@@ -57,7 +64,7 @@ def write(content, path):
 
 @pytest.mark.parametrize(
     ("suffix", "head", "channels"),
-    [(".pth", True, 3), (".pth", False, 1), (".safetensors", True, 1), (".safetensors", False, 3)],
+    [(".pth", True, 3), (".safetensors", False, 1)],
 )
 def test_features_are_torchvisions(teacher, photographs, tmp_path, suffix, head, channels):
     state = {key: value for key, value in teacher.state_dict().items() if head or not key.startswith("fc.")}
@@ -83,14 +90,14 @@ def test_features_are_torchvisions(teacher, photographs, tmp_path, suffix, head,
     ],
     ids=["nested", "module", "both", "beside", "half", "old"],
 )
-def test_state_dicts_of_others(teacher, photographs, tmp_path, wrap):
-    wrapped = wrap(teacher.state_dict())
+def test_state_dicts_of_others(small, photographs, tmp_path, wrap):
+    wrapped = wrap(small.state_dict())
     file = write(wrapped, tmp_path / "weights.pt")
-    network = FeatureNetwork.pretrained("resnet18", file, image_size=64, mirror=False)
+    network = FeatureNetwork.pretrained(SMALL, file, image_size=64, mirror=False)
     half = any(isinstance(value, torch.Tensor) and value.dtype == torch.float16 for value in wrapped.values())
     assert next(network.parameters()).dtype == torch.float32
-    found, expected = features(network, photographs), reference(teacher, photographs)
-    torch.testing.assert_close(found, expected, atol=2e-2 if half else 1e-6, rtol=0)
+    found, expected = features(network, photographs), reference(small, photographs)
+    torch.testing.assert_close(found, expected, atol=1e-3 if half else 1e-6, rtol=0)
 
 
 class TestByName:
@@ -105,13 +112,14 @@ class TestByName:
         torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / name)
         return network
 
-    @pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "DEFAULT"])
-    def test_weights_size_and_normalisation_are_torchvisions(self, cache, weights):
-        network = FeatureNetwork.pretrained("resnet18", weights, mirror=False)
+    def test_weights_size_and_normalisation_are_torchvisions(self, cache):
+        network = FeatureNetwork.pretrained("resnet18", "DEFAULT", mirror=False)
         assert network.image_shape == (3, 224, 224)
         images = torch.randint(0, 255, (1, 3, 224, 224), dtype=torch.uint8)
         torch.testing.assert_close(features(network, images), reference(cache, images), atol=1e-6, rtol=0)
-        assert network.description()["weights"] == weights
+        assert network.description()["weights"] == "DEFAULT"
+        named = FeatureNetwork.pretrained("resnet18", "IMAGENET1K_V1")
+        assert torch.equal(named.backbone.conv1.weight, network.backbone.conv1.weight)
 
     def test_without_a_network_the_way_out_is_a_file(self, monkeypatch, tmp_path):
         def fail(*arguments, **options):
@@ -152,15 +160,6 @@ class Trap:
 def without(state, start):
     """Some tensors missing."""
     return {key: value for key, value in state.items() if not key.startswith(start)}
-
-
-SMALL = "shufflenet_v2_x0_5"
-
-
-@pytest.fixture(scope="module")
-def small():
-    """A state dict of a network with a head."""
-    return get_model(SMALL, weights=None).state_dict()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def small():
     ],
 )
 def test_files_that_do_not_fit(small, tmp_path, capsys, content, message):
-    file, made = tmp_path / "weights.pth", content(dict(small))
+    file, made = tmp_path / "weights.pth", content(small.state_dict())
     if isinstance(made, bytes):
         file.write_bytes(made)
     else:
@@ -222,7 +221,7 @@ def test_files_that_do_not_fit(small, tmp_path, capsys, content, message):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_truncated_files(small, tmp_path, suffix):
-    file = write(dict(small), tmp_path / f"weights{suffix}")
+    file = write(small.state_dict(), tmp_path / f"weights{suffix}")
     file.write_bytes(file.read_bytes()[:100_000])
     with pytest.raises(UserError, match="is damaged or no") as error:
         read_file(file)
