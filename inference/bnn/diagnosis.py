@@ -158,7 +158,9 @@ def excluded(recipe: Recipe) -> str:
 def known_likelihood(likelihood: Likelihood) -> Likelihood:
     """The likelihood with its noise known: the geometric mean over networks, where each learned its own."""
     if isinstance(likelihood, GaussianLikelihood):
-        return GaussianLikelihood(likelihood.log_noise.detach().mean().exp(), learned=False)
+        log_noise = likelihood.log_noise.detach()
+        noise = (log_noise.mean(0) if likelihood.is_each_posteriors else log_noise).exp()
+        return GaussianLikelihood(noise, outputs=likelihood.outputs, learned=False)
     return copy.deepcopy(likelihood).requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import inference.bnn.posteriors.chains
 from data.errors import UserError
 from data.items import LabelledItems
 from data.regression import linear_evidence, linear_posterior
@@ -17,7 +18,10 @@ from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.bnn import BNN
 from inference.bnn.checks import as_module
 from inference.bnn.fitting import Recipe, prepare
+from inference.bnn.posterior import WeightPosterior
+from inference.bnn.posteriors.laplace import laplace_posterior
 from inference.evaluation.predictions import ClassPredictions
+from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior
 from models.likelihoods import GaussianLikelihood
 from tests.inference.bnn.conftest import blobs
@@ -158,7 +162,8 @@ class TestPriors:
         assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize("algorithm", ["low-rank", "swag", "nuts", "last-layer", "fixed-prior"])
-    def test_every_algorithm_that_takes_a_prior_takes_it(self, algorithm):
+    def test_every_algorithm_that_takes_a_prior_takes_it(self, algorithm, monkeypatch):
+        monkeypatch.setattr(inference.bnn.posteriors.chains, "SEARCH", 20)
         options = {
             "epochs": 2,
             "iterates": 2,
@@ -242,20 +247,21 @@ class TestSeveralOutputs:
 
     def test_laplace_of_unequal_noises_is_exact(self, float64):
         pytest.importorskip("laplace")
-        noise, x = torch.tensor([0.5, 2.0]), self.X.double()
-        y = x @ torch.randn(3, 2) + noise * torch.randn(40, 2)
-        options = {"algorithm": "laplace", "prior_scale": 1.0, "noise": noise, "epochs": 300, "batch": 40, "learning_rate": 0.1}
-        posterior = BNN.fit(nn.Linear(3, 2, bias=False).double(), x, y, **options).posterior
-        draws, prior = posterior.sample(20_000).view(-1, 2, 3), (torch.zeros(3), torch.ones(3))
-        for d in range(2):
-            mean, covariance = (t[0] for t in linear_posterior(x[None], y[None, :, d], *prior, float(noise[d])))
-            torch.testing.assert_close(posterior.loc.view(2, 3)[d], mean, atol=0.01, rtol=0)
+        noise, x, prior = torch.tensor([0.5, 2.0]), self.X.double(), (torch.zeros(3), torch.ones(3))
+        y, known = x @ torch.randn(3, 2) + noise * torch.randn(40, 2), GaussianLikelihood(noise, outputs=2, learned=False)
+        exact = [[t[0] for t in linear_posterior(x[None], y[None, :, d], *prior, float(noise[d]))] for d in range(2)]
+        model = BayesianNetwork(nn.Linear(3, 2, bias=False), GaussianWeightPrior(1.0), known, num_data=40)
+        points = WeightPosterior(model, torch.cat([mean for mean, _ in exact])[None], None)
+        posterior = laplace_posterior(points, items_of(x, y))
+        draws = posterior.sample(20_000).view(-1, 2, 3)
+        for d, (_, covariance) in enumerate(exact):
             torch.testing.assert_close(draws[:, d].T.cov(), covariance, atol=3e-4 * float(noise[d]) ** 2, rtol=0.1)
-
         evidence = sum(float(linear_evidence(x[None], y[None, :, d], *prior, float(noise[d]))) for d in range(2))
-        assert posterior.evidence() == pytest.approx(evidence, abs=0.01)
+        assert posterior.evidence() == pytest.approx(evidence, abs=1e-6)
+
+    def test_laplace_of_the_last_layer_takes_one_noise(self):
         with pytest.raises(UserError, match="of the last layer takes one known noise for all outputs"):
-            BNN.fit(nn.Linear(3, 2).double(), x, y, weights="last", **options)
+            BNN.fit(nn.Linear(3, 2), self.X, self.Y, algorithm="laplace", weights="last", noise=[0.1, 0.2])
 
     def test_arviz_names_them(self):
         bnn = BNN.fit(nn.Linear(3, 2), self.X, self.Y, epochs=2)

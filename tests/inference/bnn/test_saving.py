@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import inference.bnn.posteriors.chains
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm
 from inference.bnn.bnn import BNN
@@ -34,7 +35,8 @@ def same(one, other, x):
 
 class TestAlgorithms:
     @pytest.mark.parametrize("algorithm", list(Algorithm))
-    def test_every_one_comes_back_and_goes_elsewhere(self, algorithm, tmp_path):
+    def test_every_one_comes_back_and_goes_elsewhere(self, algorithm, tmp_path, monkeypatch):
+        monkeypatch.setattr(inference.bnn.posteriors.chains, "SEARCH", 20)
         if algorithm is Algorithm.LAPLACE:
             pytest.importorskip("laplace")
         x, y = blobs(30)
