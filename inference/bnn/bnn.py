@@ -17,6 +17,7 @@ from data.errors import UserError
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.checks import (
     as_module,
+    check_sent,
     check_weights,
     choose_algorithm,
     choose_beta,
@@ -119,6 +120,8 @@ class BNN(Fit):
         observation = choose_likelihood(likelihood, data.labels, noise)
         data = with_classes(data, observation)
         check_device(device, devices)
+        if devices > 1:
+            check_sent(network=network, prior=m, likelihood=observation)
         if out is not None and RunFolder(out).config.exists():
             raise UserError(f"{out} already holds a run: choose another `out`")
         recipe = Recipe(way, weight, observation, m, scales, chosen)

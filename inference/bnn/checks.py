@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -323,6 +324,22 @@ def check_weights(algorithm: Algorithm, weights: Sequence[str]) -> None:
     own = ("last",) if algorithm is Algorithm.LAST_LAYER else ("all",)
     if algorithm in OWN_WEIGHTS and tuple(weights) not in (("all",), own):
         raise UserError(f"{algorithm} {OWN_WEIGHTS[algorithm]}: leave out `weights={','.join(weights)}`")
+
+
+def check_sent(**parts: Any) -> None:
+    """Fail where one of the ``parts``, arguments by name, cannot be sent to other processes to train with.
+
+    Raises:
+        UserError: this, as of a lambda.
+    """
+    for name, part in parts.items():
+        try:
+            pickle.dumps(part)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"`{name}` cannot be sent to other processes ({reason}): define it at the top of a module, or `devices=1`"
+            ) from None
 
 
 def check_chains(model: BayesianNetwork, most_weights: int) -> None:

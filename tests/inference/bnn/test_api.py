@@ -16,14 +16,14 @@ from data.items import LabelledItems
 from data.regression import linear_evidence, linear_posterior
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.bnn import BNN
-from inference.bnn.checks import as_module
+from inference.bnn.checks import as_module, check_sent
 from inference.bnn.fitting import Recipe, prepare
 from inference.bnn.posterior import WeightPosterior
 from inference.bnn.posteriors.laplace import laplace_posterior
 from inference.evaluation.predictions import ClassPredictions
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior
-from models.likelihoods import GaussianLikelihood
+from models.likelihoods import GaussianLikelihood, OwnLikelihood
 from tests.inference.bnn.conftest import blobs
 
 EXACT = {"epochs": 120, "batch": 40, "particles": 10, "learning_rate": 0.1, "scale_speed": 1.0, "initial_scale": 0.2}
@@ -228,6 +228,19 @@ class TestLikelihoods:
         with pytest.raises(UserError, match=message) as error:
             BNN.fit(nn.Linear(4, 2), torch.randn(12, 4), -torch.rand(12), likelihood=likelihood)
         assert "\n" not in str(error.value)
+
+    def test_what_cannot_go_to_other_processes_is_named(self):
+        options = {"likelihood": lambda f: dist.Normal(f[..., 0], 1.0), "devices": 2, "device": "cpu"}
+        with pytest.raises(
+            UserError, match=r"`likelihood` cannot be sent to other processes .*: define it at the top"
+        ) as error:
+            BNN.fit(nn.Linear(4, 1), torch.randn(12, 4), torch.randn(12), **options)
+        assert "\n" not in str(error.value)
+        check_sent(prior=as_module(dist.StudentT(3.0, 0.0, 1.0)), likelihood=OwnLikelihood(robust))
+
+
+def robust(outputs):
+    return dist.StudentT(4.0, outputs[..., 0], 0.1)
 
 
 class TestSeveralOutputs:
