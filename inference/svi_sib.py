@@ -189,7 +189,11 @@ def of_lwof(records: Records) -> list[LwofRecord]:
 
 @flags_in_errors(SibOptions)
 def main(arguments: Sequence[str] | None = None) -> RunFolder:
-    """Run the command; returns the run folder."""
+    """Run the command; returns the run folder.
+
+    Raises:
+        UserError: bad options or data.
+    """
     options, run = read_command(SibOptions, "svi_sib", DESCRIPTION, arguments, examples=EXAMPLES)
     if options.data not in (known := (*FEW_SHOT, *PROBLEMS)):
         raise UserError(f"unknown data set {options.data!r}: {choose(options.data, known)}")

@@ -36,7 +36,7 @@ def find_class(name: str, known: Mapping[str, type[T]], kind: type[T]) -> type[T
 
 
 def name_of(given: object) -> str:
-    """``module.Class`` of a class; a name as it is."""
+    """``module.Class`` of the class ``given``; a name as it is."""
     return f"{given.__module__}.{given.__qualname__}" if isinstance(given, type) else str(given)
 
 

@@ -81,7 +81,7 @@ def fit(
 
     Args:
         data: images; not needed where ``options.features`` names a feature file.
-        network: a feature network to use as it is, whatever the options say of one.
+        network: a feature network to start from, whatever the options say of one; it is trained for ``options.epochs``.
 
     Returns:
         variant -> fitted :class:`~inference.meta.learner.Learner`, references included.
@@ -159,12 +159,12 @@ def given_features(file: str, run: RunFolder) -> tuple[Features, str]:
 def learned_features(
     chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder, network: FeatureNetwork | None = None
 ) -> tuple[FeatureNetwork, Features]:
-    """A trained feature network, the given one where there is one, and the features of every split.
+    """A trained feature network, from the given one where there is one, and the features of every split.
 
     The split ``held_out`` holds the images of base classes that pre-training never saw, where ``holdout`` asks for them.
     """
     data, held_out = hold_out(data, chosen.holdout)
-    network = pretrain(chosen, loop, data, run) if network is None else given_network(network, run)
+    network = pretrain(chosen, loop, data, run, network)
     if not run.features.exists():
         with run.timed("embed"):
             sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})
@@ -186,13 +186,6 @@ def embed_items(network: FeatureNetwork, part: LabelledItems) -> LabelledItems:
     return LabelledItems(embed(network, part.items), part.labels, part.class_names)
 
 
-def given_network(network: FeatureNetwork, run: RunFolder) -> FeatureNetwork:
-    """A network that is used as it is; the run folder keeps a copy."""
-    if not run.network.exists():
-        save_tensors(run.network, network.state_dict(), network.description())
-    return network
-
-
 def starting_network(chosen: PretrainSettings, data: ImageSplits) -> FeatureNetwork:
     """The feature network before training: with given weights, or untrained.
 
@@ -208,15 +201,22 @@ def starting_network(chosen: PretrainSettings, data: ImageSplits) -> FeatureNetw
         return FeatureNetwork(chosen.backbone, data.image_shape, mirror=data.mirror)
 
 
-def pretrain(chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder) -> FeatureNetwork:
-    """The feature network: read back, or trained from given weights (at a tenth of the step size) or from scratch."""
+def pretrain(
+    chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder, network: FeatureNetwork | None = None
+) -> FeatureNetwork:
+    """The feature network: read back, or trained from given weights (at a tenth of the step size) or from scratch.
+
+    Args:
+        network: one to start from, in place of what the settings say.
+    """
     if run.network.exists():
-        network = FeatureNetwork.from_description(load_tensors(run.network)[1])
+        network = network or FeatureNetwork.from_description(load_tensors(run.network)[1])
         load_state(network, run.network)
         return network
-    network = starting_network(chosen, data)
-    if network.normalisation is None:
-        network.standardize.fit(data.train.items)
+    if network is None:
+        network = starting_network(chosen, data)
+        if network.normalisation is None:
+            network.standardize.fit(data.train.items)
     if chosen.epochs:
         with run.timed("pretrain"), seeded(chosen.seed):
             rate = LEARNING_RATE if chosen.weights is None else FINE_TUNING * LEARNING_RATE
