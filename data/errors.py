@@ -19,8 +19,10 @@ class DataWarning(UserWarning):
 
 def closest(given: str, known: Iterable[str]) -> str | None:
     """The ``known`` name that may have been meant; ``None`` where none is like the ``given`` one."""
-    close = difflib.get_close_matches(given.lower(), list(known))
-    return max(close, key=lambda name: name[:1] == given[:1].lower(), default=None)  # the first letter is seldom mistyped
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(given.lower(), names)
+    meant = max(close, key=lambda name: name[:1] == given[:1].lower(), default="")  # the first letter is seldom mistyped
+    return names.get(meant)
 
 
 def choose(given: object, known: Iterable[str]) -> str:

@@ -146,7 +146,7 @@ def classify_images(options: PredictOptions) -> TaskPredictions:
     if scored := summary(task, predicted):
         print(f"{scored}\n")
     print(f"table: {table}")
-    title = f"{learner.dataset}, {learner.variant.name}: {len(task.class_names)} classes"
+    title = f"{learner.dataset}, {learner.variant.title}: {len(task.class_names)} classes"
     sheet = write_atomically(out / "sheet.png", prediction_sheet(task, predicted, title).savefig)
     print(f"sheet: {sheet}")
     return predicted
@@ -188,7 +188,7 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
         "results": [asdict(record) for record in records],
     }
     write_json(out, content)
-    print(f"{learner.variant.name} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
+    print(f"{learner.variant.title} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
     print(f"{format_records(records)}\n\n{UNITS}")
     print(f"\nresults: {out}")
     return records

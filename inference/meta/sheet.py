@@ -12,13 +12,13 @@ from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageOps
 
 from data.sources.folder import opened
-from inference.evaluation.figures import STYLE
+from inference.evaluation.style import BLUE, STYLE, VERMILLION
 from inference.meta.own_images import OwnTask
 from inference.meta.prediction import TaskPredictions
 
 COLUMNS, MOST_CLASSES, MOST_QUERIES = 8, 24, 40
 SIDE = 160  # pixels an image is read at
-RIGHT, WRONG, PLAIN = "#0072B2", "#D55E00", "0.35"  # blue and vermilion: told apart by all eyes
+RIGHT, WRONG, PLAIN = BLUE, VERMILLION, "0.35"
 
 
 def prediction_sheet(task: OwnTask, predicted: TaskPredictions, title: str) -> Figure:

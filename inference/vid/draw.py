@@ -32,9 +32,10 @@ def run_figures(
     students = {name: vid for (name, size), vid in fitted.items() if size == smallest}
     ece = {r["method"]: r["ece"] for r in records if is_first(r, smallest)}
     small = ", ".join(filter(None, (about, smallest.describe())))
+    first = ", ".join(filter(None, (small, "first of several runs" if any(r["run"] for r in records) else "")))
     figures: Figures = {
         "accuracy": lambda: plots.accuracy_by_images(records, classes=test.num_classes, about=about),
-        "reliability": lambda: draw_reliability(students, test.choose(min(CALIBRATED_ON, len(test)), seed), ece, about=small),
+        "reliability": lambda: draw_reliability(students, test.choose(min(CALIBRATED_ON, len(test)), seed), ece, about=first),
     }
     if decoding := [name for name, vid in students.items() if vid.model.decoders]:
         vid, stage = students[decoding[0]], f"{stage_name(decoding[0], smallest)}-run0"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
@@ -11,6 +10,8 @@ import torch
 import torchvision.models
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
+
+from data.errors import closest
 
 TIMM = "timm:"
 """Before a name: timm's model, also where torchvision has one of that name."""
@@ -200,5 +201,5 @@ def find_library(name: str) -> tuple[Library, str] | None:
 
 def did_you_mean(given: str, known: list[str]) -> str:
     """The end of a message about an unknown name ``given``: which of the ``known`` may have been meant, if one is close."""
-    close = difflib.get_close_matches(given, known, n=1)
-    return f": did you mean {close[0]}?" if close else ""
+    meant = closest(given, known)
+    return f": did you mean {meant}?" if meant else ""

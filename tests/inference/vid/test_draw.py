@@ -42,6 +42,6 @@ def test_the_smallest_size_is_drawn(study, monkeypatch, smallest):
     made = study("student", sizes=(smallest, Size(7)))
     fitted, records = made.fit_all()
     shown = []
-    monkeypatch.setattr("inference.vid.draw.draw_reliability", lambda students, items: shown.append(students))
+    monkeypatch.setattr("inference.vid.draw.draw_reliability", lambda students, *_, **about: shown.append(students))
     run_figures(fitted, made.data.target.test, records, made.run)["reliability"]()
     assert shown == [{"student": fitted["student", smallest]}]
