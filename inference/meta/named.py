@@ -6,6 +6,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TypeVar
 
+from data.errors import choose
 from models.tasks.predictors import PREDICTORS, Predictor
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ def find_class(name: str, known: Mapping[str, type[T]], kind: type[T]) -> type[T
     if name in known:
         return known[name]
     if "." not in name:
-        raise ValueError(f"{name} is unknown: choose {', '.join(known)}, or module.Class of a {kind.__name__} of your own")
+        own = f"or module.Class of a {kind.__name__} of your own"
+        raise ValueError(f"{name} is unknown: {choose(name, (*known, own))}")
     try:
         found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):

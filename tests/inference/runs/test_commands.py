@@ -36,7 +36,10 @@ def test_dashes_or_underscores_and_several_values():
         (["--beta", "0.1,lots"], "--beta 0.1,lots: lots is not a finite number, 0 or more"),
         (["--gradient", "magic"], "--gradient magic: choose equivariant, mlp, exact"),
         (["--gradient", "Equivarient"], "--gradient Equivarient: choose equivariant, mlp, exact; did you mean equivariant?"),
-        (["--predictor", "distance,cosin"], "cosin is unknown: choose cosine, distance, linear; did you mean cosine?"),
+        (
+            ["--predictor", "distance,cosin"],
+            "cosin is unknown: choose cosine, distance, linear, or module.Class of a Predictor of your own; did you mean cosine",
+        ),
         (["--protocols", "imbalance"], "choose standard, imbalanced, lwof; did you mean imbalanced?"),
         (["--resme", "x"], "no option --resme: did you mean --resume?"),
         (["--image-sise", "8"], "no option --image-sise: did you mean --image-size?"),
