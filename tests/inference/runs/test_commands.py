@@ -38,7 +38,7 @@ def test_dashes_or_underscores_and_several_values():
         (["--gradient", "Equivarient"], "--gradient Equivarient: choose equivariant, mlp, exact; did you mean equivariant?"),
         (
             ["--predictor", "distance,cosin"],
-            "cosin is unknown: choose cosine, distance, linear, or module.Class of a Predictor of your own; did you mean cosine",
+            "choose cosine, distance, linear, or module.Class of a Predictor of your own; did you mean cosine?",
         ),
         (["--protocols", "imbalance"], "choose standard, imbalanced, lwof; did you mean imbalanced?"),
         (["--resme", "x"], "no option --resme: did you mean --resume?"),
