@@ -17,7 +17,7 @@ from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
 from inference.runs.help import Example
 from inference.runs.study import Figures, Study
-from models.networks.pretrained import own_image_size
+from models.networks.pretrained import size_to_load
 
 DESCRIPTION = """Bayesian neural networks by rate and distortion: vanilla, fixed-prior, β-BNN and online β-BNN, beside
 networks with random last layers, low-rank Gaussians, Laplace's approximation, SWAG and Hamiltonian Monte Carlo.
@@ -43,9 +43,7 @@ class BnnStudy(Study[BnnOptions, SupervisedData, Fits]):
     def load(self) -> SupervisedData:
         options = self.options
         print(f"loading {options.data} ...")
-        size = options.image_size
-        if size is None and options.network_weights is not None:
-            size = own_image_size(options.network, options.network_weights)
+        size = size_to_load(options.image_size, options.network, options.network_weights)
         return load_supervised(options.data, options.root, image_size=size, seed=options.seed)
 
     def check(self, data: SupervisedData) -> None:

@@ -39,7 +39,7 @@ from inference.runs.folder import RunFolder
 from inference.runs.help import Example
 from inference.runs.study import Figures, Study
 from inference.runs.tensors import Features, dataset_name, load_features
-from models.networks.pretrained import own_image_size
+from models.networks.pretrained import size_to_load
 
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
 Without arguments it runs the whole job on embedded letters in about two minutes."""
@@ -79,9 +79,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         if options.features:
             return Source(None, load_features(options.features))
         print(f"loading {options.data} ...")
-        size = options.image_size
-        if size is None and options.weights is not None:
-            size = own_image_size(options.backbone, options.weights)
+        size = size_to_load(options.image_size, options.backbone, options.weights)
         data = load_data(options.data, options.root, image_size=size, seed=options.seed)
         sizes = ", ".join(f"{data[s].num_classes} {s} classes ({len(data[s])} images)" for s in data.splits)
         print(f"{data.name}: {sizes}, {'×'.join(map(str, data.image_shape))}")

@@ -11,7 +11,7 @@ from data.errors import UserError
 from data.items import LabelledItems, SupervisedData
 from data.seeding import mix_seed
 from inference.vid.options import Size, VidOptions
-from models.networks.pretrained import own_image_size
+from models.networks.pretrained import size_to_load
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sources:
             UserError: bad names or files, or images of other sizes.
         """
         root = options.root if options.teacher_data is None else files_of(options.data, options.root)
-        size = options.image_size or size_of_weights(options)
+        size = size_of_weights(options)
         target = load_supervised(options.data, root, image_size=size, seed=options.seed)
         if not target.is_classification:
             raise UserError(f"`data={options.data}` has no classes: distillation is for images with classes")
@@ -49,13 +49,14 @@ class Sources:
 
 
 def size_of_weights(options: VidOptions) -> int | None:
-    """Height and width of the images that given weights are for, the teacher's first; ``None`` where none say so.
+    """Height and width of the images, as asked for or else as given weights have it, the teacher's first; ``None`` where none
+    say so.
 
     Raises:
         UserError: no such weights.
     """
     given = ((options.teacher, options.teacher_weights), (options.student, options.student_weights))
-    sizes = [own_image_size(name, weights) for name, weights in given if weights is not None]
+    sizes = [size_to_load(options.image_size, name, weights) for name, weights in given]
     return next((size for size in sizes if size is not None), None)
 
 

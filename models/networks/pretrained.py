@@ -61,6 +61,24 @@ class State(NamedTuple):
         return layer
 
 
+def size_to_load(image_size: int | None, name: str, weights: str | None) -> int | None:
+    """Height and width that data are to be loaded at: as asked for, or else as given weights have it.
+
+    The weights are read once here, or downloaded, so that those that cannot be had are known before any data are loaded.
+
+    Args:
+        image_size: what is asked for.
+        name, weights: see :func:`read_weights`; no weights say nothing.
+
+    Raises:
+        UserError: see :func:`read_weights`.
+    """
+    if weights is None:
+        return image_size
+    read_weights(name, weights)
+    return image_size or own_image_size(name, weights)
+
+
 def own_image_size(name: str, weights: str) -> int | None:
     """Height and width of the images that weights were trained on; ``None`` where neither a file nor a library says.
 

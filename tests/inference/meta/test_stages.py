@@ -252,6 +252,9 @@ class TestPretrained:
             svi_sib.SibStudy(self.options(weights[0], epochs=0, image_size=size)).load()
         svi_sib.SibStudy(SibOptions(**TINY)).load()
         assert sizes == [224, 16, None]
+        with pytest.raises(UserError, match="there is no file nowhere"):  # before any data are loaded
+            svi_sib.SibStudy(self.options("nowhere.pth", image_size=16)).load()
+        assert len(sizes) == 3
 
 
 def test_a_module_of_ones_own_is_used_as_it_is():

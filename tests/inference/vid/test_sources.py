@@ -9,6 +9,13 @@ from inference.vid.sources import Sources, choose_items
 from tests.inference.vid.conftest import images, numbers
 
 
+@pytest.fixture
+def weights(tmp_path):
+    """A file that says nothing of its images."""
+    torch.save({}, tmp_path / "weights.pth")
+    return str(tmp_path / "weights.pth")
+
+
 def test_each_run_has_images_of_its_own():
     train = images(10)
     chosen = [numbers(choose_items(train, Size(4), seed=0, run=run).labelled.items) for run in (0, 1, 2, 0)]
@@ -50,7 +57,7 @@ def test_too_few_images_are_named():
         choose_items(images(10), Size(1), seed=0, validation=0.5)
 
 
-def test_the_teachers_data_is_loaded_though_its_weights_are_given(monkeypatch):
+def test_the_teachers_data_is_loaded_though_its_weights_are_given(monkeypatch, weights):
     loaded = []
 
     def load(name, root, **options):
@@ -58,7 +65,7 @@ def test_the_teachers_data_is_loaded_though_its_weights_are_given(monkeypatch):
         return type("Data", (), {"is_classification": True, "item_shape": (1, 16, 16)})()
 
     monkeypatch.setattr("inference.vid.sources.load_supervised", load)
-    sources = Sources.load(VidOptions(data="letters", teacher_data="glyphs", teacher_weights="weights.pth", image_size=16))
+    sources = Sources.load(VidOptions(data="letters", teacher_data="glyphs", teacher_weights=weights))
     assert loaded == ["letters", "glyphs"]
     assert sources.source is not sources.target
     alone = Sources.load(VidOptions(data="letters"))
@@ -66,22 +73,20 @@ def test_the_teachers_data_is_loaded_though_its_weights_are_given(monkeypatch):
 
 
 @pytest.mark.parametrize(("data", "teacher", "roots"), [("letters", "mnist", [None, "r"]), ("mnist", "letters", ["r", None])])
-def test_a_root_in_common_is_of_the_set_that_has_files(data, teacher, roots, monkeypatch):
+def test_a_root_in_common_is_of_the_set_that_has_files(data, teacher, roots, monkeypatch, weights):
     given, loaded = [], type("Data", (), {"is_classification": True, "item_shape": (1, 16, 16)})()
     monkeypatch.setattr("inference.vid.sources.load_supervised", lambda name, root, **_: given.append(root) or loaded)
-    Sources.load(VidOptions(data=data, teacher_data=teacher, teacher_weights="weights.pth", root="r", image_size=16))
+    Sources.load(VidOptions(data=data, teacher_data=teacher, teacher_weights=weights, root="r"))
     assert given == roots
 
 
-def test_images_have_the_size_of_given_weights(monkeypatch, tmp_path):
+def test_images_have_the_size_of_given_weights(monkeypatch, weights):
     """Where none is given: the teacher's first."""
     sizes, loaded = [], type("Data", (), {"is_classification": True, "item_shape": (3, 224, 224)})()
     monkeypatch.setattr(
         "inference.vid.sources.load_supervised", lambda *_, image_size, **__: sizes.append(image_size) or loaded
     )
-    file = tmp_path / "weights.pth"
-    torch.save({}, file)
-    given = {"teacher": "inception_v3", "teacher_weights": str(file), "student": "resnet18", "student_weights": str(file)}
+    given = {"teacher": "inception_v3", "teacher_weights": weights, "student": "resnet18", "student_weights": weights}
     Sources.load(VidOptions(**given))
     Sources.load(VidOptions(**given, image_size=64))
     Sources.load(VidOptions(**given | {"teacher": "conv4-8"}))
