@@ -136,6 +136,27 @@ class TestParts:
         with pytest.raises(UserError, match=r"with a likelihood of your own \(OwnLikelihood\): give `likelihood`"):
             BNN.load(path, network(1))
 
+    def test_a_module_learns_its_parameters_and_they_are_in_the_file(self, tmp_path):
+        x, given = torch.randn(30, 4), Noise()
+        bnn = BNN.fit(network(1), x, 0.01 * x[:, 0], epochs=5, batch=10, likelihood=given)
+        learned = float(bnn.posterior.model.likelihood.function.log_noise.detach())
+        assert learned < -0.1
+        assert float(given.log_noise.detach()) == 0, "the given one is copied"
+        again = BNN.load(bnn.save(tmp_path / "bnn.safetensors"), network(1), likelihood=given)
+        same(bnn, again, x)
+        assert float(again.posterior.model.likelihood.function.log_noise.detach()) == learned
+
+
+class Noise(nn.Module):
+    """A likelihood of one's own with a number to learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_noise = nn.Parameter(torch.zeros(()))
+
+    def forward(self, outputs):
+        return dist.Normal(outputs[..., 0], self.log_noise.exp())
+
 
 class TestFiles:
     @pytest.fixture
