@@ -260,7 +260,7 @@ class TestSeveralOutputs:
 
     def test_laplace_of_unequal_noises_is_exact(self, float64):
         pytest.importorskip("laplace")
-        noise, x, prior = torch.tensor([0.5, 2.0]), self.X.double(), (torch.zeros(3), torch.ones(3))
+        noise, x, prior = torch.tensor([0.5, 3.0]), self.X.double(), (torch.zeros(3), torch.ones(3))
         y, known = x @ torch.randn(3, 2) + noise * torch.randn(40, 2), GaussianLikelihood(noise, outputs=2, learned=False)
         exact = [[t[0] for t in linear_posterior(x[None], y[None, :, d], *prior, float(noise[d]))] for d in range(2)]
         model = BayesianNetwork(nn.Linear(3, 2, bias=False), GaussianWeightPrior(1.0), known, num_data=40)
