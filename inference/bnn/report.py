@@ -242,17 +242,11 @@ def outside_items(data: SupervisedData) -> LabelledItems | None:
     return load_unseen_letters(shape[1])
 
 
-def accuracy_cell(record: BnnRecord) -> str:
-    """Accuracy, or what there is instead of it where targets are not classes."""
-    if record["accuracy"] is None:
-        return f"rmse {number(record['rmse'])}"
-    return number(record["accuracy"], ".2f", factor=100)
-
-
 COLUMNS = (
     Column("algorithm", lambda r: r["algorithm"], left=True),
     Column("β", lambda r: number(r["beta"], "g")),
-    Column("accuracy %", accuracy_cell),
+    Column("accuracy %", lambda r: number(r["accuracy"], ".2f", factor=100)),
+    Column("RMSE", lambda r: number(r["rmse"])),
     Column("NLL", lambda r: number(r["nll"], ".4f")),
     Column("ECE %", lambda r: number(r["ece"], ".2f", factor=100)),
     Column("rate (prior)", lambda r: number(r["rate"], ".1f")),
@@ -280,8 +274,10 @@ AGREEMENT = (
 
 
 def format_table(records: Iterable[BnnRecord]) -> str:
-    """The closing table as text."""
-    return tables.format_table(records, COLUMNS)
+    """The closing table as text: with accuracies where targets are classes, and else with errors."""
+    rows = list(records)
+    empty = {"RMSE" if any(r["accuracy"] is not None for r in rows) else "accuracy %"}
+    return tables.format_table(rows, [column for column in COLUMNS if column.header not in empty])
 
 
 def format_agreement(records: Sequence[BnnRecord]) -> str:

@@ -138,6 +138,16 @@ class TestBound:
         assert record(bnn, train, test)["information"] == record(bnn, train, test)["information"]
 
 
+@pytest.mark.parametrize(
+    ("scores", "heading", "cell"), [((0.9, None), "accuracy %", "90.00"), ((None, 0.1834), "RMSE", "0.183")]
+)
+def test_an_error_stands_below_its_own_heading(scores, heading, cell):
+    row = record(fitted(), items(50), items(20)) | {"accuracy": scores[0], "rmse": scores[1]}
+    header, line = format_table([row]).splitlines()
+    assert {"accuracy %", "RMSE"} & {name.strip() for name in header.split("  ")} == {heading}
+    assert line.split()[2] == cell
+
+
 def test_table_says_what_a_rate_is_against():
     train, test = items(50), items(20)
     rows = [record(fitted(a, components=k), train, test) for a, k in ((Algorithm.FIXED, 1), (Algorithm.ONLINE, 2))]
