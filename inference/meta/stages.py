@@ -10,6 +10,7 @@ import torch
 
 from data.episodes import EpisodeSampler
 from data.errors import DataWarning, UserError
+from data.gather import gather
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.mixed import MixedSampler
 from data.seeding import seeded
@@ -24,7 +25,16 @@ from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_i
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
-from inference.runs.tensors import Features, dataset_name, load_features, load_state, load_tensors, save_features, save_tensors
+from inference.runs.tensors import (
+    AT_ONCE,
+    Features,
+    dataset_name,
+    load_features,
+    load_state,
+    load_tensors,
+    save_features,
+    save_tensors,
+)
 from inference.runs.training import Loop, train
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace, class_means
@@ -146,7 +156,7 @@ def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) ->
 def map_items(space: FeatureSpace, part: LabelledItems) -> LabelledItems:
     """The same items in the feature space."""
     with torch.no_grad():
-        return LabelledItems(space(part.items), part.labels, part.class_names)
+        return LabelledItems(gather(space(some) for some in part.items.split(AT_ONCE)), part.labels, part.class_names)
 
 
 def given_features(file: str, run: RunFolder) -> tuple[Features, str]:

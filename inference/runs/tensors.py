@@ -16,13 +16,21 @@ from data.errors import UserError
 from data.items import SPLITS, LabelledItems
 from inference.runs.folder import write_atomically
 
+AT_ONCE = 4096
+"""Items that are copied together."""
 Features = dict[str, LabelledItems]
 """split -> features ``[n, D]`` with labels."""
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Path:
     """Write named ``tensors`` as a safetensors file with JSON metadata, atomically."""
-    separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # shared ones too
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        whole = own.untyped_storage().nbytes() == own.nbytes and own.untyped_storage().data_ptr() not in seen
+        separate[name] = own if whole else own.clone()  # the format takes no tensors that share their numbers
+        seen.add(own.untyped_storage().data_ptr())
     text = {key: json.dumps(value) for key, value in metadata.items()}
     return write_atomically(path, lambda file: save_file(separate, str(file), metadata=text))
 
@@ -67,19 +75,19 @@ def save_features(path: Path, features: Features, metadata: dict[str, Any] | Non
     Classes with fewer images than the largest are padded with NaN behind their own ``counts`` images.
     """
     counts = torch.cat([part.counts for part in features.values()])
-    blocks: list[Tensor] = []
+    size = next(iter(features.values())).items.shape[-1]
+    block = torch.full((len(counts), int(counts.max()), size), torch.nan, dtype=torch.float32)
     names: list[str] = []
     splits: list[str] = []
     for split, part in features.items():
-        block = torch.full((part.num_classes, int(counts.max()), part.items.shape[-1]), torch.nan)
         order = part.labels.argsort(stable=True)
         rank = torch.arange(len(part)) - (part.counts.cumsum(0) - part.counts)[part.labels[order]]
-        block[part.labels[order], rank] = part.items[order].float()
-        blocks.append(block)
+        for rows, places in zip(order.split(AT_ONCE), rank.split(AT_ONCE), strict=True):
+            block[len(names) + part.labels[rows], places] = part.items[rows].float()
         names += part.class_names
         splits += [split] * part.num_classes
     content = {"classes": names, "splits": splits, **(metadata or {})}
-    return save_tensors(path, {"features": torch.cat(blocks), "counts": counts}, content)
+    return save_tensors(path, {"features": block, "counts": counts}, content)
 
 
 def dataset_name(path: str | Path) -> str:
@@ -105,7 +113,7 @@ def load_features(path: str | Path) -> Features:
         raise UserError(f"{path}: {len(features)} classes of features, {len(names)} names, {len(splits)} splits")
     counts = tensors.get("counts", torch.full((len(features),), features.shape[1]))
     present = torch.arange(features.shape[1]) < counts[:, None]
-    if not bool(features[present].isfinite().all()):
+    if not all(bool(some[there].isfinite().all()) for some, there in zip(features, present, strict=True)):
         raise UserError(f"{path} holds features that are not finite")
     loaded = {}
     for split in dict.fromkeys([*SPLITS, *splits]):
@@ -113,7 +121,21 @@ def load_features(path: str | Path) -> Features:
         if chosen.any():
             labels = torch.repeat_interleave(torch.arange(int(chosen.sum())), counts[chosen])
             class_names = tuple(name for name, s in zip(names, splits, strict=True) if s == split)
-            loaded[split] = LabelledItems(features[chosen][present[chosen]].float(), labels, class_names)
+            loaded[split] = LabelledItems(rows_of(features, present, chosen).float(), labels, class_names)
     if missing := [split for split in SPLITS if split not in loaded]:
         raise UserError(f"{path} has no classes for {', '.join(missing)}")
     return loaded
+
+
+def rows_of(features: Tensor, present: Tensor, chosen: Tensor) -> Tensor:
+    """The rows that are there of some classes; without a copy where they stand beside one another.
+
+    Args:
+        features: ``[classes, images, D]``.
+        present: ``[classes, images]``, which of them are images.
+        chosen: ``[classes]``, which classes.
+    """
+    first, last = (int(i) for i in chosen.nonzero()[[0, -1], 0])
+    if bool(chosen[first : last + 1].all()) and bool(present[first : last + 1].all()):
+        return features[first : last + 1].flatten(0, 1)
+    return features[chosen][present[chosen]]
