@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NUMBERS_AT_ONCE = 2**24
+"""Features that are normalised together."""
+
 
 class FeatureSpace(nn.Module):
     """L2-normalised features, optionally moved into the leading discriminant directions of the base classes.
@@ -44,7 +47,7 @@ class FeatureSpace(nn.Module):
             ValueError: fewer base classes than ``rank + 1``.
         """
         if self.rank:
-            means = class_means(F.normalize(features, dim=-1), labels)
+            means = normalised_means(features, labels)
             if len(means) <= self.rank:
                 raise ValueError(f"{len(means)} base classes span fewer than {self.rank} discriminant directions")
             self.center.copy_(means.mean(0))
@@ -62,3 +65,15 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None
     num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
     one_hot = F.one_hot(labels, num_classes).to(features.dtype)
     return one_hot.mT @ features / one_hot.sum(-2).clamp_min(1)[..., None]
+
+
+def normalised_means(features: Tensor, labels: Tensor) -> Tensor:
+    """Mean of each class's L2-normalised features, ``[n, D], [n] -> [classes, D]``, some at a time: the copies that this takes
+    stay small, however many ``features`` there are; every class of ``labels`` has one at least."""
+    num_classes, at_once = int(labels.max()) + 1, max(1, NUMBERS_AT_ONCE // features.shape[-1])
+    if len(features) <= at_once:
+        return class_means(F.normalize(features, dim=-1), labels)
+    sums = torch.zeros(num_classes, features.shape[-1], dtype=features.dtype, device=features.device)
+    for some, own in zip(features.split(at_once), labels.split(at_once), strict=True):
+        sums.index_add_(0, own, F.normalize(some, dim=-1))
+    return sums / torch.bincount(labels, minlength=num_classes)[:, None].to(sums.dtype)

@@ -38,3 +38,14 @@ def test_class_means_of_batched_tasks():
     means = class_means(features, labels, 3)
     torch.testing.assert_close(means[0, 1], features[0, [1, 2, 5]].mean(0))
     torch.testing.assert_close(means[1], torch.stack([torch.zeros(4), features[1].mean(0), torch.zeros(4)]))
+
+
+def test_the_space_is_the_same_however_many_features_are_normalised_together(monkeypatch):
+    bank = gaussian_bank(classes=6, images=9, dim=5)
+    shuffled = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))
+    features, labels = bank.items[shuffled], bank.labels[shuffled]
+    whole = FeatureSpace(5, 3).fit(features, labels)
+    monkeypatch.setattr("models.networks.feature_space.NUMBERS_AT_ONCE", 35)  # seven rows
+    parts = FeatureSpace(5, 3).fit(features, labels)
+    torch.testing.assert_close(parts.center, whole.center)
+    torch.testing.assert_close(parts.directions.abs(), whole.directions.abs(), atol=1e-4, rtol=1e-4)
