@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from data.gather import gather
 
-PIXELS = 256 * 84 * 84
+PIXELS = 2**19
 """At most so many pixels are embedded at once."""
 INPUT = ".input"
 """Behind a layer's name: what goes into it, not what comes out."""
@@ -120,7 +120,7 @@ def layer_outputs(owner: str, network: nn.Module, example: Tensor, names: Sequen
 def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tensor:
     """A network's outputs ``[n, D]`` (of single precision at least, on the CPU; of many items mapped from a file, see
     :func:`~data.gather.gather`) for ``images`` in evaluation mode, ``batch_size`` at a time (fewer, where images are larger
-    than 84×84, so that memory stays the same); the network is left as it was."""
+    than 45×45, so that memory stays the same); the network is left as it was."""
     device, pixels = device_of(network), math.prod(images.shape[2:])
     batch_size = max(1, min(batch_size, PIXELS // pixels))
     with evaluating(network):
