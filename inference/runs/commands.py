@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -32,6 +32,7 @@ from inference.runs.options import (
 )
 from inference.runs.processes import is_main
 from inference.runs.program import program
+from inference.runs.values import Several
 
 __all__ = [
     "flags_in_errors",
@@ -148,9 +149,22 @@ class OptionParser(jsonargparse.ArgumentParser):
         self.add_argument(flag, **settings)
 
     def parse_args(self, args=None, *rest, **settings):
-        """As jsonargparse does, dashes in option names being as good as underscores."""
-        self.words = [underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        """As jsonargparse does, dashes in option names being as good as underscores, and spaces between the values of one
+        option as good as commas: a shell makes several words of ``photos/*.jpg``."""
+        self.words = self.joined([underscored(word) for word in (sys.argv[1:] if args is None else args)])
         return super().parse_args(self.words, *rest, **settings)
+
+    def joined(self, words: Sequence[str]) -> list[str]:
+        """The ``words`` of a command line, with all values of an option that takes several in one word."""
+        several = {f"--{name}" for name, hint in get_type_hints(self.options).items() if takes_several(hint)}
+        found: list[str] = []
+        for word in words:
+            is_more = len(found) > 1 and found[-2] in several and not found[-1].startswith("--")
+            if is_more and not word.startswith("--"):
+                found[-1] += f",{word}"
+            else:
+                found.append(word)
+        return found
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """What jsonargparse has to say, as one line.
@@ -188,6 +202,11 @@ class OptionParser(jsonargparse.ArgumentParser):
             content = yaml.safe_load(Path(found["config"]).read_text())
             found = (content if isinstance(content, dict) else {}) | found
         return found
+
+
+def takes_several(hint: Any) -> bool:
+    """Whether an option's type, its ``hint``, is one of several values."""
+    return any(isinstance(kind, type) and issubclass(kind, Several) for kind in (hint, *get_args(hint)))
 
 
 def underscored(word: str) -> str:

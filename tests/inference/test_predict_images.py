@@ -51,6 +51,15 @@ def test_a_backbone_alone(place, tmp_path, capsys):
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 9
 
 
+def test_a_shell_makes_several_words_of_a_pattern(place, tmp_path):
+    files = [str(file) for file in sorted((place / "flat").glob("*.png"))]
+    given = ["--support", str(place / "support"), "--out", str(tmp_path), "--samples", "2"]
+    several = predict(["--run", str(place / "sib.safetensors"), "--query", *files, *given])
+    commas = predict(["--run", str(place / "sib.safetensors"), *given, "--query", ",".join(files)])
+    assert len(several) == len(files) == 8
+    assert torch.equal(several.probabilities, commas.probabilities)
+
+
 def test_errors_leave_nothing_behind(place, tmp_path, capsys):
     support, query, run = (["--support", place / "support"], ["--query", place / "query"], ["--run", place / "sib.safetensors"])
     (tmp_path / "bad").mkdir()
