@@ -33,10 +33,11 @@ def gather(chunks: Iterable[Tensor]) -> Tensor:
         UserError: no chunks, chunks of different items, or no room for the file.
     """
     kept: list[Tensor] = []
-    waiting = checked(chunks)
+    held, waiting = 0, checked(chunks)
     for chunk in waiting:
         kept.append(chunk)
-        if sum(part.nbytes for part in kept) > IN_MEMORY:
+        held += chunk.nbytes
+        if held > IN_MEMORY:
             break
     else:
         if not kept:
@@ -45,8 +46,9 @@ def gather(chunks: Iterable[Tensor]) -> Tensor:
     item, dtype = kept[0].shape[1:], kept[0].dtype
     try:
         with tempfile.TemporaryFile() as file:
+            kept.reverse()
             while kept:
-                write(file, kept.pop(0))
+                write(file, kept.pop())
             for chunk in waiting:
                 write(file, chunk)
             file.flush()

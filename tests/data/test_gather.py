@@ -58,3 +58,17 @@ def test_errors():
         gather([])
     with pytest.raises(UserError, match=r"not of one kind: 3×4 torch\.float32 and 3×5 torch\.float32"):
         gather([torch.zeros(1, 3, 4), torch.zeros(1, 3, 5)])
+
+
+def test_time_grows_with_the_number_of_chunks():
+    """A loader may give one item at a time: what is held is counted once for each of them."""
+    counted = []
+
+    class Counted(torch.Tensor):
+        @property
+        def nbytes(self):
+            counted.append(1)
+            return super().nbytes
+
+    gather(torch.zeros(1, 2).as_subclass(Counted) for _ in range(200))
+    assert len(counted) == 200
