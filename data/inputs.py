@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from data.errors import UserError
 from data.gather import gather
 from data.items import LabelledItems
-from data.sources.folder import SUFFIXES, opened, read_images
+from data.sources.folder import SUFFIXES, flat, opened, read_images
 
 AT_ONCE = 256
 """Items of a data set that are read together."""
@@ -97,12 +97,18 @@ def as_targets(y: Any, class_names: Sequence[str] | None = None) -> tuple[Tensor
     Raises:
         UserError: neither numbers nor names, or more classes than names.
     """
+    if isinstance(y, str | bytes):
+        raise UserError("targets are a single name: give one per item, in a list")
     if not isinstance(y, Tensor):
         try:
             y = np.asarray([one.tolist() if isinstance(one, Tensor) else one for one in y])
         except (TypeError, ValueError):
             raise UserError("targets must be numbers, or names of classes, all of one length") from None
         if y.dtype.kind in "US":
+            y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+            y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+            if y.ndim != 1:
+                raise UserError("targets must be numbers, or names of classes, one per item")
             names = tuple(class_names) if class_names else tuple(sorted(set(y.tolist())))
             if unknown := set(y.tolist()) - set(names):
                 raise UserError(f"targets name {', '.join(sorted(unknown)[:3])}, which `class_names` does not")
@@ -110,6 +116,8 @@ def as_targets(y: Any, class_names: Sequence[str] | None = None) -> tuple[Tensor
         if y.dtype.kind not in "biuf":
             raise UserError("targets must be numbers, or names of classes")
         y = torch.from_numpy(y)
+    if y.is_complex():
+        raise UserError("targets must be numbers, or names of classes, not complex numbers")
     y = y.detach().cpu()
     y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
     if y.is_floating_point():
@@ -135,8 +143,9 @@ def read_pairs(source: Any, image_shape: Sequence[int] | None = None) -> Iterato
     """Items ``[some, *item]`` and their targets (``None`` where there are none), one batch of ``source``, a
     data set or loader, after another."""
     ours = not isinstance(source, DataLoader)
-    loader = DataLoader(source, AT_ONCE, collate_fn=list) if ours else source
-    for batch in loader:
+    if ours and not isinstance(source, IterableDataset) and not hasattr(source, "__len__"):
+        raise UserError(f"{type(source).__name__} has no length: define __len__, or derive it from IterableDataset")
+    for batch in batches(DataLoader(source, AT_ONCE, collate_fn=list) if ours else source):
         if ours:
             paired = isinstance(batch[0], tuple | list)
             items = stack([sample[0] if paired else sample for sample in batch], image_shape)
@@ -145,6 +154,23 @@ def read_pairs(source: Any, image_shape: Sequence[int] | None = None) -> Iterato
             yield one_tensor(batch[0], many=True), batch[1] if len(batch) > 1 else None
         else:
             yield one_tensor(batch, many=True), None
+
+
+def batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    """What a loader gives.
+
+    Raises:
+        UserError: torch cannot make batches of its items.
+    """
+    try:
+        yield from loader
+    except (TypeError, RuntimeError) as error:
+        if "collate" not in str(error) and "stack expects each tensor" not in str(error):
+            raise  # of the data set itself
+        raise UserError(
+            "the DataLoader cannot make batches of its items, which must be tensors or arrays of one shape: transform them, or"
+            " give the Dataset itself"
+        ) from error
 
 
 def stack(items: Sequence[Any], image_shape: Sequence[int] | None = None) -> Tensor:
@@ -171,7 +197,7 @@ def one_tensor(item: Any, *, many: bool = False) -> Tensor:
         with opened(Path(item)) as image:
             return one_tensor(ImageOps.exif_transpose(image))
     if isinstance(item, Image.Image):
-        return pil_to_tensor(item if item.mode in ("L", "RGB") else item.convert("L" if item.mode in GREY else "RGB"))
+        return pil_to_tensor(flat(item, "L" if item.mode in GREY else "RGB"))
     if isinstance(item, Tensor):
         return item.detach()
     try:
@@ -185,7 +211,7 @@ def one_tensor(item: Any, *, many: bool = False) -> Tensor:
     return tensor.movedim(-1, -3).contiguous() if channels_last else tensor
 
 
-GREY = ("1", "I", "I;16", "F")
+GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F")
 CHANNELS = (1, 3)
 
 
@@ -201,13 +227,15 @@ def fit_images(images: Tensor, image_shape: Sequence[int]) -> Tensor:
     Raises:
         UserError: they are no images.
     """
-    images = images[:, None] if images.dim() == 3 else images
+    images = images[:, None] if images.dim() == 3 and images.shape[-1] not in CHANNELS else images
     if images.dim() != 4 or images.shape[1] not in CHANNELS:
         raise UserError(f"images are [n, channels, height, width] with 1 or 3 channels, not {'×'.join(map(str, images.shape))}")
     channels, *size = image_shape
     values = images
     if list(images.shape[-2:]) != size:
         values = F.interpolate(values.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+        if images.is_floating_point() and len(images):  # weights that sum up to a little more than 1 make white whiter
+            values = values.clamp(float(images.min()), float(images.max()))
     if values.shape[1] != channels:
         values = values.expand(-1, channels, -1, -1) if channels == 3 else values.float().mean(1, keepdim=True)
     if images.dtype == torch.uint8 and values.dtype != torch.uint8:
@@ -226,7 +254,7 @@ def image_files(place: str | Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise UserError(f"no such file or folder: {path}")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir())
     if not files:
         raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -51,7 +52,13 @@ class LabelledItems:
         return LabelledItems(self.items[mask], self.labels[mask], self.class_names)
 
     def of_classes(self, names: Sequence[str]) -> LabelledItems:
-        """The items of the classes ``names``, which are numbered in this order."""
+        """The items of the classes ``names``, which are numbered in this order.
+
+        Raises:
+            UserError: several classes have one of these names.
+        """
+        if twice := [name for name, count in Counter(self.class_names).items() if count > 1 and name in names]:
+            raise UserError(f"{twice[0]} is the name of two classes: give each a name of its own by `class_names`")
         numbers = torch.full((self.num_classes,), -1)
         numbers[torch.tensor([self.class_names.index(name) for name in names])] = torch.arange(len(names))
         labels = numbers[self.labels]
@@ -130,7 +137,7 @@ class ImageSplits:
             mirror: whether a mirror image still belongs to its class.
 
         Raises:
-            UserError: real targets, or too few classes.
+            UserError: real targets, too few classes, or two of one name.
         """
         if not items.class_names:
             raise UserError("few-shot tasks are made of classes, but the targets are real numbers")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from data.errors import UserError
 from data.gather import gather
@@ -119,9 +119,10 @@ def find_classes(root: str | Path) -> dict[tuple[str, ...], list[Path]]:
         path = inner[0]
     folders: dict[tuple[str, ...], list[Path]] = {}
     for file in sorted(path.rglob("*")):
-        parts = file.relative_to(path).parts[:-1]
-        if file.suffix.lower() in SUFFIXES and parts and not any(part.startswith((".", "__")) for part in parts):
-            folders.setdefault(parts, []).append(file)
+        *parts, name = file.relative_to(path).parts
+        hidden = name.startswith(".") or any(part.startswith((".", "__")) for part in parts)
+        if file.suffix.lower() in SUFFIXES and parts and not hidden and not file.is_dir():
+            folders.setdefault(tuple(parts), []).append(file)
     if not folders:
         raise UserError(f"{root} holds no images: expected <class>/*.png or .jpg, or train/, val/ and test/ of these")
     return folders
@@ -162,9 +163,27 @@ def read_image(path: Path, image_size: int, mode: str) -> np.ndarray:
     (``L`` or ``RGB``, as Pillow names them)."""
     with opened(path) as image:
         image.draft(mode, (image_size, image_size))  # lets the JPEG decoder skip detail; no effect on PNG
-        upright = ImageOps.exif_transpose(image).convert(mode)
+        upright = flat(ImageOps.exif_transpose(image), mode)
         array = np.asarray(upright.resize((image_size, image_size), Image.Resampling.BILINEAR))
         return array[None] if mode == "L" else array.transpose(2, 0, 1)
+
+
+def flat(image: Image.Image, mode: str) -> Image.Image:
+    """An image of any kind in a ``mode`` (``L`` or ``RGB``): on white where it is transparent, as most programs show it, and of
+    16 bits the upper eight.
+
+    Raises:
+        UserError: numbers of 32 bits, of which nothing says how bright they are.
+    """
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow would cut all above 255
+    elif image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        if low < 0 or high > 255 or (image.mode == "F" and 0 < high <= 1):  # type: ignore[operator]
+            raise UserError(f"its pixels are numbers of 32 bits from {low:g} to {high:g}: convert it to 8 bits first")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(mode)
 
 
 @contextmanager
@@ -177,5 +196,6 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from error
+    except Exception as error:  # a broken file raises whatever its bytes lead to
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"cannot read the image {path}: {reason}") from error

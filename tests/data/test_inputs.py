@@ -123,3 +123,75 @@ def test_errors_are_one_line(given, message):
     with pytest.raises(UserError, match=message) as error:
         given()
     assert "\n" not in str(error.value)
+
+
+class NoLength(Dataset):
+    def __getitem__(self, i):
+        return IMAGES[i], 0
+
+
+class Sizes(Pairs):
+    def __getitem__(self, i):
+        return torch.zeros(3, 8, 8 + i), 0
+
+
+class Broken(Pairs):
+    def __getitem__(self, i):
+        raise TypeError("the user's own mistake")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda: as_items(NoLength()), "NoLength has no length: define __len__"),
+        (lambda: as_items(DataLoader(Pairs(), 2)), "the DataLoader cannot make batches"),
+        (lambda: as_items(DataLoader(Sizes(), 2)), "the DataLoader cannot make batches"),
+        (lambda: as_targets("abc"), "a single name"),
+        (lambda: as_targets([["a", "b"], ["c", "d"]]), "one per item"),
+        (lambda: as_targets(torch.zeros(2, dtype=torch.complex64)), "not complex"),
+        (lambda: as_tensor(IMAGES[0].movedim(0, -1).numpy(), image_shape=(3, 4, 4)), "not 8×10×3"),
+        (lambda: as_tensor([Image.new("F", (4, 4), 0.5)]), "32 bits from 0.5 to 0.5"),
+        (lambda: as_tensor([Image.new("I", (4, 4), 70000)]), "32 bits from 70000 to 70000"),
+    ],
+)
+def test_more_errors_are_one_line(given, message):
+    with pytest.raises(UserError, match=message) as error:
+        given()
+    assert "\n" not in str(error.value)
+
+
+def test_errors_of_a_users_data_set_stay_as_they_are():
+    with pytest.raises(TypeError, match="own mistake"):
+        as_items(Broken())
+
+
+def test_names_in_a_column_or_of_bytes():
+    assert as_targets([["b"], ["a"], ["b"]])[0].tolist() == [1, 0, 1]
+    assert as_targets(np.array([b"b", "ä".encode()]))[1] == ("b", "ä")
+
+
+def test_resized_floats_stay_in_their_range():
+    """The weights of antialiasing sum up to 1 in exact arithmetic alone."""
+    white = fit_images(torch.ones(2, 3, 45, 37), (3, 28, 28))
+    assert float(white.max()) == 1.0
+    assert float(white.min()) > 0.999
+
+
+def test_sixteen_bits_are_read_as_eight():
+    ramp = np.linspace(0, 65535, 16).reshape(4, 4).astype(np.uint16)
+    (read,) = as_tensor([Image.fromarray(ramp)])
+    np.testing.assert_array_equal(read[0].numpy(), ramp // 256)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_images_stand_on_white(mode, tmp_path):
+    """Black ink on nothing is not black on black."""
+    drawn = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    drawn.paste((0, 0, 0, 255), (0, 0, 8, 16))
+    drawn = drawn if mode == "RGBA" else drawn.convert("LA") if mode == "LA" else drawn.quantize()
+    drawn.save(tmp_path / "ink.png")
+    given = Image.open(tmp_path / "ink.png")
+    for read in (as_tensor([given]), as_tensor([tmp_path / "ink.png"], image_shape=(3, 16, 16))):
+        assert read.shape == (1, 3, 16, 16)
+        assert read[0, :, :, :7].eq(0).all()
+        assert read[0, :, :, 9:].eq(255).all()

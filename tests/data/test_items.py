@@ -114,3 +114,11 @@ class TestOwnSplits:
     def test_real_targets_are_refused(self):
         with pytest.raises(UserError, match="real numbers"):
             ImageSplits.of(LabelledItems(torch.zeros(2, 1), torch.zeros(2), ()))
+
+
+def test_two_classes_of_one_name_are_refused():
+    """Chosen by name, one of them would be lost."""
+    items = LabelledItems(torch.zeros(8, 2), torch.arange(4).repeat(2), ("crane", "crane", "owl", "ant"))
+    with pytest.raises(UserError, match="crane is the name of two classes"):
+        ImageSplits.of(items)
+    assert len(items.of_classes(["ant", "owl"])) == 4

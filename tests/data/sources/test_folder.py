@@ -103,3 +103,25 @@ def test_train_and_test_of_one_classifier_have_the_same_classes(tmp_path):
 def test_bad_train_and_test_folders_are_named(build, message, tmp_path):
     with pytest.raises(UserError, match=message):
         load_train_test_folder(build(tmp_path / "images"), 16)
+
+
+def test_hidden_files_and_folders_named_as_images_are_no_images(tmp_path):
+    """Some systems leave ``._photo.png`` beside ``photo.png``."""
+    for c in "abc":
+        save_image(tmp_path / c / "0", 10)
+    (tmp_path / "a" / "._0.png").write_bytes(b"not an image")
+    (tmp_path / "b" / "more.png").mkdir()
+    assert load_tree(tmp_path, 8).counts.tolist() == [1, 1, 1]
+
+
+def test_16_bits_keep_their_shades(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.repeat(np.array([[0, 32768, 65535]], dtype=np.uint16), 3, 0)).save(tmp_path / "a" / "0.png")
+    assert load_tree(tmp_path, 3).items[0, 0, 1].tolist() == [0, 128, 255]
+
+
+def test_an_enormous_image_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    save_image(tmp_path / "a" / "0", 10)
+    with pytest.raises(UserError, match=r"cannot read the image .*0.*exceeds limit"):
+        load_tree(tmp_path, 8)
