@@ -22,7 +22,7 @@ from inference.meta.report import UNITS, TaskRecord, evaluate_learner, format_re
 from inference.meta.sheet import prediction_sheet
 from inference.runs.checks import check_device, chosen_device
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
-from inference.runs.folder import RunFolder, write_atomically, write_json
+from inference.runs.folder import RunFolder, check_out, write_atomically, write_json, writing
 from inference.runs.help import Example, Group
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
@@ -127,6 +127,8 @@ def classify_images(options: PredictOptions) -> TaskPredictions:
     """Classify one's own images, and write a table and a sheet."""
     assert options.support is not None
     assert options.query is not None
+    out = Path(options.out or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
+    check_out(out)
     learner = learner_for(options).to(chosen_device(options.device))
     task = OwnTask.find(options.support, options.query)
     learner.check_way(len(task.class_names), len(task.queries))
@@ -139,15 +141,16 @@ def classify_images(options: PredictOptions) -> TaskPredictions:
         invert=options.invert,
         progress=options.progress,
     )
-    out = Path(options.out or f"runs/predict-{time.strftime('%Y%m%d-%H%M%S')}")
-    table = write_table(out / "predictions.csv", task, predicted)
+    with writing(out):
+        table = write_table(out / "predictions.csv", task, predicted)
     print(f"{len(task.class_names)} classes, {len(task.support)} labelled images, {len(task.queries)} queries\n")
     print(f"{first_lines(task, predicted)}\n")
     if scored := summary(task, predicted):
         print(f"{scored}\n")
     print(f"table: {table}")
     title = f"{learner.dataset}, {learner.variant.title}: {len(task.class_names)} classes"
-    sheet = write_atomically(out / "sheet.png", prediction_sheet(task, predicted, title).savefig)
+    with writing(out):
+        sheet = write_atomically(out / "sheet.png", prediction_sheet(task, predicted, title).savefig)
     print(f"sheet: {sheet}")
     return predicted
 
@@ -187,7 +190,8 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
         "seconds": {},
         "results": [asdict(record) for record in records],
     }
-    write_json(out, content)
+    with writing(out):
+        write_json(out, content)
     print(f"{learner.variant.title} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
     print(f"{format_records(records)}\n\n{UNITS}")
     print(f"\nresults: {out}")

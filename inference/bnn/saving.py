@@ -18,6 +18,7 @@ from inference.bnn.fitting import Fit
 from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from inference.bnn.posteriors.chains import ChainPosterior
 from inference.bnn.posteriors.laplace import LaplacePosterior
+from inference.runs.folder import writing
 from inference.runs.tensors import load_tensors, save_tensors
 from models.bayesian import own_prior
 from models.bayesian.network import BayesianNetwork
@@ -71,10 +72,8 @@ def write_fit(path: Path, fit: Fit) -> Path:
     }
     kept = {name: value for name, value in model.network.state_dict().items() if name not in model.shapes}
     tensors |= prefixed("network.", kept) | prefixed("likelihood.", model.likelihood.state_dict())
-    try:
+    with writing(path):
         return save_tensors(path, tensors, described)
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def read_fit(

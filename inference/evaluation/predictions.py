@@ -50,6 +50,7 @@ class ClassPredictions:
     def from_draws(cls, draws: Tensor, class_names: Sequence[str] = ()) -> ClassPredictions:
         """From p(class given item, w_s) of posterior draws: ``[draws, n, classes]``."""
         draws = draws.detach().cpu()
+        draws = draws.to(torch.promote_types(draws.dtype, torch.float32))  # a quantile of lower precision is none of torch's
         mean = draws.mean(0)
         tail = (1 - LEVEL) / 2
         lower, upper = draws.quantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype), dim=0)

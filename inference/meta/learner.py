@@ -25,7 +25,7 @@ from inference.meta.methods.sib import blank_means
 from inference.meta.prediction import TaskPredictions, predict
 from inference.meta.settings import GuideSettings
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, writing
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace
@@ -107,6 +107,16 @@ class Learner:
         tensors, metadata = load_tensors(path)
         if "space.directions" not in tensors or "base_classes" not in metadata:
             raise UserError(f"{path} holds no learner of SIB")
+        try:
+            return cls._read(path, tensors, metadata, whole=whole, backbone=backbone)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: it lacks {error}") from error
+
+    @classmethod
+    def _read(
+        cls, path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any], *, whole: bool, backbone: nn.Module | None
+    ) -> Self:
+        """The learner of a file; ``whole`` where its network stands in it, not beside it."""
         written = metadata.get("options", metadata)  # before 0.2 all options of the run were kept
         settings, spec = read_settings(metadata.get("settings", written)), read_spec(metadata.get("spec", written))
         beside = path.parent / RunFolder(path.parent).network.name
@@ -130,6 +140,9 @@ class Learner:
         Args:
             path: the file.
             network: whether the feature network stands in it too; a run folder has it in a file of its own.
+
+        Raises:
+            UserError: a place that cannot be written to.
         """
         centres = getattr(getattr(self.model, "prior", None), "loc", None)
         metadata = {
@@ -142,7 +155,8 @@ class Learner:
         }
         if network and self.network is not None:
             metadata["network"] = self.network.description()
-        return save_tensors(Path(path), self.state(network=network).state_dict(), metadata)
+        with writing(path):
+            return save_tensors(Path(path), self.state(network=network).state_dict(), metadata)
 
     def state(self, *, network: bool = False) -> nn.ModuleDict:
         """Everything learned, with or without the feature network, as one module."""

@@ -55,7 +55,7 @@ class OwnTask:
             UserError: nothing is there, or there is one class.
         """
         folders = find_classes(support)
-        names = tuple("/".join(parts) for parts in folders)
+        names = tuple(readable("/".join(parts)) for parts in folders)
         if len(names) < 2:
             raise UserError(f"{support} holds one class ({names[0]}): give a folder of images for each of at least two classes")
         files = [file for several in folders.values() for file in several]
@@ -75,17 +75,25 @@ class OwnTask:
         return torch.tensor([label for label in self.truth if label is not None], dtype=torch.long)
 
 
+def readable(name: str) -> str:
+    """A file's name in which bytes that are no text (UTF-8) are written as ``\\udcff``, so that it can be printed."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def matching(place: str) -> list[Path]:
     """The path that ``place`` is, or all that match it as a pattern.
 
     Raises:
-        UserError: nothing does.
+        UserError: nothing does, or it is no pattern.
     """
     path = Path(place)
     if path.exists() or not any(sign in place for sign in "*?["):
         return [path]
     root = Path(path.anchor or ".")
-    found = sorted(root.glob(str(path.relative_to(path.anchor)) if path.anchor else place))
+    try:
+        found = sorted(root.glob(str(path.relative_to(path.anchor)) if path.anchor else place))
+    except ValueError as error:
+        raise UserError(f"{place} is no pattern of files: {error}") from error
     if not found:
         raise UserError(f"nothing matches {place}")
     return found
@@ -95,8 +103,8 @@ def class_of(file: Path, base: Path, names: Sequence[str]) -> int | None:
     """The class, of these ``names``, whose folder a query ``file``, found at ``base``, stands in."""
     inner = file.relative_to(base).parts[:-1] if base.is_dir() else ()
     for parts in (inner, file.parent.parts[-1:]):
-        if "/".join(parts) in names:
-            return names.index("/".join(parts))
+        if (name := readable("/".join(parts))) in names:
+            return names.index(name)
     return None
 
 
@@ -184,7 +192,7 @@ def write_table(path: Path, task: OwnTask, predicted: TaskPredictions) -> Path:
                 label = task.truth[i]
                 true = "" if label is None else task.class_names[label]
                 values = (f"{value:.6g}" for value in (*numbers[i].tolist(), *last[i].tolist()))
-                table.writerow([query, name, true, *values])
+                table.writerow([readable(str(query)), name, true, *values])
 
     return write_atomically(path, write)
 
@@ -206,13 +214,13 @@ def summary(task: OwnTask, predicted: TaskPredictions) -> str:
 def first_lines(task: OwnTask, predicted: TaskPredictions, count: int = 10) -> str:
     """The ``count`` least certain queries as lines of text."""
     chosen = predicted.entropy.argsort(descending=True)[:count].tolist()
-    width = max(len(task.queries[i].name) for i in chosen)
-    lines = [f"{'least certain':{width}}  predicted  probability (90 % interval)  entropy  distance"]
+    files = {i: readable(task.queries[i].name) for i in chosen}
+    width = max(map(len, (*files.values(), "least certain")))
     wide = max(len("predicted"), *(len(predicted.names[i]) for i in chosen))
-    lines[0] = f"{'least certain':{width}}  {'predicted':{wide}}  probability (90 % interval)  entropy  distance"
+    lines = [f"{'least certain':{width}}  {'predicted':{wide}}  probability (90 % interval)  entropy  distance"]
     for i in chosen:
         c = int(predicted.labels[i])
         interval = f"{predicted.probabilities[i, c]:.2f} ({predicted.lower[i, c]:.2f} to {predicted.upper[i, c]:.2f})"
         numbers = f"{predicted.entropy[i]:7.2f}  {predicted.distance[i]:8.2f}"
-        lines.append(f"{task.queries[i].name:{width}}  {predicted.names[i]:{wide}}  {interval:27}  {numbers}")
+        lines.append(f"{files[i]:{width}}  {predicted.names[i]:{wide}}  {interval:27}  {numbers}")
     return "\n".join(lines)

@@ -84,8 +84,10 @@ def predict(
         watch: called with the number of queries of each part that is done.
 
     Raises:
-        UserError: items or labels that do not fit, or another way than the guide was built for.
+        UserError: items or labels that do not fit, no queries, or another way than the guide was built for.
     """
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise UserError(f"`num_samples={num_samples!r}` must be a whole number, above 0")
     labels, names = as_targets(support_y)
     if not names:
         raise UserError("support_y holds real numbers: give whole numbers or names of classes")
@@ -125,10 +127,12 @@ def predict_features(
         steps, num_samples, batch, seed, watch: see :func:`predict`.
 
     Raises:
-        UserError: another way than the guide was built for, or a ``batch`` below 1.
+        UserError: another way than the guide was built for, no queries, or a ``batch`` below 1.
     """
-    if batch is not None and batch < 1:
-        raise UserError(f"`batch={batch}` must be 1 or more")
+    if not len(queries):
+        raise UserError("query_x has no items: give one at least")
+    if batch is not None and (not isinstance(batch, int) or batch < 1):
+        raise UserError(f"`batch={batch}` must be a whole number, 1 or more")
     names = tuple(class_names)
     most = batch or len(names) * learner.spec.queries
     learner.check_way(len(names), min(len(queries), most))
@@ -174,6 +178,8 @@ def shares(count: int, most: int, *, at_once: int, seed: int) -> Iterator[Tensor
 def relative_distance(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     """:attr:`TaskPredictions.distance` of ``queries`` ``[n, D]`` from the class means of ``support`` ``[m, D]`` with ``labels``
     ``[m]``."""
+    support, queries = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (support, queries))
     means = class_means(support, labels)
+    exact = "donot_use_mm_for_euclid_dist"  # as a difference of squares it would depend on how many queries there are
     between = torch.pdist(means).mean().clamp_min(torch.finfo(means.dtype).tiny)
-    return torch.cat([torch.cdist(part, means).amin(-1) for part in queries.split(10_000)]) / between
+    return torch.cat([torch.cdist(part, means, compute_mode=exact).amin(-1) for part in queries.split(10_000)]) / between

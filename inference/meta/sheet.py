@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image, ImageOps
 
-from data.sources.folder import opened
+from data.sources.folder import flat, opened
 from inference.evaluation.style import BLUE, STYLE, VERMILLION
 from inference.meta.own_images import OwnTask
 from inference.meta.prediction import TaskPredictions
@@ -37,13 +37,13 @@ def prediction_sheet(task: OwnTask, predicted: TaskPredictions, title: str) -> F
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure = plt.figure(figsize=(1.25 * COLUMNS, 0.9 + 1.5 * tops + 1.75 * rows), layout="constrained")
         upper, lower = figure.subfigures(2, 1, height_ratios=(0.35 + 1.5 * tops, 0.35 + 1.75 * rows), squeeze=False).flat
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
         more = len(task.class_names) - len(first)
         upper.supxlabel(f"and {more} classes more" if more else "", fontsize=8)
         draw_row(upper, f"The classes, one labelled image each ({len(task.support)} in all)", tops)
         for axis, index in zip(upper.axes, first, strict=False):
             show(axis, task.support[index])
-            axis.set_title(fold(task.class_names[int(task.labels[index])]), fontsize=7)
+            axis.set_title(fold(task.class_names[int(task.labels[index])]), fontsize=7, parse_math=False)
         some = "" if len(chosen) == len(order) else f", {len(chosen)} of {len(order)}"
         draw_row(lower, f"Queries from the most certain to the least{some}: predicted class, probability (90 % interval)", rows)
         for axis, query in zip(lower.axes, chosen, strict=False):
@@ -53,7 +53,7 @@ def prediction_sheet(task: OwnTask, predicted: TaskPredictions, title: str) -> F
             mark = "" if label is None else " ✓" if label == c else " ✗"
             interval = f"{predicted.lower[query, c]:.2f}–{predicted.upper[query, c]:.2f}"
             text = f"{fold(task.class_names[c])}{mark}\n{predicted.probabilities[query, c]:.2f} ({interval})"
-            axis.set_title(text, fontsize=7, color=colour)
+            axis.set_title(text, fontsize=7, color=colour, parse_math=False)
     return figure
 
 
@@ -69,7 +69,7 @@ def show(axis: Axes, file: Path, colour: str | None = None) -> None:
     with opened(file) as image:
         image.draft("RGB", (SIDE, SIDE))
         axis.imshow(
-            np.asarray(ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (SIDE, SIDE), Image.Resampling.BILINEAR))
+            np.asarray(ImageOps.fit(flat(ImageOps.exif_transpose(image), "RGB"), (SIDE, SIDE), Image.Resampling.BILINEAR))
         )
     if colour:
         axis.set_axis_on()

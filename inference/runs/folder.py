@@ -26,6 +26,30 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """A block that writes what a user asked for at ``path``.
+
+    Raises:
+        UserError: the system does not let it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def check_out(path: Path) -> None:
+    """Refuse, before any work, a folder that can neither be made nor written to.
+
+    Raises:
+        UserError: it is one.
+    """
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UserError(f"`out={path}` cannot be made: {place} is no folder that can be written to")
+
+
 class RunFolder:
     """``config.yaml``, ``metrics.json``, ``checkpoints/``, ``features.safetensors``, ``posterior.nc``, ``posteriors/``,
     ``plots/``, logs.
@@ -66,10 +90,8 @@ class RunFolder:
         run = cls(path)
         if run.config.exists():
             raise UserError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
-        try:
+        with writing(path):
             write_atomically(run.config, lambda file: file.write_text(config))
-        except OSError as error:
-            raise UserError(f"cannot write to {path}: {error.strerror}") from error
         return path
 
     @classmethod

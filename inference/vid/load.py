@@ -12,7 +12,7 @@ from torch import nn
 
 from data.errors import UserError
 from inference.runs.commands import options_from_yaml
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, writing
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.vid.networks import Recipe, TeacherSettings, load_network
 from inference.vid.options import Size, VidOptions
@@ -104,10 +104,8 @@ def save_student(path: Path, loaded: Loaded) -> Path:
         raise UserError(f"`path={path}` must end in .safetensors, which is what it will be")
     described = describe(loaded.model, loaded.kind, loaded.method, loaded.strength)
     described |= {"format": FORMAT, "network": loaded.network}
-    try:
+    with writing(path):
         return save_tensors(path, loaded.model.state_dict(), described)
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def load_saved(path: Path, student: nn.Module | None, teacher: nn.Module | None) -> Loaded:

@@ -77,3 +77,6 @@ def test_errors_leave_nothing_behind(place, tmp_path, capsys):
     ):
         assert message in error_of([*map(str, given), *map(str, out)], capsys, predict)
     assert not (tmp_path / "out").exists()
+    for barred in (tmp_path / "bad" / "broken.png", tmp_path / "bad" / "broken.png" / "out"):
+        given = [*run, *support, "--query", tmp_path / "none", "--out", barred]  # known before images are looked for
+        assert f"--out {barred} cannot be made" in error_of([*map(str, given)], capsys, predict)

@@ -1,6 +1,8 @@
 """Files of one's own images: how they are found, what the table says, what the sheet shows."""
 
 import csv
+import os
+import shutil
 
 import pytest
 import torch
@@ -129,6 +131,8 @@ def test_errors(photos):
         OwnTask.find(str(one(photos)), ["x"])
     with pytest.raises(UserError, match="no such file or folder"):
         OwnTask.find(str(photos / "support"), ["nowhere"])
+    with pytest.raises(UserError, match="is no pattern"):
+        OwnTask.find(str(photos / "support"), ["a**.png"])
     with pytest.raises(UserError, match="nothing matches"):
         OwnTask.find(str(photos / "support"), ["nowhere/*.png"])
 
@@ -139,3 +143,19 @@ def one(photos):
     folder.mkdir(parents=True)
     Image.new("L", (9, 9)).save(folder / "a.png")
     return folder.parent
+
+
+def test_any_name_of_a_file_or_class_is_written(photos, learner, tmp_path):
+    """Names that are no UTF-8, or that matplotlib would take for a formula."""
+    (photos / "support" / "noon").rename(photos / "support" / "no $_$ on")
+    odd = os.fsencode(photos / "query") + b"/\xff.png"
+    try:
+        shutil.copy(photos / "support" / "dusk" / "dusk0.png", odd)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    task = OwnTask.find(str(photos / "support"), [os.fsdecode(odd)])
+    predicted = classify(learner, task, num_samples=20)
+    text = write_table(tmp_path / "predictions.csv", task, predicted).read_text(encoding="utf-8")
+    assert "\\udcff.png" in text
+    assert "\\udcff.png" in first_lines(task, predicted).encode("utf-8").decode()
+    prediction_sheet(task, predicted, "a $_$ title").canvas.draw()

@@ -9,7 +9,7 @@ from data.errors import UserError
 from inference.meta.learner import Learner
 from inference.meta.prediction import relative_distance, shares
 from inference.meta.stages import embed_items
-from inference.runs.tensors import save_tensors
+from inference.runs.tensors import load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork
 from tests.conftest import marked_images
 from tests.inference.meta.test_learner import BANK, SibOptions, build, learner, task
@@ -122,6 +122,7 @@ def test_images_of_any_size_and_colour(tmp_path):
         ((BANK.items[:2], [0.5, 1.0], BANK.items), "real numbers"),
         ((BANK.items[:2, :4], [0, 1], BANK.items), "features of 10 numbers are expected"),
         ((BANK.items[:2], [0, 1], []), "no items"),
+        ((BANK.items[:2], [0, 1], BANK.items[:0]), "query_x has no items"),
     ],
 )
 def test_errors_are_one_line(given, message):
@@ -130,7 +131,26 @@ def test_errors_are_one_line(given, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("option", [{"num_samples": 0}, {"num_samples": 2.5}, {"batch": 0}, {"batch": "3"}])
+def test_wrong_options_are_one_line(option):
+    with pytest.raises(UserError, match=rf"`{next(iter(option))}=.*must be a whole number"):
+        learner().predict(BANK.items[:2], [0, 1], BANK.items, **option)
+
+
 class TestSaving:
+    @pytest.mark.parametrize("lost", ["spec", "variant", "settings", "dataset"])
+    def test_a_file_that_lacks_something_is_refused(self, lost, tmp_path):
+        path = learner().save(tmp_path / "sib.safetensors")
+        tensors, metadata = load_tensors(path)
+        save_tensors(path, tensors, {name: value for name, value in metadata.items() if name != lost})
+        with pytest.raises(UserError, match=r"sib\.safetensors is damaged: it lacks"):
+            Learner.load(path)
+
+    def test_a_place_that_cannot_be_written_to(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match="cannot write to"):
+            learner().save(tmp_path / "file" / "sib.safetensors")
+
     def test_a_file_holds_everything(self, tmp_path):
         data = marked_images()
         network = FeatureNetwork("conv4-8", data.image_shape).eval()
@@ -156,3 +176,25 @@ class TestSaving:
         file = save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {})
         with pytest.raises(UserError, match="holds no learner of SIB"):
             Learner.load(file)
+
+
+def test_distance_of_one_query_is_that_among_many():
+    """Features far from 0 have squares that cancel."""
+    generator = torch.Generator().manual_seed(0)
+    x, queries = (torch.randn(n, 8, generator=generator) + 1000 for n in (6, 60))
+    y = torch.arange(6)
+    many = relative_distance(x, y, queries)
+    torch.testing.assert_close(torch.cat([relative_distance(x, y, query[None]) for query in queries]), many)
+    exact = torch.stack([(query - x).norm(dim=-1).min() for query in queries])
+    torch.testing.assert_close(many * torch.pdist(x).mean(), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_predicts_in_any_precision(dtype):
+    x, y, queries = unequal()
+    expected = learner().predict(x, y, queries)
+    predicted = learner().to(dtype).predict(x, y, queries)
+    tolerance = 1e-5 if dtype == torch.float64 else 0.1
+    torch.testing.assert_close(predicted.probabilities.float(), expected.probabilities, atol=tolerance, rtol=0)
+    torch.testing.assert_close(predicted.distance.float(), expected.distance, atol=tolerance, rtol=0)
+    assert predicted.lower.dtype in (torch.float32, torch.float64)
