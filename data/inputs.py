@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, rgb_to_grayscale
 
 from data.errors import UserError
 from data.gather import gather
 from data.items import LabelledItems
-from data.sources.folder import SUFFIXES, flat, opened, read_images
+from data.sources.folder import SUFFIXES, files_below, flat, opened, read_images
 
 AT_ONCE = 256
 """Items of a data set that are read together."""
@@ -195,9 +195,9 @@ def one_tensor(item: Any, *, many: bool = False) -> Tensor:
     """
     if isinstance(item, str | Path):
         with opened(Path(item)) as image:
-            return one_tensor(ImageOps.exif_transpose(image))
+            return one_tensor(image)
     if isinstance(item, Image.Image):
-        return pil_to_tensor(flat(item, "L" if item.mode in GREY else "RGB"))
+        return pil_to_tensor(flat(ImageOps.exif_transpose(item), "L" if item.mode in GREY else "RGB"))
     if isinstance(item, Tensor):
         return item.detach()
     try:
@@ -222,7 +222,7 @@ def fitted(items: Tensor, image_shape: Sequence[int] | None) -> Tensor:
 
 def fit_images(images: Tensor, image_shape: Sequence[int]) -> Tensor:
     """Images ``[n, channels, height, width]``, or grey ones ``[n, height, width]``, in another shape: resized, grey ones
-    repeated, colours averaged.
+    repeated, colours made grey by their luma (ITU-R 601-2), as PIL does.
 
     Raises:
         UserError: they are no images.
@@ -237,7 +237,7 @@ def fit_images(images: Tensor, image_shape: Sequence[int]) -> Tensor:
         if images.is_floating_point() and len(images):  # weights that sum up to a little more than 1 make white whiter
             values = values.clamp(float(images.min()), float(images.max()))
     if values.shape[1] != channels:
-        values = values.expand(-1, channels, -1, -1) if channels == 3 else values.float().mean(1, keepdim=True)
+        values = values.expand(-1, channels, -1, -1) if channels == 3 else rgb_to_grayscale(values)
     if images.dtype == torch.uint8 and values.dtype != torch.uint8:
         values = values.round().clamp(0, 255).to(torch.uint8)
     return values
@@ -254,7 +254,7 @@ def image_files(place: str | Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise UserError(f"no such file or folder: {path}")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir())
+    files = sorted(p for p in files_below(path) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not files:
         raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
     return files

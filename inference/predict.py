@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -26,7 +26,7 @@ from inference.runs.folder import RunFolder, check_out, write_atomically, write_
 from inference.runs.help import Example, Group
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
-from inference.runs.values import Names, NonNegativeInt, PositiveInt, PositiveNumber, TwoOrMore
+from inference.runs.values import Names, NonNegativeInt, PositiveInt, PositiveNumber, TwoOrMore, plain
 from models.networks.feature_network import FeatureNetwork
 from models.networks.layers import embed
 
@@ -113,7 +113,22 @@ class PredictOptions(Options):
             raise UserError("give either `run`, a finished svi_sib run, or `backbone` and `weights`")
         if self.backbone is not None and self.weights is None:
             raise UserError(f"`backbone={self.backbone}` needs `weights`: a file, or a name such as IMAGENET1K_V1")
+        if self.support is not None:
+            self.check_own_images()
         check_device(self.device)
+
+    def check_own_images(self) -> None:
+        """Refuse options that one's own images make no use of.
+
+        Raises:
+            UserError: there is one.
+        """
+        usual = {field.name: field.default for field in fields(self)}
+        unused = ["data", "root", "split", "exclude", "way", "shot", "queries", "imbalance", "tasks"]
+        unused += ["variant"] if self.run is None else ["image_size"]
+        for name in unused:
+            if (given := getattr(self, name)) != usual[name]:
+                raise UserError(f"`{name}={plain(given)}` says nothing of images in `support` and `query`: leave it out")
 
 
 @flags_in_errors(PredictOptions)

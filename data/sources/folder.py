@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,14 +119,25 @@ def find_classes(root: str | Path) -> dict[tuple[str, ...], list[Path]]:
     while len(inner := visible(path)) == 1 and inner[0].is_dir() and any(p.is_dir() for p in visible(inner[0])):
         path = inner[0]
     folders: dict[tuple[str, ...], list[Path]] = {}
-    for file in sorted(path.rglob("*")):
+    for file in sorted(files_below(path)):
         *parts, name = file.relative_to(path).parts
         hidden = name.startswith(".") or any(part.startswith((".", "__")) for part in parts)
-        if file.suffix.lower() in SUFFIXES and parts and not hidden and not file.is_dir():
+        if file.suffix.lower() in SUFFIXES and parts and not hidden:
             folders.setdefault(tuple(parts), []).append(file)
     if not folders:
         raise UserError(f"{root} holds no images: expected <class>/*.png or .jpg, or train/, val/ and test/ of these")
     return folders
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of the folder and those below it; links to folders are followed, each folder once."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place) / name for name in files)
 
 
 def visible(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from data.errors import UserError
 from data.inputs import as_items, as_targets, as_tensor, fit_images, image_files
+from data.sources.folder import find_classes
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 2, 1, 1, 0])
@@ -195,3 +196,19 @@ def test_transparent_images_stand_on_white(mode, tmp_path):
         assert read.shape == (1, 3, 16, 16)
         assert read[0, :, :, :7].eq(0).all()
         assert read[0, :, :, 9:].eq(255).all()
+
+
+def test_links_to_folders_are_followed_and_end(tmp_path):
+    (tmp_path / "real" / "cat").mkdir(parents=True)
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "real" / "cat" / "0.png")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "cat").symlink_to(tmp_path / "real" / "cat")
+    (tmp_path / "tree" / "loop").symlink_to(tmp_path / "tree")
+    assert [file.name for file in image_files(tmp_path / "tree")] == ["0.png"]
+    assert list(find_classes(tmp_path / "tree")) == [("cat",)]
+
+
+def test_colours_become_grey_as_pil_makes_them():
+    grey = as_tensor(IMAGES, image_shape=(1, 8, 10))
+    expected = torch.stack([torch.from_numpy(np.array(image.convert("L"))) for image in PIL])[:, None]
+    assert int((grey.int() - expected.int()).abs().max()) <= 1

@@ -74,6 +74,9 @@ def test_errors_leave_nothing_behind(place, tmp_path, capsys):
         ([*run, *support, "--query", tmp_path / "none"], "no such file or folder"),
         ([*run, *support, *query, "--variant", "x", "--steps", "-1"], "--steps -1"),
         (["--run", tmp_path, *support, *query], "not a run folder"),
+        ([*run, *support, *query, "--way", "3"], "--way 3 says nothing of images"),
+        ([*run, *support, *query, "--image-size", "32"], "--image-size 32 says nothing"),
+        ([*support, *query, "--backbone", "resnet18", "--weights", "x.pth", "--variant", "y"], "--variant y says nothing"),
     ):
         assert message in error_of([*map(str, given), *map(str, out)], capsys, predict)
     assert not (tmp_path / "out").exists()

@@ -172,9 +172,9 @@ class TestErrors:
             (["--student", "magic"], "unknown network 'magic'"),
             (["--teacher", "vgg9"], "at least 32×32"),
             (["--data", "curve"], "has no classes"),
-            (["--teacher-weights", "nowhere.pth"], "nowhere.pth is no file"),
+            (["--teacher-weights", "nowhere.pth"], "there is no file nowhere.pth"),
             (["--updates", "0"], "--updates 0: must be a whole number, above 0"),
-            (["--methods", "finetuned", "--student-weights", "nowhere.pth"], "nowhere.pth is no file"),
+            (["--methods", "finetuned", "--student-weights", "nowhere.pth"], "there is no file nowhere.pth"),
         ],
     )
     def test_one_line_and_nothing_left(self, options, message, cache, tmp_path):

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -395,5 +396,5 @@ class TestArguments:
         assert not (tmp_path / "run").exists()
 
     def test_every_setting_is_documented(self):
-        for name in FitSettings.__dataclass_fields__:
-            assert f"{name}:" in inspect.getdoc(FitSettings)
+        for field in fields(FitSettings):
+            assert f"{field.name}:" in inspect.getdoc(FitSettings)
