@@ -141,7 +141,11 @@ def keep(targets: list[Any], part: Any) -> bool:
 
 def read_pairs(source: Any, image_shape: Sequence[int] | None = None) -> Iterator[tuple[Tensor, Any]]:
     """Items ``[some, *item]`` and their targets (``None`` where there are none), one batch of ``source``, a
-    data set or loader, after another."""
+    data set or loader, after another.
+
+    Raises:
+        UserError: it gives no batches of items.
+    """
     ours = not isinstance(source, DataLoader)
     if ours and not isinstance(source, IterableDataset) and not hasattr(source, "__len__"):
         raise UserError(f"{type(source).__name__} has no length: define __len__, or derive it from IterableDataset")
