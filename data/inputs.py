@@ -44,7 +44,7 @@ def as_items(x: Any, y: Any = None, *, class_names: Sequence[str] | None = None)
         x, y = x
     if y is None:
         if not isinstance(x, Dataset | DataLoader):
-            raise UserError("`y` is missing: give one target per item")
+            raise UserError("the items have no targets: give one per item")
         targets: list[Any] = []
         items = gather(chunk for chunk, part in read_pairs(x) if keep(targets, part))
         source = x.dataset if isinstance(x, DataLoader) else x

@@ -179,7 +179,7 @@ def learner_for(options: PredictOptions) -> Learner:
     if options.backbone is not None:
         assert options.weights is not None
         network = FeatureNetwork.pretrained(options.backbone, options.weights, image_size=options.image_size)
-        return gaussian_classes(network.eval(), options.weights)
+        return gaussian_classes(network.eval(), f"{options.backbone} with {Path(options.weights).name}")
     assert options.run is not None
     learner = Learner.load(options.run, options.variant)
     if learner.network is None:

@@ -35,6 +35,7 @@ class SIB(Learner):
     def fit(
         cls,
         data: Any,
+        labels: Any = None,
         *,
         network: FeatureNetwork | None = None,
         backbone: str | nn.Module | None = None,
@@ -45,8 +46,9 @@ class SIB(Learner):
 
         Args:
             data: :class:`~data.items.ImageSplits` with disjoint training, validation and test classes; or a data set that is
-                split by class: what :func:`~data.inputs.as_items` takes, such as ``(images, labels)``, a ``Dataset`` or a
+                split by class: what :func:`~data.inputs.as_items` takes, such as images with ``labels``, a ``Dataset`` or a
                 ``DataLoader``. Images are uint8, or floats in [0, 1]; features ``[n, D]`` need no network.
+            labels: ``[n]``, classes as numbers or names, where ``data`` are items alone.
             network: a trained feature network to use as it is, such as another fit's ``network``.
             backbone: a name, or a module of your own from ``[n, channels, height, width]`` to ``[n, D]``; it is trained in
                 place for ``epochs`` passes over the training classes (0: it is used as it is).
@@ -58,7 +60,7 @@ class SIB(Learner):
         Raises:
             UserError: bad options, data that cannot serve them, or a network for other images.
         """
-        splits = own_splits(data, seed=options.get("seed", 0), mirror=mirror)
+        splits = own_splits(data, labels, seed=options.get("seed", 0), mirror=mirror)
         given = {"beta": 0.1, "progress": False, **options}
         with tempfile.TemporaryDirectory() as scratch:
             if splits.train.items.dim() == 2:
@@ -87,18 +89,18 @@ class SIB(Learner):
             return cls(best.variant, best.settings, best.spec, **found)  # type: ignore[arg-type]
 
 
-def own_splits(data: Any, *, seed: int, mirror: bool) -> ImageSplits:
+def own_splits(data: Any, labels: Any = None, *, seed: int, mirror: bool) -> ImageSplits:
     """Data of one's own as splits of uint8 images, or of features.
 
     Args:
-        data: see :meth:`SIB.fit`.
+        data, labels: see :meth:`SIB.fit`.
         seed: of the split by class.
         mirror: whether a mirror image still belongs to its class.
 
     Raises:
         UserError: real targets, too few classes, or neither images nor features.
     """
-    splits = data if isinstance(data, ImageSplits) else ImageSplits.of(as_items(data), seed=seed, mirror=mirror)
+    splits = data if isinstance(data, ImageSplits) else ImageSplits.of(as_items(data, labels), seed=seed, mirror=mirror)
     items = splits.train.items
     if items.dim() == 4 and items.is_floating_point():
         parts = {split: replace(splits[split], items=as_bytes(splits[split].items)) for split in SPLITS}

@@ -105,7 +105,7 @@ def test_floats_stay_floats():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda: as_items(IMAGES), "`y` is missing"),
+        (lambda: as_items(IMAGES), "no targets: give one per item"),
         (lambda: as_items(IMAGES, [1, 2]), "5 items and 2 targets"),
         (lambda: as_items(TensorDataset(IMAGES)), "without targets"),
         (lambda: as_items([PIL[0], PIL[1].resize((4, 4))], [0, 1]), "item 1 is 3×4×4 where the first is 3×8×10"),

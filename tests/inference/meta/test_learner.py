@@ -59,8 +59,8 @@ class TestHandMadeTasks:
         with pytest.raises(UserError, match=r"`query_y` has shape \(1, 3\).*\(1, 6\)"):
             learner().posterior(*task()).to_arviz(torch.zeros(1, 3, dtype=torch.long))
 
-    def test_fit_asks_for_classes_of_all_three_kinds(self):
-        with pytest.raises(UserError, match="not be LabelledItems"):
+    def test_fit_asks_for_enough_of_every_class(self):
+        with pytest.raises(UserError, match="fewer than shot"):
             SIB.fit(BANK)
 
     def test_every_task_has_every_class(self):

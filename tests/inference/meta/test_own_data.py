@@ -30,7 +30,7 @@ def drawings(classes=10, images=8) -> tuple[torch.Tensor, torch.Tensor]:
 def test_own_backbone(tmp_path):
     images, labels = drawings()
     backbone = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(12))
-    sib = SIB.fit((images, labels), backbone=backbone, **QUICK)
+    sib = SIB.fit(images, labels, backbone=backbone, **QUICK)
 
     support, queries = images[::8][:3], images[1:20]
     predicted = sib.predict(support, ["a", "b", "c"], queries)
@@ -91,7 +91,7 @@ def test_floats_in_the_unit_interval_become_the_bytes_they_were():
         (lambda x, y: (x, y.float()), "real numbers"),
         (lambda x, y: (x.flatten(1), y), "images .* or features"),
         (lambda x, y: (x[:16], y[:16]), "2 classes cannot be split"),
-        (lambda x, y: x, "`y` is missing"),
+        (lambda x, y: x, "no targets: give one per item"),
     ],
 )
 def test_errors_are_one_line(data, message):
