@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -46,6 +47,8 @@ __all__ = [
     "write_metrics",
 ]
 
+PATIENCE = 20.0
+"""Seconds that other processes than the main one leave it to say what is wrong."""
 Result = TypeVar("Result")
 Main = Callable[[Sequence[str] | None], Result]
 
@@ -57,6 +60,8 @@ def run_command(main: Main[Any]) -> None:
     except UserError as error:
         if is_main():  # all processes of a run meet the same error
             print(f"error: {error}", file=sys.stderr)
+        else:
+            time.sleep(PATIENCE)  # torchrun ends all where one has ended, the main one before it could speak
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: continue with --resume and the run folder", file=sys.stderr)

@@ -146,7 +146,7 @@ def test_several_targets_come_from_pairs_too():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.randn(6, 4), None, "`y` is missing"),
+        (torch.randn(6, 4), None, "no targets: give one per item"),
         (torch.randn(6, 4), [0, 1], "6 items and 2 targets"),
         (torch.randn(0, 4), torch.zeros(0), "0 items and 0 targets"),
         ([Image.new("L", (6, 6)), Image.new("L", (8, 6))], [0, 1], "item 1 is 1×6×8 where the first is 1×6×6"),
