@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
-
 from data.catalogue import load_data
 from data.episodes import TaskSpec
 from data.errors import UserError
+from data.inputs import fit_images
 from data.items import LabelledItems
 from data.sources.folder import load_tree
 from inference.meta.learner import Learner
@@ -235,20 +234,10 @@ def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> L
         part = load_tree(options.root, size)
     else:
         part = load_data(options.data or "folder", options.root, image_size=size, seed=learner.settings.seed)[options.split]
-    channels, *_ = learner.network.image_shape
     if size != learner.network.image_shape[-1]:
         raise UserError(f"the run's images are {learner.network.image_shape[-1]} pixels wide: leave out `image_size`")
-    images = match_channels(255 - part.items if options.invert else part.items, channels)
+    images = fit_images(255 - part.items if options.invert else part.items, learner.network.image_shape)
     return LabelledItems(embed(learner.network, images), part.labels, part.class_names)
-
-
-def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """Grayscale images for a colour network, and the other way round."""
-    if images.shape[1] == channels:
-        return images
-    if channels == 3:
-        return images.expand(-1, 3, -1, -1)
-    return images.float().mean(1, keepdim=True).round().to(torch.uint8)
 
 
 def excluding(part: LabelledItems, prefixes: Names | None) -> LabelledItems:

@@ -37,6 +37,7 @@ from models.likelihoods import LIKELIHOODS, GaussianLikelihood, Likelihood, Like
 from models.networks.classifiers import build_network
 
 FORMAT = "sibyl-bnn-1"
+PARTS = ("loc", "log_scale", "factor")  # of a posterior; points have no scale, independent weights no factor
 PLAIN_PRIORS: dict[str, Any] = {
     kind.__name__: kind for kind in (GaussianWeightPrior, LaplaceWeightPrior, ScaleMixtureWeightPrior, SpikeAndSlabWeightPrior)
 }
@@ -96,6 +97,8 @@ def read_fit(
         return build_fit(path, tensors, described, network, prior, likelihood)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: it lacks {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def build_fit(
@@ -194,10 +197,9 @@ def describe_posterior(posterior: NetworkPosterior, tensors: Tensors) -> dict[st
         sizes = [[len(block) for block in blocks] for blocks in posterior.scales]
         described = {"kind": "laplace", "scales": sizes, "noise": str(posterior.noise).removeprefix("torch.")}
     elif isinstance(posterior, WeightPosterior):
-        for name in ("loc", "log_scale", "factor"):
-            if (value := getattr(posterior, name)) is not None:
-                tensors[f"posterior.{name}"] = value
-        described = {"kind": "weights"}
+        given = {name: getattr(posterior, name) for name in PARTS}
+        tensors |= {f"posterior.{name}": value for name, value in given.items() if value is not None}
+        described = {"kind": "weights", "parts": [name for name, value in given.items() if value is not None]}
     else:
         raise UserError(f"a {type(posterior).__name__} cannot be saved")
     if posterior.own_likelihood is not None:
@@ -215,8 +217,8 @@ def build_posterior(described: Mapping[str, Any], tensors: Tensors, model: Bayes
         likelihood = copy.deepcopy(model.likelihood).copies(len(numbers["loc"])).requires_grad_(False)
         set_numbers(likelihood, part_of(tensors, "own_likelihood."))
     if described["kind"] == "weights":
-        parts = numbers.get("log_scale"), numbers.get("factor")
-        return WeightPosterior(model, numbers["loc"], *parts, own_likelihood=likelihood)
+        rest = (numbers[name] if name in described["parts"] else None for name in PARTS[1:])
+        return WeightPosterior(model, numbers["loc"], *rest, own_likelihood=likelihood)
     scales = tuple(
         tuple(tuple(numbers[f"scale.{k}.{i}.{j}"] for j in range(size)) for i, size in enumerate(sizes))
         for k, sizes in enumerate(described["scales"])

@@ -100,7 +100,7 @@ def test_tasks(learner: Learner, part: LabelledItems, tasks: int) -> Episode:
     with torch.no_grad():
         mapped = LabelledItems(learner.space(part.items), part.labels, part.class_names)
     sampler = EpisodeSampler(mapped, replace(learner.spec, imbalance=None), split="test split")
-    device, dtype = place_of(learner.guide, learner.model)
+    device, dtype = place_of(learner.guide, learner.model, learner.space)
     return sampler.sample(tasks, seed=mix_seed(TEST_SEED, tasks)).to(device, dtype=dtype)
 
 

@@ -248,7 +248,7 @@ class Learner:
         if support_y.numel() or way is None:
             way = checked_way(support_y)
             self.check_way(way, query_x.shape[1])
-        device, dtype = place_of(self.guide, self.model)
+        device, dtype = place_of(self.guide, self.model, self.space)
         queries = self.features(query_x)
         supported = self.features(support_x) if support_y.numel() else queries[:, :0]
         episode = Episode(supported, support_y, queries, query_y, way).to(device, dtype=dtype)

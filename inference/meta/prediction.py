@@ -17,7 +17,7 @@ from inference.evaluation.evaluate import readings
 from inference.evaluation.predictions import ClassPredictions
 from inference.evaluation.predictive import place_of, predictive
 from models.networks.feature_network import FeatureNetwork
-from models.networks.feature_space import class_means
+from models.networks.feature_space import FeatureSpace, class_means
 
 DRAWS = 200
 """Posterior draws behind probabilities and their intervals."""
@@ -29,6 +29,7 @@ class Learner(Protocol):
     """What is asked of a learner; see :class:`inference.meta.learner.Learner`, which imports this module."""
 
     network: FeatureNetwork | None
+    space: FeatureSpace
     spec: TaskSpec
 
     @property
@@ -137,7 +138,7 @@ def predict_features(
     most = batch or len(names) * learner.spec.queries
     learner.check_way(len(names), min(len(queries), most))
     guide = list(readings(learner.guide, steps).values())[-1]
-    device, dtype = place_of(learner.guide, learner.model)
+    device, dtype = place_of(learner.guide, learner.model, learner.space)
     task = Episode(support[None], labels[None], queries[None], None, len(names)).to(device, dtype=dtype)
     predicted: list[ClassPredictions] = []
     orders: list[Tensor] = []

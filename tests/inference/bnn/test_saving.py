@@ -198,6 +198,8 @@ class TestFiles:
             (tmp_path / "none.safetensors", "is missing, damaged"),
             (save_tensors(tmp_path / "a.safetensors", {}, described), "is damaged: it lacks 'loc'"),
             (save_tensors(tmp_path / "b.safetensors", tensors, {"format": described["format"]}), "is damaged: it lacks"),
+            (save_tensors(tmp_path / "c.safetensors", without(tensors, "posterior.log_scale"), described), "lacks 'log_scale'"),
+            (save_tensors(tmp_path / "d.safetensors", tensors, described | {"algorithm": "magic"}), "is damaged: 'magic'"),
             (empty, "is not a run folder"),
         ):
             with pytest.raises(UserError, match=message) as error:
@@ -216,3 +218,8 @@ class TestFiles:
         with pytest.raises(UserError, match="cannot go to") as error:
             BNN.load(path, network()).to(*place)
         assert "\n" not in str(error.value)
+
+
+def without(tensors, name):
+    """All tensors but one."""
+    return {key: value for key, value in tensors.items() if key != name}

@@ -159,3 +159,10 @@ def test_any_name_of_a_file_or_class_is_written(photos, learner, tmp_path):
     assert "\\udcff.png" in text
     assert "\\udcff.png" in first_lines(task, predicted).encode("utf-8").decode()
     prediction_sheet(task, predicted, "a $_$ title").canvas.draw()
+
+
+def test_a_learner_without_parameters_moves_with_its_features(photos, learner):
+    task = found(photos)
+    single, double = classify(learner, task, num_samples=20), classify(learner.to(torch.float64), task, num_samples=20)
+    assert double.probabilities.dtype == torch.float64
+    torch.testing.assert_close(double.probabilities, single.probabilities.double(), atol=1e-4, rtol=0)
