@@ -26,7 +26,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from data.errors import UserError
 from inference.runs.batch_norm import SharedBatchNorm
 from inference.runs.folder import RunFolder
-from inference.runs.processes import TIMEOUT, launched
+from inference.runs.processes import TIMEOUT, launched, leave
 
 NEVER = 2**62  # larger than any step
 
@@ -215,6 +215,13 @@ class SharedTraining(DDPStrategy):
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         super().on_train_start()
+
+    def teardown(self) -> None:
+        """Let a process that we started part from the others while Python is whole: the group's threads, which may hold the
+        last reference to a tensor, abort the process where they let go of it once the interpreter has gone."""
+        super().teardown()
+        if multiprocessing.parent_process() is not None:
+            leave()
 
 
 class ProgressBar(TQDMProgressBar):
