@@ -36,6 +36,7 @@ from inference.evaluation.predictions import ClassPredictions
 from inference.evaluation.value_predictions import ValuePredictions
 from inference.runs.checks import check_device, check_place, read_items
 from inference.runs.folder import RunFolder
+from inference.runs.interruptions import working_in
 from inference.runs.options import options_to_yaml
 from inference.runs.training import Loop
 from models.bayesian.weight_priors import WeightPrior
@@ -130,9 +131,10 @@ class BNN(Fit):
             described = {"algorithm": way.value, "beta": weight, "likelihood": likelihood_name(observation)}
             config = yaml.safe_dump(described, sort_keys=False) + options_to_yaml(chosen)
             run = RunFolder.create(out or Path(scratch) / "run", "bnn", config)
-            fitted = fit_posterior(network, data, recipe, loop=Loop(device, devices, progress=progress), run=run)
-            if out is not None:
-                write_fit(run.path / SAVED, fitted)
+            with working_in(run, new=True, resumes=False):
+                fitted = fit_posterior(network, data, recipe, loop=Loop(device, devices, progress=progress), run=run)
+                if out is not None:
+                    write_fit(run.path / SAVED, fitted)
             return cls.of(fitted)
 
     @classmethod

@@ -20,6 +20,7 @@ from inference.meta.report import mark_selected, selected_variant, validate
 from inference.meta.stages import check_training, fit
 from inference.runs.commands import options_to_yaml, write_metrics
 from inference.runs.folder import RunFolder
+from inference.runs.interruptions import working_in
 from inference.runs.tensors import save_features
 from models.networks.feature_network import FeatureNetwork
 
@@ -81,9 +82,10 @@ class SIB(Learner):
             elif not chosen.features:
                 check_training(chosen, splits, network=network)
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "sib", options_to_yaml(chosen))
-            fitted = fit(chosen, splits, run, network)
-            records = mark_selected(validate(fitted, run))
-            write_metrics(run, "sib", chosen, [asdict(record) for record in records], dataset=splits.name)
+            with working_in(run, new=True, resumes=False):
+                fitted = fit(chosen, splits, run, network)
+                records = mark_selected(validate(fitted, run))
+                write_metrics(run, "sib", chosen, [asdict(record) for record in records], dataset=splits.name)
             best = fitted[selected_variant(fitted, records)]
             found = {"space": best.space, "objective": best.objective, "network": best.network, "dataset": best.dataset}
             return cls(best.variant, best.settings, best.spec, **found)  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ import yaml
 from data.errors import DataWarning, UserError
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.help import Example, format_help
+from inference.runs.interruptions import INTERRUPTIONS, last_words, terminable
 from inference.runs.options import (
     Kind,
     Options,
@@ -54,18 +55,22 @@ Main = Callable[[Sequence[str] | None], Result]
 
 
 def run_command(main: Main[Any]) -> None:
-    """Run ``main`` and exit: 0, or 2 with one line on standard error where the user can fix what is wrong."""
+    """Run ``main`` and exit: 0; 2 with one line on standard error where the user can fix what is wrong; 130 or 143 with one
+    that says how to go on where SIGINT or SIGTERM has ended it."""
     try:
-        main(None)
+        with terminable():
+            main(None)
     except UserError as error:
         if is_main():  # all processes of a run meet the same error
             print(f"error: {error}", file=sys.stderr)
         else:
             time.sleep(PATIENCE)  # torchrun ends all where one has ended, the main one before it could speak
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: continue with --resume and the run folder", file=sys.stderr)
-        sys.exit(130)
+    except INTERRUPTIONS as end:
+        message, status = last_words(end)
+        if is_main():
+            print(message, file=sys.stderr)
+        sys.exit(status)
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has gone
 

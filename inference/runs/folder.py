@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+class Unfinished(UserError):
+    """What stopped a run is not of its making, so that it can be continued, which the message says how to do."""
 
 
 @contextmanager
@@ -68,7 +73,10 @@ class RunFolder:
         self.posterior = self.path / "posterior.nc"
         self.posteriors = self.path / "posteriors"
         self.plots = self.path / "plots"
+        self.logs = self.path / "logs"
         self.seconds_file = self.checkpoints / "seconds.json"
+        self.made: tuple[Path, ...] = ()
+        """Folders that were made for it: its own, and those above."""
 
     @classmethod
     def create(cls, out: str | Path | None, command: str, config: str) -> RunFolder:
@@ -77,11 +85,14 @@ class RunFolder:
         Raises:
             UserError: the folder already holds a run, or cannot be made.
         """
-        return cls(agree(lambda: cls.make(out, command, config)))
+        path, made = agree(lambda: cls.make(out, command, config))
+        run = cls(path)
+        run.made = made
+        return run
 
     @classmethod
-    def make(cls, out: str | Path | None, command: str, config: str) -> Path:
-        """Make a run folder that holds ``config``, its options as YAML; returns its path.
+    def make(cls, out: str | Path | None, command: str, config: str) -> tuple[Path, tuple[Path, ...]]:
+        """Make a run folder that holds ``config``, its options as YAML; returns its path, and the folders that were not there.
 
         Raises:
             UserError: there is a run already, or nothing can be written there.
@@ -90,9 +101,14 @@ class RunFolder:
         run = cls(path)
         if run.config.exists():
             raise UserError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
-        with writing(path):
-            write_atomically(run.config, lambda file: file.write_text(config))
-        return path
+        run.made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+        try:
+            with writing(path):
+                write_atomically(run.config, lambda file: file.write_text(config))
+        except UserError:
+            run.discard()
+            raise
+        return path, run.made
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -109,6 +125,23 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise UserError(f"{run.config} is damaged: {error}") from error
         return run
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether there is anything that took time to train."""
+        return any(self.checkpoints.glob("*.safetensors")) or any(self.checkpoints.glob("*/*.ckpt"))
+
+    def discard(self) -> None:
+        """Take away what a run writes, and folders that were made for it; files of others stay. The main process does it."""
+        if not is_main():
+            return
+        for file in (self.config, self.metrics, self.features, self.posterior):
+            file.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.posteriors, self.plots, self.logs):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # it is not there, or holds files of others
+            for folder in self.made:
+                folder.rmdir()
 
     def results(self) -> dict[str, Any]:
         """What ``metrics.json`` holds.

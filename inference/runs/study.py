@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -15,6 +16,7 @@ from data.errors import UserError
 from inference.runs.board import final_scores, write_summary
 from inference.runs.commands import notes, print_places, write_metrics
 from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.interruptions import working_in
 from inference.runs.options import RunOptions, options_to_yaml
 from inference.runs.processes import is_main, main_prints
 
@@ -94,10 +96,14 @@ class Study(ABC, Generic[Options, Data, Fitted]):
         """
         if run is not None and not self.resumes:
             raise UserError("these runs take seconds and are not resumed: start a new one")
-        with main_prints(), notes():
+        with main_prints(), notes(), ExitStack() as work:
+            if run is not None:
+                work.enter_context(working_in(run))
             data = self.load()
             self.check(data)
-            run = run or RunFolder.create(self.options.out, self.command, options_to_yaml(self.options))
+            if run is None:
+                run = RunFolder.create(self.options.out, self.command, options_to_yaml(self.options))
+                work.enter_context(working_in(run, new=True, resumes=self.resumes))
             print(f"run folder: {run.path}")
             fitted = self.fit(data, run)
             if is_main():

@@ -25,7 +25,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from data.errors import UserError
 from inference.runs.batch_norm import SharedBatchNorm
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, Unfinished
+from inference.runs.interruptions import interruptible, terminate
 from inference.runs.processes import TIMEOUT, launched, leave
 
 NEVER = 2**62  # larger than any step
@@ -116,7 +117,7 @@ def train(
         log_every_n_steps=10,
     )
     try:
-        with stop_if_not_finite(lambda: trainer.global_step, rate_option), name_lost_processes(run):
+        with stop_if_not_finite(lambda: trainer.global_step, rate_option), name_lost_processes(run), interruptible(trainer):
             trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         if monitor:
             state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
@@ -153,13 +154,13 @@ def name_lost_processes(run: RunFolder) -> Iterator[None]:
     """Say in one line that a process we started has ended before its time; errors for the user come through as they are.
 
     Raises:
-        UserError, FloatingPointError: in place of the block's error.
+        Unfinished, UserError, FloatingPointError: in place of the block's error.
     """
     try:
         yield
     except ProcessExitedException as error:
         how = error.signal_name or f"exit code {error.exit_code}"
-        raise UserError(
+        raise Unfinished(
             f"process {error.error_index} of the training has ended ({how}), so the others were stopped: "
             f"continue with `resume={run.path}`"
         ) from error
@@ -210,10 +211,13 @@ class SharedTraining(DDPStrategy):
         super().setup_environment()
 
     def on_train_start(self) -> None:
-        """Let a process that we started end at once where the first one ends it: Lightning's handler would tell the others,
-        of which one is dead then, and a traceback would follow."""
+        """Let a process end at once where it is told to, by the command's handler or, in one that we started, without any:
+        Lightning's would tell the others, of which one may be dead then, and a traceback would follow."""
+        handlers = getattr(signal.getsignal(signal.SIGTERM), "signal_handlers", ())
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        elif terminate in handlers:
+            signal.signal(signal.SIGTERM, terminate)
         super().on_train_start()
 
     def teardown(self) -> None:

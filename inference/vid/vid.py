@@ -23,6 +23,7 @@ from inference.evaluation.predictions import ClassPredictions
 from inference.runs.checks import check_place, read_items
 from inference.runs.commands import options_to_yaml
 from inference.runs.folder import RunFolder
+from inference.runs.interruptions import working_in
 from inference.vid.export import NUM_SAMPLES, student_to_arviz
 from inference.vid.load import OWN, Loaded, load_saved, load_student, save_student
 from inference.vid.methods import Method, few_layers
@@ -169,10 +170,11 @@ class VID:
         settings = StudentSettings.of(chosen)
         with tempfile.TemporaryDirectory() as scratch:
             run = RunFolder.create(chosen.out or Path(scratch) / "run", "vid", options_to_yaml(chosen))
-            model = fit_student(
-                student, teacher, data if labelled else None, settings, chosen.loop, run, OWN,
-                method=method, strength=strength, everything=everything, mirror=mirror, seed=chosen.seed,
-            )  # fmt: skip
+            with working_in(run, new=True, resumes=False):
+                model = fit_student(
+                    student, teacher, data if labelled else None, settings, chosen.loop, run, OWN,
+                    method=method, strength=strength, everything=everything, mirror=mirror, seed=chosen.seed,
+                )  # fmt: skip
         if settings.pairs is None and (note := few_layers(Method.parse(method), teacher, student, data.items)):
             warnings.warn(note, stacklevel=2)
         return cls(model, teacher, method, strength, ItemKind.of(data))

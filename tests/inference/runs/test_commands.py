@@ -120,7 +120,10 @@ def test_exit_codes(capsys):
         return main
 
     run_command(lambda arguments: None)
-    for error, code, text in ((UserError("wrong"), 2, "error: wrong"), (KeyboardInterrupt(), 130, "--resume")):
+    for error, code, text in (
+        (UserError("wrong"), 2, "error: wrong"),
+        (KeyboardInterrupt(), 130, "interrupted: nothing is left behind"),
+    ):
         with pytest.raises(SystemExit) as exit_info:
             run_command(fail(error))
         assert exit_info.value.code == code

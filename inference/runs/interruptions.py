@@ -1,0 +1,101 @@
+"""Interruptions: what SIGINT and SIGTERM do to a command, and to training under Lightning."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import lightning
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from data.errors import UserError
+from inference.runs.folder import RunFolder, Unfinished
+
+
+class Terminated(BaseException):
+    """SIGTERM has arrived, as ``KeyboardInterrupt`` says of SIGINT.
+
+    It is no ``Exception``, so that no block that copes with errors takes it for one; and no ``KeyboardInterrupt``,
+    which Lightning makes an end of the process with exit code 1 of.
+    """
+
+
+INTERRUPTIONS = (KeyboardInterrupt, Terminated)
+
+
+def terminate(number: int, frame: Any) -> NoReturn:
+    """The handler of SIGTERM in a command; what it takes is what Python calls a handler with.
+
+    Raises:
+        Terminated: always.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the second of two would break into what the first one makes us do
+    raise Terminated
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """A block in which SIGTERM raises :class:`Terminated`, so that what is open is closed and temporary files go; only where
+    the main thread runs it, for others have no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def working_in(run: RunFolder, *, new: bool = False, resumes: bool = True) -> Iterator[None]:
+    """A block that works in the ``run``. Its interruption says how to go on; a new run folder goes again where anything is
+    refused before there is something trained, or is interrupted then and cannot be continued.
+
+    Args:
+        new: whether this process has made the folder.
+        resumes: whether it can be continued.
+    """
+    try:
+        yield
+    except INTERRUPTIONS as end:
+        if resumes:
+            end.args = (f"continue with --resume {run.path}",)
+        elif run.has_trained:
+            end.args = (f"{run.path} cannot be continued: delete it, and start again",)
+        elif new:
+            run.discard()
+        raise
+    except UserError as error:
+        if new and not isinstance(error, Unfinished) and not run.has_trained:
+            run.discard()
+        raise
+
+
+def last_words(end: BaseException) -> tuple[str, int]:
+    """What a command says of an interruption, and its exit code: 128 and the signal's number."""
+    name, number = ("terminated", signal.SIGTERM) if isinstance(end, Terminated) else ("interrupted", signal.SIGINT)
+    return f"{name}: {end.args[0] if end.args else 'nothing is left behind, start again'}", 128 + number
+
+
+@contextmanager
+def interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+    """A block in which the ``trainer`` trains and an interruption stays one; Lightning ends the process with exit code 1 after
+    SIGINT, and with 0 after SIGTERM. Processes that it started end with the block.
+
+    Raises:
+        KeyboardInterrupt: in place of Lightning's ``SystemExit``.
+    """
+    try:
+        yield
+    except BaseException as end:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # their files are whole or absent
+        if isinstance(end, SIGTERMException) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.raise_signal(signal.SIGTERM)  # what would have happened without Lightning
+        if isinstance(end, SystemExit) and isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise

@@ -1,0 +1,146 @@
+"""SIGINT and SIGTERM: what they raise, what a command says and exits with, what stays behind."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from data.errors import UserError
+from inference.runs.commands import run_command
+from inference.runs.folder import RunFolder, Unfinished
+from inference.runs.interruptions import Terminated, terminable, terminate, working_in
+from inference.runs.options import RunOptions
+from inference.runs.training import SharedTraining
+from tests.inference.runs.test_study import Steps
+from tests.inference.runs.test_training import Module, fit
+
+BOTH = [(signal.SIGTERM, Terminated, "terminated", 143), (signal.SIGINT, KeyboardInterrupt, "interrupted", 130)]
+
+
+@pytest.mark.parametrize(("number", "raised"), [row[:2] for row in BOTH])
+def test_an_interruption_passes_through_lightning(number, raised, tmp_path):
+    """Which makes an exit with code 1 or 0 of it; afterwards both signals do what they did before."""
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    module = Module(lambda step, loss: signal.raise_signal(number) or loss if step == 25 else loss)
+    with pytest.raises(raised), terminable():
+        fit(module, tmp_path)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert module.global_step == 25, "at once"
+    module.spoil = Module().spoil
+    fit(module, tmp_path)
+    assert module.weight.item() == pytest.approx(0.8**60)
+
+
+@pytest.mark.parametrize(("number", "raised", "name", "status"), BOTH)
+@pytest.mark.parametrize("step", ["load", "check", "fit", "evaluate", "first"])
+def test_every_stage_ends_with_a_line_and_a_code(number, raised, name, status, step, tmp_path, capsys):
+    """Pictures too, whose other failures cost themselves alone."""
+
+    class Interrupted(Steps):
+        def step(self, name, result=None):
+            if name == step:
+                signal.raise_signal(number)
+            return super().step(name, result)
+
+    out = tmp_path / "runs" / "run"
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda _: Interrupted(RunOptions(out=str(out))).run())
+    assert ended.value.code == status
+    begun = step not in ("load", "check")
+    how = f"continue with --resume {out}" if begun else "nothing is left behind, start again"
+    assert capsys.readouterr().err == f"{name}: {how}\n"
+    assert out.exists() == begun
+    assert bool(list(tmp_path.iterdir())) == begun
+
+
+def test_a_resumed_run_says_so_too_while_it_loads(tmp_path, capsys):
+    run = RunFolder.create(tmp_path / "run", "steps", "")
+    with pytest.raises(SystemExit):
+        run_command(lambda _: Steps(RunOptions(), broken="load", error=KeyboardInterrupt).run(run))
+    assert capsys.readouterr().err == f"interrupted: continue with --resume {run.path}\n"
+
+
+def test_a_second_signal_does_not_break_into_the_end_of_the_first():
+    def twice():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated) as raised, terminable():
+        twice()
+    assert raised.value.__context__ is None
+
+
+def test_threads_have_no_signals():
+    seen = []
+
+    def inside():
+        with terminable():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_under_torchrun_the_command_keeps_its_handler():
+    """Lightning's would talk to the other processes, of which one may be dead."""
+    before = signal.signal(signal.SIGTERM, type("Composed", (), {"signal_handlers": [print, terminate], "__call__": print})())
+    try:
+        SharedTraining().on_train_start()
+        assert signal.getsignal(signal.SIGTERM) is terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "trained", "new", "kept"),
+    [
+        (UserError, False, True, False),
+        (UserError, True, True, True),
+        (UserError, False, False, True),
+        (Unfinished, False, True, True),
+        (RuntimeError, False, True, True),  # a fault of ours, to be looked into
+    ],
+)
+def test_a_refusal_leaves_nothing_behind(error, trained, new, kept, tmp_path):
+    run = RunFolder.create(tmp_path / "runs" / "run", "test", "seed: 0")
+    with run.timed("stage"):
+        (run.path / "logs").mkdir()
+    if trained:
+        (run.checkpoints / "stage").mkdir()
+        (run.checkpoints / "stage/last.ckpt").write_text("weights")
+    with pytest.raises(error), working_in(run, new=new):
+        raise error
+    assert bool(list(tmp_path.iterdir())) == kept
+
+
+def test_a_refusal_leaves_files_of_others_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError), working_in(RunFolder.create(tmp_path, "test", "seed: 0"), new=True):
+        raise UserError
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_run_that_cannot_be_continued_does_not_say_that_it_can(trained, tmp_path, capsys):
+    def main(_):
+        run = RunFolder.create(tmp_path / "run", "test", "")
+        with working_in(run, new=True, resumes=False):
+            if trained:
+                run.checkpoints.mkdir()
+                (run.checkpoints / "stage.safetensors").write_text("weights")
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    how = (
+        f"{tmp_path / 'run'} cannot be continued: delete it, and start again"
+        if trained
+        else "nothing is left behind, start again"
+    )
+    assert capsys.readouterr().err == f"interrupted: {how}\n"
+    assert (tmp_path / "run").exists() == trained
