@@ -27,7 +27,7 @@ INTERRUPTIONS = (KeyboardInterrupt, Terminated)
 
 
 def terminate(number: int, frame: Any) -> NoReturn:
-    """The handler of SIGTERM in a command; what it takes is what Python calls a handler with.
+    """The handler of SIGTERM in a command; Python calls it with the signal's ``number`` and the ``frame`` that it broke into.
 
     Raises:
         Terminated: always.
