@@ -73,6 +73,8 @@ class SibOptions(RunOptions):
             are with epochs 0, else fine-tuned at a tenth of the step size. Files for torchvision's networks are taken to
             expect images standardised as for ImageNet.
         epochs: of pre-training the feature network.
+        generations: networks pre-trained one after another, for so many epochs each; the one before teaches the next.
+        rotations: whether the network also learns to tell by how much images are turned.
         way: classes per task.
         shot: support images per class.
         queries: query images per class.
@@ -116,6 +118,8 @@ class SibOptions(RunOptions):
     backbone: str = "conv4-64"
     weights: str | None = None
     epochs: NonNegativeInt = 8
+    generations: PositiveInt = 1
+    rotations: bool = False
     _tasks: ClassVar[Group] = Group.TASKS
     way: TwoOrMore = 5
     shot: PositiveInt = 1

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.episodes import EpisodeSampler, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from inference.runs.classifier import ClassifierTraining
 from inference.runs.updates import Schedule
+from models.distillation.losses import knowledge_distillation
 from models.networks.backbones import CosineClassifier
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import class_means
@@ -24,6 +27,92 @@ LEARNING_RATE = 0.003
 """Largest step size of AdamW from scratch."""
 FINE_TUNING = 0.1
 """Times which, from given weights."""
+TAUGHT_WEIGHT = 0.5
+"""Weight of the teacher's answers; labels have the rest."""
+TURNED_WEIGHT = 0.5
+"""Weight of telling how images are turned, beside both."""
+
+
+class FeatureTraining(ClassifierTraining):
+    """min (1 − t) · CE(labels) + t · KD(teacher) + r · CE(turns), nats per item; t and r are ½, or 0 where there is none.
+
+    A teacher is a trained network of the same kind, of which this one is born again. Source: Furlanello et al. 2018, section
+    3.1, with :func:`~models.distillation.losses.knowledge_distillation`. Turns are told by a linear layer on the same features,
+    of copies of every second image. Source: Gidaris et al. 2019, section 3.2.
+
+    Args:
+        network: trained in place; from images to features.
+        items: images with labels.
+        schedule: steps, batch and rates.
+        head: from features to logits.
+        turns: from features to the logits of four turns (see :func:`turned`); ``None`` turns no image.
+        teacher: from images to logits, left as it is, and no part of the checkpoint; ``None`` trains on labels alone.
+        options: of :class:`~inference.runs.classifier.ClassifierTraining`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        items: LabelledItems,
+        schedule: Schedule,
+        *,
+        head: nn.Module,
+        turns: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(network, items, schedule, head=head, **options)
+        self.turns, self.teacher = turns, (teacher,)  # in a tuple: no submodule
+
+    def on_fit_start(self) -> None:
+        if (teacher := self.teacher[0]) is not None:
+            ours = next(self.network.parameters())
+            teacher.to(ours.device, ours.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
+        x, y = self.draw(self.items, step)
+        share, (teacher,), count = self.items_per_process(self.items), self.teacher, len(x)
+        copies, turns = turned(x, self.first_row(self.items)) if self.turns is not None else (x[:0], y[:0])
+        features = self.network(torch.cat([x, copies]))
+        logits = widened(self.head(features[:count]))
+        terms = {"labels": -self.likelihood(logits).log_prob(y).sum() / share}
+        weights = {"labels": 1.0, "teacher": TAUGHT_WEIGHT, "turns": TURNED_WEIGHT}
+        if teacher is not None:
+            with torch.no_grad():
+                taught = widened(teacher(x))
+            terms["teacher"] = knowledge_distillation(logits, taught).sum() / share
+            weights["labels"] -= TAUGHT_WEIGHT
+        if self.turns is not None:
+            told = self.likelihood(widened(self.turns(features[count:])))
+            terms["turns"] = -told.log_prob(turns).sum() / (share / 2)
+        values.update({f"train/{name}": term.detach() for name, term in terms.items()})
+        return [weights[name] * term for name, term in terms.items()]
+
+    def frozen(self) -> nn.Module:
+        """A copy of what is trained, from images to logits, in evaluation mode: the next generation's teacher."""
+        network = copy.deepcopy(self.network)
+        if isinstance(network, FeatureNetwork):
+            network.mirror = False  # the same image as the student's
+        return nn.Sequential(network, copy.deepcopy(self.head)).requires_grad_(False).eval()
+
+
+def turned(images: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Copies of every second image of a batch, turned by 0, 90, 180, 270, 0, ... degrees, and the turns 0 to 3, int64.
+
+    Args:
+        images: ``[n, channels, size, size]``, any dtype: rows of a batch.
+        first: the place of the first of them in the batch.
+    """
+    places = torch.arange(first, first + len(images))
+    chosen = (places % 2 == 0).nonzero()[:, 0]
+    turns = places[chosen] // 2 % 4
+    every = torch.stack([images.rot90(turn, (-2, -1)) for turn in range(4)])
+    return every[turns, chosen].contiguous(memory_format=torch.channels_last), turns.to(images.device)
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Logits of single precision at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def pretraining(
@@ -34,27 +123,34 @@ def pretraining(
     batch: int = 64,
     learning_rate: float = LEARNING_RATE,
     weight_decay: float = 0.05,
+    rotations: bool = False,
+    teacher: nn.Module | None = None,
     seed: int = 0,
-) -> ClassifierTraining:
-    """Cross-entropy of a cosine classifier over the base classes ``data.train``.
+    tasks_seed: int = 0,
+) -> FeatureTraining:
+    """Cross-entropy of a cosine classifier over the base classes ``data.train``, and what is asked for beside it.
 
     After every epoch ``val/accuracy`` is the nearest-class-mean accuracy on tasks of the validation classes ``data.val``.
 
     Args:
         network: trained in place.
         epochs, batch, learning_rate, weight_decay: of AdamW under a one-cycle schedule.
-        seed: order, augmentation and validation tasks.
+        rotations, teacher: see :class:`FeatureTraining`; a trained one's :meth:`~FeatureTraining.frozen` is a teacher.
+        seed: order and augmentation.
+        tasks_seed: validation tasks.
     """
     updates = epochs * max(1, len(data.train) // batch)
     schedule = Schedule(updates, batch, learning_rate, weight_decay, rounds=epochs)
     spec = TaskSpec(way=min(5, data.val.num_classes), queries=min(15, int(data.val.counts.min()) - 1))
     validation = EpisodeSampler(data.val, spec, split="validation")
-    return ClassifierTraining(
+    return FeatureTraining(
         network,
         data.train,
         schedule,
         head=CosineClassifier(network.num_features, data.train.num_classes),
-        validate=partial(few_shot_accuracy, network, validation, seed=seed),
+        turns=nn.Linear(network.num_features, 4) if rotations else None,
+        teacher=teacher,
+        validate=partial(few_shot_accuracy, network, validation, seed=tasks_seed),
         augmentation=PHOTOGRAPHS if data.mirror else LETTERS,
         seed=seed,
     )

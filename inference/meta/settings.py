@@ -21,6 +21,8 @@ class PretrainSettings:
         weights: to start from: a file, or a name: see :meth:`~models.networks.feature_network.FeatureNetwork.pretrained`.
         holdout: images of each base class kept out.
         seed: of the network's start, order and augmentation.
+        generations: networks trained one after another, ``epochs`` each, every one but the first taught by the one before.
+        rotations: whether the network also learns to tell by how much images are turned.
     """
 
     backbone: str
@@ -28,6 +30,8 @@ class PretrainSettings:
     weights: str | None
     holdout: int
     seed: int
+    generations: int = 1
+    rotations: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from data.errors import DataWarning, UserError
 from data.gather import gather
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.mixed import MixedSampler
-from data.seeding import seeded
+from data.seeding import mix_seed, seeded
 from inference.elbo import RateDistortionModule
 from inference.meta.checkpoints import RENAMED
 from inference.meta.learner import Learner
@@ -62,13 +64,16 @@ def check_training(
         network: as for :func:`fit`.
 
     Raises:
-        UserError: too few classes or images, those held out not counted; an unknown network, or weights that do not fit it; or
-            too many directions.
+        UserError: too few classes or images, those held out not counted; an unknown network, or weights that do not fit it;
+            images that cannot be turned; or too many directions.
     """
     if features is None:
         assert data is not None
         num_features = (network or starting_network(settings(PretrainSettings, options), data)).num_features
         parts = {"train": kept_labels(data.train, options.holdout), "val": data.val}
+        if options.rotations and options.epochs and len(set(data.image_shape[1:])) > 1:
+            height, width = data.image_shape[1:]
+            raise UserError(f"`rotations=true` turns square images, and these are {height}×{width}: leave it out, or cut them")
     else:
         num_features, parts = features["train"].items.shape[-1], features
     for split in ("train", "val"):
@@ -223,17 +228,46 @@ def pretrain(
         network = network or FeatureNetwork.from_description(load_tensors(run.network)[1])
         load_state(network, run.network)
         return network
+    given = network is not None or chosen.weights is not None
     if network is None:
         network = starting_network(chosen, data)
         if network.normalisation is None:
             network.standardize.fit(data.train.items)
     if chosen.epochs:
-        with run.timed("pretrain"), seeded(chosen.seed):
-            rate = LEARNING_RATE if chosen.weights is None else FINE_TUNING * LEARNING_RATE
-            module = pretraining(network, data, epochs=chosen.epochs, learning_rate=rate, seed=chosen.seed)
-            train(module, loop, run, "pretrain", epochs=module.epochs, monitor=WATCHED, mode="max")
+        train_generations(network, chosen, loop, data, run, given=given)
     save_tensors(run.network, network.state_dict(), network.description())
     return network
+
+
+def train_generations(
+    network: FeatureNetwork, chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder, *, given: bool
+) -> None:
+    """Train ``network`` in place, once for each generation; the first one teaches the second, and so on.
+
+    Args:
+        given: whether all generations start from the weights that the network has; else from random ones, each from its own.
+    """
+    start, teacher = copy.deepcopy(network.backbone.state_dict()), None
+    rate = LEARNING_RATE if chosen.weights is None else FINE_TUNING * LEARNING_RATE
+    for generation in range(1, chosen.generations + 1):
+        stage, seed = "pretrain", chosen.seed
+        if generation > 1:
+            stage, seed = f"pretrain-{generation}", mix_seed(chosen.seed, generation)
+            restart = start if given else starting_network(replace(chosen, seed=seed), data).backbone.state_dict()
+            network.backbone.load_state_dict(restart)
+        with run.timed(stage), seeded(seed):
+            module = pretraining(
+                network,
+                data,
+                epochs=chosen.epochs,
+                learning_rate=rate,
+                rotations=chosen.rotations,
+                teacher=teacher,
+                seed=seed,
+                tasks_seed=chosen.seed,
+            )
+            train(module, loop, run, stage, epochs=module.epochs, monitor=WATCHED, mode="max")
+        teacher = module.frozen()
 
 
 def meta_train(learner: Learner, samplers: Mapping[str, Any], schedule: MetaSchedule, loop: Loop, run: RunFolder) -> None:

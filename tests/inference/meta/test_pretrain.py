@@ -1,10 +1,21 @@
-"""Pre-training: what it trains on, how it augments, what it is watched on."""
+"""Pre-training: what it trains on, how it augments, what it is watched on, and what it learns beside labels."""
+
+from contextlib import suppress
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from data.augmentation import LETTERS, PHOTOGRAPHS
-from inference.meta.pretrain import WATCHED, nearest_mean_accuracy, pretraining
+from data.items import LabelledItems
+from inference.meta import stages
+from inference.meta.options import SibOptions
+from inference.meta.pretrain import WATCHED, FeatureTraining, nearest_mean_accuracy, pretraining, turned
+from inference.meta.settings import PretrainSettings, settings
+from inference.runs.folder import RunFolder
+from inference.runs.training import train
+from inference.runs.updates import Schedule
 from models.networks.feature_network import FeatureNetwork
 from tests.conftest import marked_images, splits_of
 
@@ -54,3 +65,168 @@ def test_accuracy_is_that_of_the_nearest_class_mean():
     constant.table[:] = 1.0
     accuracy = nearest_mean_accuracy(constant, sampler, tasks=50, seed=0)
     assert accuracy == pytest.approx(1 / sampler.spec.way)
+
+
+ITEMS = LabelledItems(
+    torch.randint(256, (20, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
+    torch.arange(20) % 3,
+    ("a", "b", "c"),
+)
+
+
+class Pixels(nn.Module):
+    """Pixels in [0, 1] as features."""
+
+    def forward(self, images):
+        return images.flatten(1) / 255
+
+
+class OneOf(FeatureTraining):
+    """One of ``world`` processes, without starting any."""
+
+    rank, world = 0, 1
+
+    @property
+    def processes(self):
+        return self.world
+
+    @property
+    def global_rank(self):
+        return self.rank
+
+
+def taught_and_turned(kind=FeatureTraining, *, batch=6, **given):
+    """Training of fixed features, whose losses can be told by hand."""
+    torch.manual_seed(0)
+    head, turns, teacher = nn.Linear(16, 3), nn.Linear(16, 4), nn.Sequential(Pixels(), nn.Linear(16, 3))
+    return kind(Pixels(), ITEMS, Schedule(9, batch, 1e-3, 0.0), head=head, **{"turns": turns, "teacher": teacher} | given)
+
+
+def test_every_second_image_is_turned():
+    images = torch.arange(11 * 2 * 9).reshape(11, 2, 3, 3)
+    copies, turns = turned(images)
+    assert turns.tolist() == [0, 1, 2, 3, 0, 1]
+    for image, copy, turn in zip(images[::2], copies, turns, strict=True):
+        assert torch.equal(copy, image.rot90(int(turn), (1, 2)))
+    assert all(torch.equal(whole[3:], part) for whole, part in zip((copies, turns), turned(images[5:], first=5), strict=True))
+
+
+def test_a_step_weighs_labels_teacher_and_turns():
+    """½ CE + ½ T² KL(teacher's softened answers to ours), T = 4, + ½ CE of the turns of the same images."""
+    training, values = taught_and_turned(), {}
+    loss = sum(training.losses(2, values))
+    x, y = training.draw(ITEMS, 2)
+    logits, taught = training.head(x.flatten(1) / 255), training.teacher[0](x)
+    p, q = (taught / 4).softmax(-1), (logits / 4).softmax(-1)
+    terms = {"train/labels": F.cross_entropy(logits, y), "train/teacher": 16 * (p * (p / q).log()).sum(-1).mean()}
+    copies, turns = turned(x)
+    terms["train/turns"] = F.cross_entropy(training.turns(copies.flatten(1) / 255), turns)
+    torch.testing.assert_close(values, {name: term.detach() for name, term in terms.items()})
+    torch.testing.assert_close(loss, sum(terms.values()) / 2)
+    alone = taught_and_turned(turns=None, teacher=None)
+    torch.testing.assert_close(sum(alone.losses(2, {})), F.cross_entropy(logits, y))
+
+
+@pytest.mark.parametrize("batch", [8, 6])
+def test_the_losses_of_two_processes_average_to_that_of_one(batch):
+    """Parts of 4 and 4, and of 3 and 3, of which each has two or one of the turned images."""
+    alone = torch.stack(taught_and_turned(batch=batch).losses(1, {}))
+    parts = []
+    for rank in range(2):
+        training = taught_and_turned(OneOf, batch=batch)
+        training.rank, training.world = rank, 2
+        parts.append(torch.stack(training.losses(1, {})))
+    torch.testing.assert_close(sum(parts) / 2, alone)
+
+
+class TestGenerations:
+    """Networks that are born again."""
+
+    IMAGES = marked_images(classes=4, images=8, mirror=True)
+
+    def settings(self, **changes):
+        options = SibOptions(backbone="conv4-4", way=3, queries=4, epochs=2, generations=2, rotations=True, **changes)
+        return settings(PretrainSettings, options), options.loop
+
+    def pretrain(self, run, network=None, **changes):
+        return stages.pretrain(*self.settings(progress=False, **changes), self.IMAGES, run, network)
+
+    @pytest.fixture
+    def spied(self, monkeypatch):
+        """Trainings that were begun: how the network and the teacher were, and what was trained."""
+        begun = []
+
+        def watched(network, data, **given):
+            made = pretraining(network, data, **given)
+            teacher = made.teacher[0]
+            states = [{k: v.clone() for k, v in part.state_dict().items()} for part in (network, teacher) if part is not None]
+            begun.append((made, *states))
+            return made
+
+        monkeypatch.setattr(stages, "pretraining", watched)
+        return begun
+
+    def test_the_teacher_is_the_frozen_generation_before(self, spied, tmp_path):
+        """At its best epoch; it is not trained on, nor are its statistics of batch norm."""
+        run = RunFolder.create(tmp_path / "run", "sib", "")
+        network = self.pretrain(run)
+        (first, _), (second, start, taught) = spied
+        best = torch.load(run.checkpoints / "pretrain" / "best.ckpt", weights_only=True)["state_dict"]
+        assert {f"network.{k[2:]}" if k[0] == "0" else f"head.{k[2:]}" for k in taught} == {k for k in best if "turns" not in k}
+        assert all(torch.equal(v, best[("network." if k[0] == "0" else "head.") + k[2:]]) for k, v in taught.items())
+        teacher = second.teacher[0]
+        assert all(torch.equal(v, taught[k]) for k, v in teacher.state_dict().items())
+        assert not teacher.training
+        assert not any(p.requires_grad for p in teacher.parameters())
+        assert first.teacher == (None,)
+        assert network is second.network
+        assert not torch.equal(start["backbone.0.weight"], taught["0.backbone.0.weight"])
+        assert first.validate.keywords == second.validate.keywords, "the same validation tasks"
+        assert not torch.equal(first.draw(first.items, 0)[0], second.draw(second.items, 0)[0])
+
+    def test_the_teacher_sees_the_students_image_alone(self):
+        """Not its mirror image too, as trained networks do."""
+        images = self.IMAGES
+        training = pretraining(FeatureNetwork("conv4-4", images.image_shape, mirror=True), images, epochs=1)
+        x = images.train.items[:5]
+        teacher = training.frozen()
+        with torch.no_grad():
+            expected = training.network.eval().backbone(training.network.standardize(x))
+            torch.testing.assert_close(teacher[0](x), expected)
+
+    def test_generations_start_apart_unless_weights_are_given(self, spied, tmp_path):
+        self.pretrain(RunFolder.create(tmp_path / "random", "sib", ""))
+        given = FeatureNetwork("conv4-4", self.IMAGES.image_shape)
+        self.pretrain(RunFolder.create(tmp_path / "given", "sib", ""), given)
+        (_, random1), (_, random2, _), (_, given1), (_, given2, _) = spied
+        assert not torch.equal(random1["backbone.0.weight"], random2["backbone.0.weight"])
+        assert torch.equal(random1["standardize.mean"], random2["standardize.mean"])
+        assert all(torch.equal(given1[key], given2[key]) for key in given1)
+
+    @pytest.mark.parametrize("broken", ["pretrain", "pretrain-2"])
+    def test_a_broken_run_ends_with_the_weights_of_an_unbroken_one(self, broken, tmp_path, monkeypatch):
+        """It breaks in a generation's second epoch."""
+        whole, part = (RunFolder.create(tmp_path / name, "sib", "") for name in ("whole", "part"))
+        expected = self.pretrain(whole).state_dict()
+
+        class Broken(Exception):
+            pass
+
+        def breaks(module, loop, run, stage, **given):
+            step = module.training_step
+
+            def stop(*place):
+                if stage == broken and module.current_epoch == 1:
+                    raise Broken
+                return step(*place)
+
+            module.training_step = stop
+            train(module, loop, run, stage, **given)
+
+        with monkeypatch.context() as patch, suppress(Broken):
+            patch.setattr(stages, "train", breaks)
+            self.pretrain(part)
+        assert not part.network.exists()
+        assert (part.checkpoints / broken / "last.ckpt").exists()
+        found = self.pretrain(part).state_dict()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
