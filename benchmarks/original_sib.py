@@ -1,38 +1,101 @@
-"""Train a checkout of the original SIB code on our feature file, and time its step beside ours.
+"""The original SIB code on our feature file: how it is trained and read, and the speed of its step beside ours.
 
-    python benchmarks/original_sib.py --original PATH --features FILE --tasks 16000
+    python -m benchmarks.original_sib --original CHECKOUT --features FILE
 
-PATH is a checkout of the authors' release (github.com/hushell/sib_meta_learn); only its ``sib.py`` and ``networks.py`` are
-imported. Training follows its configuration: one task per step, SGD 1e-3, Nesterov momentum 0.9, weight decay 5e-4; then Adam
-1e-3 with eight tasks per step, which converges sooner. Both are tested on the same tasks as ours.
+CHECKOUT is one of the authors' release (github.com/hushell/sib_meta_learn); only its ``sib.py`` and ``networks.py`` are
+imported. Training follows its configuration: one task per step, SGD 1e-3, Nesterov momentum 0.9, weight decay 5e-4; or else
+Adam 1e-3 with eight tasks per step, which converges sooner. What it reaches is in :mod:`benchmarks.few_shot_peers`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 import sys
 import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
-from data.episodes import EpisodeSampler, TaskSpec
+from benchmarks.few_shot_rules import Rule, Setting
+from data.episodes import Episode, EpisodeSampler, TaskSpec
+from data.errors import UserError
 from data.items import LabelledItems
-from data.seeding import mix_seed
-from inference.evaluation.metrics import confidence_interval
-from inference.meta.learner import TEST_SEED, build_objective
+from data.seeding import mix_seed, seeded
+from inference.meta.learner import build_objective
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.meta.stages import all_variants, feature_space, map_items
 from inference.runs.tensors import load_features
-from models.networks.feature_space import FeatureSpace
+
+STEPS, STEP_SIZE = 3, 1e-3
+RECIPES: dict[str, tuple[int, Callable[..., torch.optim.Optimizer]]] = {
+    "SGD, 1 task per step": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
+    "Adam, 8 tasks per step": (8, lambda p: torch.optim.Adam(p, 1e-3)),
+}
+"""Tasks per step, and the optimizer."""
+MIXED = "all kinds"
 
 
-def train_original(classifier, sampler: EpisodeSampler, *, tasks: int, batch: int, optimizer) -> float:
-    """Train in place; returns tasks per second."""
-    start = time.perf_counter()
+def original_rule(checkout: str, base: LabelledItems, kinds: Mapping[str, TaskSpec], tasks: int) -> Rule:
+    """The original as a rule, trained on ``base`` classes when it is first asked for: by each recipe, on tasks of one kind or
+    of all.
+
+    Args:
+        checkout: a folder.
+        base: backbone features; the original normalises them itself.
+        kinds: names and shapes of tasks. It is trained on all of those with the classes of the first, in equal shares, or on
+            balanced ones of one kind; for another number of classes on that kind of task.
+        tasks: to train on.
+    """
+    build, fitted = classifier_of(checkout), dict[str, nn.Module]()
+    way = next(iter(kinds.values())).way
+    usual = {name: spec for name, spec in kinds.items() if spec.way == way}
+
+    def classify(setting: Setting, episode: Episode) -> Tensor:
+        own = list(usual.values()) if setting["trained on"] == MIXED else [usual[setting["trained on"]]]
+        if episode.way != way:
+            own = [replace(own[0], way=episode.way or way)]
+        key = json.dumps([setting, episode.way])
+        if key not in fitted:
+            with seeded(0):
+                fitted[key] = build(own[0].way, base.items.shape[-1], STEPS)
+                samplers = [EpisodeSampler(base, spec, split="train split") for spec in own]
+                train_original(fitted[key], samplers, tasks=setting["tasks"], recipe=setting["recipe"])
+        return one_by_one(fitted[key], episode)
+
+    balanced = [name for name, spec in usual.items() if spec.balanced]
+    values = {"recipe": tuple(RECIPES), "trained on": (*balanced, MIXED), "tasks": (tasks,)}
+    return Rule("original SIB", values, classify, any_way=False)
+
+
+def classifier_of(checkout: str) -> Callable[[int, int, int], nn.Module]:
+    """The class of the original's classifier, of (classes, features, steps).
+
+    Raises:
+        UserError: it is not there.
+    """
+    warnings.filterwarnings("ignore", "This overload of baddbmm is deprecated")
+    sys.path.insert(0, checkout)
+    try:
+        return importlib.import_module("sib").ClassifierSIB
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"`original={checkout}` is no checkout of sib_meta_learn that can be imported: {error}") from error
+    finally:
+        sys.path.remove(checkout)
+
+
+def train_original(classifier: nn.Module, samplers: Sequence[EpisodeSampler], *, tasks: int, recipe: str) -> float:
+    """Train in place, with tasks of the ``samplers`` in turn, step by step; returns tasks per second."""
+    batch, optimizer_of = RECIPES[recipe]
+    optimizer, start = optimizer_of(classifier.parameters()), time.perf_counter()
     for step in range(tasks // batch):
-        episode = sampler.sample(batch, seed=mix_seed(0, step))
-        scores = classifier(episode.support_x, episode.support_y, episode.query_x, 1e-3)
+        episode = samplers[step % len(samplers)].sample(batch, seed=mix_seed(0, step))
+        scores = classifier(*episode[:3], STEP_SIZE)
         loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -40,17 +103,10 @@ def train_original(classifier, sampler: EpisodeSampler, *, tasks: int, batch: in
     return tasks / (time.perf_counter() - start)
 
 
-def test_original(classifier, sampler: EpisodeSampler, tasks: int) -> tuple[float, float]:
-    """Accuracy and 95 % half-width; one task at a time, since its batch norm mixes the tasks of a batch."""
-    right = []
-    for start in range(0, tasks, 50):
-        episode = sampler.sample(50, seed=mix_seed(mix_seed(TEST_SEED), start))
-        for t in range(50):
-            one = episode.tasks(slice(t, t + 1))
-            scores = classifier(one[0], one[1], one[2], 1e-3)
-            right.append((scores.argmax(-1) == one[3]).float().mean())
-    values = torch.stack(right)[:tasks]
-    return float(values.mean()), confidence_interval(values)
+def one_by_one(classifier: nn.Module, episode: Episode) -> Tensor:
+    """Classes ``[tasks, query]``, one task at a time, since its batch norm mixes the tasks of a batch."""
+    parts = (episode.tasks(slice(t, t + 1)) for t in range(len(episode.query_x)))
+    return torch.cat([classifier(*part[:3], STEP_SIZE).argmax(-1) for part in parts])
 
 
 def time_ours(features: LabelledItems, gradient: str, batch: int, tasks: int, predictor: str, posterior: str) -> float:
@@ -72,36 +128,26 @@ def time_ours(features: LabelledItems, gradient: str, batch: int, tasks: int, pr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", required=True)
     parser.add_argument("--features", required=True)
-    parser.add_argument("--tasks", type=int, default=16000)
+    parser.add_argument("--tasks", type=int, default=4096)
     arguments = parser.parse_args()
-    sys.path.insert(0, arguments.original)
-    from networks import dni_linear  # noqa: F401 (fails early, with a clear message, where the checkout is wrong)
-    from sib import ClassifierSIB
-
-    features = load_features(arguments.features)
-    space = FeatureSpace(features["train"].items.shape[-1])
-    banks = {split: map_items(space, part) for split, part in features.items()}
-    train, test = (EpisodeSampler(banks[s], TaskSpec()) for s in ("train", "test"))
+    features, build = load_features(arguments.features)["train"], classifier_of(arguments.original)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    recipes = {
-        "SGD, 1 task per step": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
-        "Adam, 8 tasks per step": (8, lambda p: torch.optim.Adam(p, 1e-3)),
-    }
-    for name, (batch, make) in recipes.items():
-        torch.manual_seed(0)
-        classifier = ClassifierSIB(5, space.num_outputs, 3)
-        speed = train_original(classifier, train, tasks=arguments.tasks, batch=batch, optimizer=make(classifier.parameters()))
-        accuracy, half_width = test_original(classifier, test, 1000)
-        print(f"original, {name}: {100 * accuracy:.2f} ± {100 * half_width:.2f} %, {speed:.0f} tasks/s")
+    for recipe in RECIPES:
+        classifier = build(TaskSpec().way, features.items.shape[-1], STEPS)
+        speed = train_original(classifier, [EpisodeSampler(features, TaskSpec())], tasks=arguments.tasks, recipe=recipe)
+        print(f"original, {recipe}: {speed:.0f} tasks/s")
     for predictor, posterior in (("cosine", "delta"), ("distance", "gaussian")):
         for gradient in ("mlp", "equivariant"):
             for batch in (16, 64, 256):
-                speed = time_ours(features["train"], gradient, batch, 4096, predictor, posterior)
+                speed = time_ours(features, gradient, batch, arguments.tasks, predictor, posterior)
                 print(f"ours, {predictor}, {posterior}, {gradient}, {batch} tasks per step: {speed:.0f} tasks/s")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
