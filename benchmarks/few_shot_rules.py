@@ -27,7 +27,8 @@ Setting = dict[str, Any]
 """Hyper-parameters by name."""
 Classify = Callable[[Setting, Episode], Tensor]
 """From a setting and tasks, of prepared features, to the classes of their queries ``[tasks, query]``."""
-SINKHORN_STEPS, SINKHORN_TOLERANCE, SINKHORN_LOOK = 1000, 1e-6, 10
+SINKHORN_STEPS, SINKHORN_TOLERANCE, SINKHORN_LOOK = 1000, 1e-3, 5
+"""At most so many steps; to this accuracy; which is looked at after so many, for looking takes as long as stepping."""
 
 
 @dataclass(frozen=True)
@@ -236,14 +237,13 @@ def pt_map(setting: Setting, episode: Episode) -> Tensor:
 
 
 def transport(queries: Tensor, means: Tensor, sharpness: float) -> Tensor:
-    """Sinkhorn's plan ``[tasks, query, way]`` for squared distances times ``sharpness``: rows sum to 1 (almost), columns to
-    query / way."""
+    """Sinkhorn's plan ``[tasks, query, way]`` for squared distances times ``sharpness``: rows sum to 1, columns to query / way
+    up to ``SINKHORN_TOLERANCE`` of it."""
     plan = (-sharpness * torch.cdist(queries, means).square()).softmax(-1)
-    share = queries.shape[1] // means.shape[1]
-    for step in range(SINKHORN_STEPS):
-        rows = plan.sum(-1, keepdim=True)
-        plan = plan / rows
-        plan = plan * (share / plan.sum(-2, keepdim=True))
-        if step % SINKHORN_LOOK == 0 and bool(((rows - plan.sum(-1, keepdim=True)).abs() < SINKHORN_TOLERANCE).all()):
+    share, columns = queries.shape[1] // means.shape[1], torch.ones_like(means[..., :1])
+    for step in range(1, SINKHORN_STEPS + 1):
+        rows = 1 / (plan @ columns)
+        if step % SINKHORN_LOOK == 0 and bool(((columns * (plan.mT @ rows) - share).abs() < share * SINKHORN_TOLERANCE).all()):
             break
-    return plan
+        columns = share / (plan.mT @ rows)
+    return rows * plan * columns.mT

@@ -206,8 +206,8 @@ class TestRules:
 
     def test_transport_shares_queries_equally(self):
         plan = transport(self.EPISODE.query_x, self.EPISODE.support_x[:, ::2], 10.0)
-        assert torch.allclose(plan.sum(-2), torch.tensor(15.0))
-        assert torch.allclose(plan.sum(-1), torch.tensor(1.0), atol=1e-4)
+        assert torch.allclose(plan.sum(-2), torch.tensor(15.0), rtol=1e-3)
+        assert torch.allclose(plan.sum(-1), torch.tensor(1.0))
 
     @pytest.mark.parametrize("classify", [tim, pt_map])
     def test_tasks_in_a_batch_do_not_mix(self, classify):
