@@ -15,12 +15,21 @@ from data.errors import UserError
 from inference.runs.processes import agree, is_main, rank
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Call ``write(temporary path)`` and rename: a kill leaves the old file or the new one, never half of one."""
+def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: Path | None = None) -> Path:
+    """Call ``write(temporary path)`` and rename: a kill leaves the old file or the new one, never half of one, and so does the
+    machine's own end, for the new one is on the disk by then.
+
+    Args:
+        keep: where the old file goes, in the same folder; it is deleted otherwise.
+    """
     temporary = path.with_name(f".{path.stem}.{rank()}.{os.getpid()}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(temporary)
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())  # some file systems tell here alone that there is no room
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 import lightning
 import torch
 import torch.distributed as group
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -25,6 +25,16 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from data.errors import UserError
 from inference.runs.batch_norm import SharedBatchNorm
+from inference.runs.checkpoints import (
+    BEST,
+    LAST,
+    Begun,
+    KeptCheckpoint,
+    WholeCheckpoints,
+    read_weights,
+    start_of,
+    unusable,
+)
 from inference.runs.folder import RunFolder, Unfinished
 from inference.runs.interruptions import interruptible, terminate
 from inference.runs.processes import TIMEOUT, launched, leave
@@ -84,20 +94,14 @@ def train(
         UserError: the checkpoint is damaged or of another configuration.
     """
     folder = run.checkpoints / stage
-    best, last = folder / "best.ckpt", folder / "last.ckpt"
-    checkpoint = ModelCheckpoint(
-        folder,
-        best.stem if monitor else last.stem,
-        monitor=monitor,
-        mode=mode,
-        save_last=bool(monitor),
-        every_n_epochs=every,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )
-    callbacks: list[Callback] = [checkpoint, FiniteLoss(), SharedBatchNorm()]
+    start = start_of(folder, module)
+    best, begun = folder / BEST, Begun()
+    callbacks: list[Callback] = [FiniteLoss(), SharedBatchNorm(), begun]
+    if monitor:
+        callbacks.append(KeptCheckpoint(best, monitor=monitor, mode=mode, every=every))
     if patience and monitor:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
+    callbacks.append(KeptCheckpoint(folder / LAST, every=every))  # after the best, which it knows of
     if loop.progress:
         callbacks.append(ProgressBar(refresh_rate=10, leave=False))
     quiet_lightning()
@@ -110,6 +114,7 @@ def train(
         precision=loop.precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(run.path, name="logs", version=stage),
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         enable_progress_bar=loop.progress,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -118,15 +123,13 @@ def train(
     )
     try:
         with stop_if_not_finite(lambda: trainer.global_step, rate_option), name_lost_processes(run), interruptible(trainer):
-            trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+            trainer.fit(module, ckpt_path=str(start) if start else None, weights_only=True)
         if monitor:
-            state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-            module.load_state_dict(state)
-    except (OSError, EOFError, KeyError, RuntimeError) as error:
-        if not last.exists():
+            module.load_state_dict(read_weights(best))
+    except (KeyError, RuntimeError, ValueError) as error:
+        if start is None or begun.yes or isinstance(error, UserError):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{last} cannot be resumed from ({reason}): delete {folder} to train this stage anew") from error
+        raise UserError(unusable(start, error)) from error
     module.to(dtype)  # a precision such as 64-true is that of training
 
 

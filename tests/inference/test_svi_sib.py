@@ -315,8 +315,8 @@ class TestErrors:
     def test_truncated_checkpoint(self, run, tmp_path, capsys):
         whole = shutil.copytree(run.path, tmp_path / "whole")
         (whole / "checkpoints" / "distance-beta0.1-k3.safetensors").unlink()
-        last = whole / "checkpoints" / "distance-beta0.1-k3" / "last.ckpt"
-        last.write_bytes(last.read_bytes()[:500])
+        for name in ("last.ckpt", "previous.ckpt"):
+            (whole / "checkpoints" / "distance-beta0.1-k3" / name).write_bytes(b"PK half")
         assert "cannot be resumed" in error_of(["--resume", whole], capsys)
 
     def test_loss_that_is_not_a_number(self, tmp_path, capsys):
