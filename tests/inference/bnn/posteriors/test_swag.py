@@ -112,7 +112,7 @@ class TestFit:
                 record(self, weights, column)
 
             patch.setattr(SwagCollection, "record", breaks)
-            with pytest.raises(UserError, match="killed"):
+            with pytest.raises(OSError, match="killed"):
                 fit_posterior(network, data, recipe(), loop=loop, run=runs[1])
         resumed = fit_posterior(network, data, recipe(), loop=loop, run=runs[1])
         for name in ("loc", "log_scale", "factor"):
