@@ -27,9 +27,10 @@ from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
 from inference.meta.learner import build_objective
+from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
-from inference.meta.stages import all_variants, feature_space, map_items
+from inference.meta.stages import all_variants
 from inference.runs.tensors import load_features
 
 STEPS, STEP_SIZE = 3, 1e-3

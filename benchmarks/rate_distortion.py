@@ -19,7 +19,7 @@ from inference.evaluation.evaluate import predictions, readings
 from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.tables import align
 from inference.meta.learner import TEST_SEED, Learner
-from inference.meta.stages import map_items
+from inference.meta.mapping import map_items
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -139,6 +140,17 @@ class EpisodeSampler:
                 raise UserError(f"{finding}: lower queries")
             finding += ": these are drawn again, so classes are less unequal; lower queries"
             warnings.warn(finding, DataWarning, stacklevel=2)
+
+    @property
+    def items(self) -> Tensor:
+        """What tasks are made of."""
+        return self.source.items
+
+    def on(self, items: Tensor) -> EpisodeSampler:
+        """The same tasks of other ``items`` of the same order, such as the images' features."""
+        other = copy.copy(self)
+        other.source = replace(self.source, items=items)
+        return other
 
     def sample(self, tasks: int, *, seed: int) -> Episode:
         """``tasks`` tasks as one :class:`Episode`; equal seeds give equal tasks."""

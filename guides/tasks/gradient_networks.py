@@ -72,25 +72,42 @@ class EquivariantGradient(GradientNetwork):
 
     where (s, u) is the perceptron's output for the pair. Each query's gradient sums to zero over classes. The features,
     :func:`pair_features`, tell how a class fares over the whole query set, so that t can follow unequal class proportions,
-    and are relative to the way: a free-form output on absolute features fits 5-way tasks as well but fails on 20-way ones.
+    and are relative to the way: a free-form output on absolute features fits 5-way tasks as well but fails on 20-way ones. How
+    many classes and queries there are, :func:`task_features`, says how far proportions are to be trusted.
 
     Args:
         hidden: units of the two hidden layers.
+        counted: whether it sees the numbers of classes and queries; guides of versions before 0.5 do not.
     """
 
-    num_inputs = 6
-
-    def __init__(self, hidden: int = 16) -> None:
+    def __init__(self, hidden: int = 32, *, counted: bool = True) -> None:
         super().__init__()
+        self.counted = counted
+        inputs = NUM_PAIR_FEATURES + (NUM_TASK_FEATURES if counted else 0)
         self.layers = nn.Sequential(
-            nn.Linear(self.num_inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
         )
 
     def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        tilt, weight = self.layers(pair_features(outputs)).unbind(-1)
+        features = pair_features(outputs)
+        if self.counted:
+            features = torch.cat([features, task_features(outputs)], dim=-1)
+        tilt, weight = self.layers(features).unbind(-1)
         log_p = outputs.log_softmax(-1)
         soft_label = (log_p + 4 * tilt).softmax(-1)
         return F.softplus(weight.mean(-1, keepdim=True)) * (log_p.exp() - soft_label)
+
+
+NUM_PAIR_FEATURES, NUM_TASK_FEATURES = 6, 2
+
+
+def task_features(logits: Tensor) -> Tensor:
+    """What :class:`EquivariantGradient` sees of the task, the same for each pair: ``[..., query, way]`` to ``[…, 2]``.
+
+    Logarithms of the way and of the number of queries per class, between −½ and about ½ for 1 to 20.
+    """
+    queries, way = logits.shape[-2:]
+    return torch.stack([torch.full_like(logits, math.log(n) / 3 - 0.5) for n in (way, queries / way)], dim=-1)
 
 
 def pair_features(logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -49,16 +50,28 @@ class Rule(nn.Module):
         raise NotImplementedError
 
 
+class Units(StrEnum):
+    """What one step of size 1 along a gradient of 1 is, for the mean of a weight."""
+
+    POSTERIOR = "posterior"
+    """The posterior's own variance σ_q²: a natural gradient, which goes less far the more is known."""
+    PRIOR = "prior"
+    """The prior's variance σ_ψ²: the descent is in w = μ_ψ + σ_ψ u (the non-centred parameterisation)."""
+    WEIGHTS = "weights"
+    """1: the plain gradient."""
+
+
 class GradientStep(Rule):
     """θ ← θ − η ∇θ, with one step size per step.
 
-    The step is bounded in the prior's units: η β never exceeds the prior's variance (1 where ``whiten`` is on) for the mean,
-    and half of 1 for the log standard deviation, and the standard deviation never jumps past the prior's; of a mixture its
-    narrowest component counts, for that is how steep its rate can get. Beyond these bounds
-    the rate's pull overshoots the prior, and K steps would end with a worse objective than none.
+    ``units`` say in what the mean is moved. In the posterior's, loc ← loc − η σ_q² ∇, the step is the natural gradient's: a
+    class with many support items, whose posterior is narrow, is moved less by the queries than one with few, and the same η
+    serves both. Source: Amari 1998; Khan and Rue 2023, "The Bayesian learning rule", section 3.
 
-    With ``whiten`` the descent runs in the prior's own units, w = μ_ψ + σ_ψ u (the non-centred parameterisation), which
-    multiplies the gradient of the mean by σ_ψ²; the rate's pull is then η β (loc − μ_ψ), however narrow the prior.
+    The step is bounded: η β never exceeds what would take the mean past the prior's, and half of 1 for the log standard
+    deviation, and the standard deviation never jumps past the prior's; of a mixture its narrowest component counts, for that is
+    how steep its rate can get. Beyond these bounds the rate's pull overshoots the prior, and K steps would end with a worse
+    objective than none.
 
     Where the expectation over w was taken at the mean, the distortion says nothing about log σ: its pull is then a learned
     shift per step and dimension.
@@ -71,7 +84,7 @@ class GradientStep(Rule):
         num_features: D.
         size: initial η.
         learned: learn one η per step, on the log scale.
-        whiten: descend in the prior's units.
+        units: of the mean's step.
         per_feature: one η per step and dimension. Source: Li et al. 2017, Meta-SGD.
 
     Raises:
@@ -88,13 +101,13 @@ class GradientStep(Rule):
         *,
         size: float = 1e-3,
         learned: bool = False,
-        whiten: bool = False,
+        units: Units | str = Units.WEIGHTS,
         per_feature: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < size < float("inf"):
             raise ValueError(f"a step size must be positive, not {size}")
-        self.whiten = whiten
+        self.units = Units(units)
         shape = (max(steps, 1), num_features) if per_feature else (max(steps, 1),)
         declare(self, "log_size", torch.full(shape, float(size)).log(), learned=learned)
         self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
@@ -113,26 +126,29 @@ class GradientStep(Rule):
         self.log_size.fill_(-torch.inf)
         self.scale_shift.zero_()
 
+    def unit(self, log_scale: Tensor, pull: Pull) -> Tensor | float:
+        """What the mean's gradient is multiplied by beside η: ``[..., rows, D]``, ``[..., 1, D]`` or a number."""
+        if self.units is Units.POSTERIOR:
+            return (2 * log_scale).exp()
+        return pull.variance if self.units is Units.PRIOR else 1.0
+
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
         index = min(index, len(self.log_size) - 1)
         size = self.log_size[index].exp()
         loc_gradient, log_scale_gradient = pull.data
         loc_size = scale_size = size
-        log_scale = parameters.log_scale
+        log_scale, unit = parameters.log_scale, self.unit(parameters.log_scale, pull)
         if pull.rate is not None and pull.beta:
             loc_gradient = loc_gradient + pull.beta * pull.rate[0]
             narrowest = pull.variance if pull.narrowest is None else pull.narrowest
-            if self.whiten and pull.narrowest is None:
+            if self.units is Units.PRIOR and pull.narrowest is None:
                 loc_size = size.clamp(max=1 / pull.beta)
             else:
-                units = pull.variance if self.whiten else 1.0
-                loc_size = torch.minimum(size, narrowest / units / pull.beta)
+                loc_size = torch.minimum(size, narrowest / unit / pull.beta)
             scale_size = size.clamp(max=0.5 / pull.beta)
             log_scale = log_scale - bounded_fall(scale_size * (pull.beta * pull.rate[1]), log_scale, narrowest)
-        if self.whiten:
-            loc_gradient = loc_gradient * pull.variance
         log_scale = log_scale - (self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient)
-        loc, share = parameters.loc - loc_size * loc_gradient, self.share[index]
+        loc, share = parameters.loc - loc_size * unit * loc_gradient, self.share[index]
         return PosteriorParameters(torch.lerp(parameters.loc, loc, share), torch.lerp(parameters.log_scale, log_scale, share))
 
 

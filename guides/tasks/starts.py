@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.networks.feature_space import class_means
+from models.networks.feature_space import class_counts, class_means
 from models.tasks.predictors import Predictor
 
 
@@ -29,25 +29,44 @@ class Start(nn.Module):
 
 
 class SupportMeans(Start):
-    """λ(dˡ): class means of the normalised support features, each dimension scaled by a learned coefficient.
+    """λ(dˡ): class means of the normalised support features, each dimension scaled by a learned coefficient; the more items a
+    class has, the nearer to its mean and the surer.
 
-    Source: Gidaris and Komodakis 2018, "feature averaging".
+    For a class of n items, with learned a, σ and ρ in each dimension,
+
+        loc = a n / s · mean,    scale = σ / √s,    s = (n + ρ) / (1 + ρ).
+
+    That is how the exact posterior of a Gaussian mean depends on n, ρ being the ratio of the variance within a class to that
+    between classes; at n = 1 it is a · mean and σ whatever ρ. So one guide serves any number of shots, and the start of a class
+    without items is 0, the mean of normalised features. Sources: Gidaris and Komodakis 2018, "feature averaging"; Bishop 2006,
+    equations 2.141 and 2.142.
 
     Args:
         num_features: D.
-        scale: initial posterior standard deviation, ``[D]`` or a number; learned.
+        scale: initial posterior standard deviation σ of a class with one item, ``[D]`` or a number; learned.
+        counted: whether n counts; ``False`` is the mean scaled by a, and σ, whatever n (guides of versions before 0.5).
     """
 
-    logarithms: ClassVar = ("log_scale",)
+    logarithms: ClassVar = ("log_scale", "log_ratio")
+    log_ratio: Tensor
 
-    def __init__(self, num_features: int, scale: Tensor | float = 0.1) -> None:
+    def __init__(self, num_features: int, scale: Tensor | float = 0.1, *, counted: bool = True) -> None:
         super().__init__()
         self.coefficient = nn.Parameter(torch.ones(num_features))
         self.log_scale = nn.Parameter(initial_log_scale(scale, num_features))
+        self.counted = counted
+        if counted:
+            self.log_ratio = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        loc = self.coefficient * class_means(support_x, support_y, rows)
-        return loc, self.log_scale.expand_as(loc)
+        means = class_means(support_x, support_y, rows)
+        if not self.counted:
+            loc = self.coefficient * means
+            return loc, self.log_scale.expand_as(loc)
+        counts = class_counts(support_y, rows).to(means)[..., None]
+        ratio = self.log_ratio.exp()
+        share = (counts + ratio) / (1 + ratio)
+        return self.coefficient * counts / share * means, self.log_scale - 0.5 * share.log()
 
 
 class LearnedStart(Start):

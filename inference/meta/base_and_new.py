@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.base_and_new import BaseAndNewSampler
 from data.episodes import EpisodeSampler
@@ -21,11 +21,11 @@ from inference.evaluation.evaluate import predictions
 from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta.learner import TEST_SEED
+from inference.meta.mapping import feature_space, map_items
 from inference.meta.methods import sib
 from inference.meta.named import find_predictor
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
-from inference.meta.stages import feature_space, map_items
 from inference.meta.steps import keep_none_where_it_is_better, keep_steps_that_pay
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
@@ -174,7 +174,8 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
     validation, test = halves(features["held_out"])
     spec, fitted = options.spec(imbalance=None), {}
     for variant in sib.variants(settings(VariantSettings, options)):
-        space, means = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
+        frozen = replace(settings(GuideSettings, options), train_features="none")
+        space, means = feature_space(frozen, variant.predictor, features["train"])
         mapped = {split: map_items(space, part) for split, part in features.items()}
         samplers = {
             "train": BaseAndNewSampler(EpisodeSampler(mapped["train"], spec), mapped["train"], playing=True),
@@ -184,9 +185,10 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
         objective = build_lwof(options, variant, means)
         train_lwof(objective, samplers, options, run, f"lwof-{variant.name}")
         fitted[variant] = Fitted(objective, testing)
-        objectives = {v: fit.objective for v, fit in fitted.items()}
-        for changed in keep_none_where_it_is_better(objectives, variant, samplers["val"], lwof_schedule(options)):
-            save_tensors(run.checkpoints / f"lwof-{changed.name}.safetensors", objectives[changed].state_dict(), {})
+        states = {v: nn.ModuleDict({"objective": fit.objective}) for v, fit in fitted.items()}
+        kinds = dict.fromkeys(fitted, (samplers["val"],))
+        for changed in keep_none_where_it_is_better(states, variant, kinds.__getitem__, lwof_schedule(options)):
+            save_tensors(run.checkpoints / f"lwof-{changed.name}.safetensors", fitted[changed].objective.state_dict(), {})
     return fitted
 
 
@@ -215,7 +217,7 @@ def train_lwof(
             module = MetaTraining(objective, samplers["train"], samplers["val"], schedule)
             loop = options.loop.unmixed
             train(module, loop, run, stage, epochs=schedule.validations, monitor="val/loss", patience=schedule.patience)
-        keep_steps_that_pay(objective, samplers["val"], schedule, stage)
+        keep_steps_that_pay(objective, (samplers["val"],), schedule, stage)
         save_tensors(finished, objective.state_dict(), {})
     load_state(objective, finished)
 

@@ -47,8 +47,10 @@ def rank_of(directions: Tensor) -> int:
 
 
 def read_settings(written: Mapping[str, Any]) -> GuideSettings:
-    """The settings of a checkpoint, as they were ``written``, also of versions before 0.3, whose guides had no gate."""
-    known = {"gate": False, **written}
+    """The settings of a checkpoint, as they were ``written``, also of versions before 0.3, whose guides had no gate, and before
+    0.5, whose steps were in units of the prior or of the weights."""
+    units = {"units": "prior" if written["whiten"] else "weights"} if "whiten" in written else {}
+    known = {"gate": False, "counted": False, "power": 1.0, "train_features": "none", **units, **written}
     return GuideSettings(**{field.name: known[field.name] for field in fields(GuideSettings)})
 
 

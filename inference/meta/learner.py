@@ -127,7 +127,7 @@ class Learner:
             network = FeatureNetwork.from_description(load_tensors(beside)[1], backbone=backbone)
             load_state(network, beside)
         directions = tensors["space.directions"]
-        space = FeatureSpace(directions.shape[0], metadata.get("rank", rank_of(directions)))
+        space = settings.space(directions.shape[0], metadata.get("rank", rank_of(directions)))
         means = blank_means(metadata["base_classes"], directions.shape[1])
         dataset = metadata["dataset"] if "dataset" in metadata else written["data"]
         learner = cls.build(read_variant(metadata), settings, spec, space, means, network, dataset)

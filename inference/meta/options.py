@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from data.episodes import TaskSpec
 from data.errors import UserError
+from data.mixed import Extent
 from inference.meta.methods import METHODS
 from inference.meta.named import find_predictor, name_of
 from inference.runs.help import Group
@@ -16,6 +17,7 @@ from inference.runs.options import RunOptions
 from inference.runs.values import (
     Choices,
     NonNegativeInt,
+    NonNegativeNumber,
     PositiveInt,
     PositiveNumber,
     Sweep,
@@ -78,6 +80,9 @@ class SibOptions(RunOptions):
         way: classes per task.
         shot: support images per class.
         queries: query images per class.
+        train_way: classes of training tasks, such as 5-20: half the batches have as many as way says, the others any number in
+            the range. When not given: from way to 20, with a guide that takes any number.
+        train_shot: support images per class of training tasks, likewise; from 1 to 5, or to shot, when not given.
         mixed: train on balanced tasks and on tasks with query proportions ~ Dirichlet(2), half and half, as far as the classes
             have images for it; false trains on balanced tasks alone.
         imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) alone.
@@ -90,18 +95,29 @@ class SibOptions(RunOptions):
         beta: β, the weight of the rate; several are a sweep, of which validation tasks choose one.
         rank: discriminant directions of the base classes that features are moved into; 0 only normalises them. When not given:
             32 (or fewer, where there are few base classes) for distance and linear, 0 for cosine.
+        power: of features before they are normalised: 0.5 takes their square roots, 1 leaves them as they are.
+        train_features: what of the features is trained through the guide: none, linear (a map between network and predictor,
+            each variant its own) or all (the whole network first, on tasks of images, then the map).
         initialisation: of the task's weights: support (class means; ridge regression), learned (data-independent) or queries
             (for zero-shot).
         gradient: network of the synthetic gradient: equivariant (any way), mlp (the paper's), exact (a reference that sees
             query labels). In regression equivariant and exact take their steps on the support.
         steps: K, synthetic gradient steps.
-        inner_lr: step size of the synthetic gradient; in units of the prior where whiten is on.
+        inner_lr: step size of the synthetic gradient, at the start in units of the prior's variance unless units are weights.
         learn_inner_lr: learn one inner step size per step.
-        whiten: descend in units of the prior.
+        units: of the step: the posterior's variance (a natural gradient: what is known well moves little), the prior's, or none
+            (weights).
         inner_samples: posterior draws per step in the guide; 0 takes the expectation at the mean.
         tasks: meta-training tasks.
         batch: tasks per training step, over all processes.
         learning_rate: outer step size.
+        feature_learning_rate: that of the map of features, where it is trained.
+        feature_decay: precision of a Gaussian prior on the map's change, per training task.
+        network_tasks: tasks of images that the whole network is trained on first, with train_features all.
+        network_batch: tasks of images per training step.
+        network_learning_rate: step size of the whole network.
+        batch_norm: of the whole network on tasks: running (the statistics of pre-training, kept) or batch (of a step's images).
+        accumulate: training steps of the whole network whose gradients are added up.
         validations: how often validation tasks are scored during training.
         validation_tasks: how many are scored each time, and decide which steps are kept.
         patience: stop after this many validations without a better objective; 0 never stops early.
@@ -124,6 +140,8 @@ class SibOptions(RunOptions):
     way: TwoOrMore = 5
     shot: PositiveInt = 1
     queries: PositiveInt = 15
+    train_way: Extent | None = None
+    train_shot: Extent | None = None
     mixed: bool = True
     imbalance: PositiveNumber | None = None
     _guide: ClassVar[Group] = Group.GUIDE
@@ -133,17 +151,26 @@ class SibOptions(RunOptions):
     prior: Literal["gaussian", "mixture", "hierarchical"] = "gaussian"
     beta: Sweep = Sweep((0.1, 1.0))
     rank: NonNegativeInt | None = None
+    power: PositiveNumber = 0.5
+    train_features: Literal["none", "linear", "all"] = "linear"
     initialisation: Literal["support", "learned", "queries"] = "support"
     gradient: Literal["equivariant", "mlp", "exact"] = "equivariant"
     steps: NonNegativeInt = 3
     inner_lr: PositiveNumber = 0.2
     learn_inner_lr: bool = True
-    whiten: bool = True
+    units: Literal["posterior", "prior", "weights"] = "posterior"
     inner_samples: NonNegativeInt = 0
     _training: ClassVar[Group] = Group.TRAINING
     tasks: PositiveInt = 16000
     batch: PositiveInt = 16
     learning_rate: PositiveNumber = 5e-3
+    feature_learning_rate: PositiveNumber = 1e-3
+    feature_decay: NonNegativeNumber = 2.0
+    network_tasks: PositiveInt = 4000
+    network_batch: PositiveInt = 4
+    network_learning_rate: PositiveNumber = 2e-4
+    batch_norm: Literal["running", "batch"] = "running"
+    accumulate: PositiveInt = 1
     validations: PositiveInt = 10
     validation_tasks: TwoOrMore = 300
     patience: NonNegativeInt = 0
@@ -153,6 +180,10 @@ class SibOptions(RunOptions):
 
     def check(self) -> None:
         super().check()
+        if self.train_features == "all" and self.features:
+            raise UserError("a feature file has no images to train a network on: start from images, or `train_features=linear`")
+        if self.train_features == "all" and "sib" not in self.methods:
+            raise UserError("the network is trained through SIB's guide: add `methods=sib`, or choose `train_features=linear`")
         if Protocol.LWOF in self.protocols and self.holdout < 2 and not self.features:
             raise UserError(
                 "the lwof protocol needs images held out of the base classes, half to validate and half to test on: "

@@ -49,8 +49,10 @@ TASKS_AT_ONCE = 50
 
 USELESS = (
     *("root", "image_size", "backbone", "epochs", "weights", "features", "holdout", "precision", "devices"),  # images
-    *("way", "shot", "mixed", "imbalance", "protocols"),  # classes
-    *("methods", "predictor", "rank", "inner_lr", "whiten", "patience", "validations"),  # what regression has its own of
+    *("way", "shot", "train_way", "train_shot", "mixed", "imbalance", "protocols"),  # classes
+    *("power", "train_features", "feature_learning_rate", "feature_decay", "network_tasks", "network_batch"),  # features
+    *("network_learning_rate", "batch_norm", "accumulate"),
+    *("methods", "predictor", "rank", "inner_lr", "units", "patience", "validations"),  # what regression has its own of
 )
 """Options that regression does nothing with."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from data.errors import UserError
+from models.networks.feature_space import FeatureSpace
 
 Settings = TypeVar("Settings")
 
@@ -58,11 +59,13 @@ class GuideSettings:
     Args:
         prior, initialisation, gradient: names, as in the command's options.
         rank: discriminant directions; ``None`` chooses by the predictor.
-        inner_lr, learn_inner_lr, whiten, inner_samples: of the inner steps.
+        inner_lr, learn_inner_lr, units, inner_samples: of the inner steps.
         way: classes per task, for parts that are built for one number of them.
         tasks: N, training tasks in all.
         seed: of what starts at random.
         gate: whether a learned gate holds the start back towards the prior; checkpoints of versions before 0.3 have none.
+        counted: whether the start knows how many items a class has; in checkpoints of versions before 0.5 it does not.
+        power, train_features: of the feature space, see :class:`~models.networks.feature_space.FeatureSpace`.
     """
 
     prior: str
@@ -71,12 +74,19 @@ class GuideSettings:
     rank: int | None
     inner_lr: float
     learn_inner_lr: bool
-    whiten: bool
+    units: str
     inner_samples: int
     way: int
     tasks: int
     seed: int
     gate: bool = True
+    counted: bool = True
+    power: float = 0.5
+    train_features: str = "linear"
+
+    def space(self, num_features: int, rank: int) -> FeatureSpace:
+        """The map of features before it is fitted: from ``num_features`` dimensions to ``rank`` directions, or to as many."""
+        return FeatureSpace(num_features, rank, power=self.power, learned=self.train_features != "none")
 
     def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
         """Discriminant directions for a predictor, where there are so many ``base_classes``; cosine does better on all
@@ -93,6 +103,32 @@ class GuideSettings:
 
 
 @dataclass(frozen=True)
+class TuningSettings:
+    """How the whole feature network is trained through the guide.
+
+    Args:
+        train_features: whether it is: ``all``.
+        network_tasks: N, tasks of images in all.
+        network_batch: tasks per step.
+        network_learning_rate: outer step size of the network.
+        batch_norm: what batch norm uses, see :class:`~inference.meta.tuning.BatchNorm`.
+        accumulate: steps whose gradients are added up before the parameters move.
+    """
+
+    train_features: str
+    network_tasks: int
+    network_batch: int
+    network_learning_rate: float
+    batch_norm: str
+    accumulate: int
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether the network is trained so at all."""
+        return self.train_features == "all"
+
+
+@dataclass(frozen=True)
 class MetaSchedule:
     """How long and how fast a guide is trained.
 
@@ -100,6 +136,8 @@ class MetaSchedule:
         tasks: training tasks in all.
         batch: tasks per step.
         learning_rate: outer Adam step size, decayed to zero by a cosine.
+        feature_learning_rate, feature_decay: that of the map of features, where it is trained, and the precision γ of the
+            Gaussian prior on its change.
         validations: how often validation tasks are scored (an epoch is the time between two).
         patience: stop after this many validations without a better objective; 0 never stops early.
         seed: training and validation tasks, posterior draws.
@@ -112,6 +150,8 @@ class MetaSchedule:
     tasks: int
     batch: int = 16
     learning_rate: float = 2e-3
+    feature_learning_rate: float = 1e-3
+    feature_decay: float = 2.0
     validations: int = 10
     patience: int = 0
     seed: int = 0

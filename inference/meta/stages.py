@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-
-import torch
 
 from data.episodes import EpisodeSampler
-from data.errors import DataWarning, UserError
-from data.gather import gather
+from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
-from data.mixed import MixedSampler
 from data.seeding import mix_seed, seeded
-from inference.elbo import RateDistortionModule
 from inference.meta.checkpoints import RENAMED
 from inference.meta.learner import Learner
+from inference.meta.mapping import feature_space, map_parts
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import FINE_TUNING, LEARNING_RATE, WATCHED, pretraining
-from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, VariantSettings, settings
+from inference.meta.settings import (
+    GuideSettings,
+    MetaSchedule,
+    PretrainSettings,
+    TuningSettings,
+    VariantSettings,
+    settings,
+)
 from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_is_better, keep_steps_that_pay
+from inference.meta.tasks import Kinds, deciding, kinds, training_tasks
 from inference.meta.training import MetaTraining
+from inference.meta.tuning import tune
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import (
-    AT_ONCE,
     Features,
     dataset_name,
     load_features,
@@ -39,11 +40,7 @@ from inference.runs.tensors import (
 )
 from inference.runs.training import Loop, train
 from models.networks.feature_network import FeatureNetwork
-from models.networks.feature_space import FeatureSpace, class_means
 from models.networks.layers import embed
-
-MIXED_IMBALANCE = 2.0
-"""Concentration of the Dirichlet that draws query proportions of half the training tasks."""
 
 
 def all_variants(options: SibOptions) -> list[Variant]:
@@ -106,62 +103,27 @@ def fit(
         ValueError: neither images nor a feature file.
     """
     chosen, schedule = settings(GuideSettings, options), settings(MetaSchedule, options)
-    spec, loop, variants = options.spec(), options.loop, all_variants(options)
+    spec, variants = options.spec(), all_variants(options)
     if options.features:
         network, features, dataset = None, *given_features(options.features, run)
     elif data is not None:
-        chosen_features = settings(PretrainSettings, options)
-        network, features = learned_features(chosen_features, loop, data, run, network)
+        network, features = learned_features(options, data, run, network)
         dataset = data.name
     else:
         raise ValueError("images are needed unless options.features names a feature file")
     fitted: dict[Variant, Learner] = {}
-    objectives: dict[Variant, RateDistortionModule] = {}
     for variant in variants:
         space, means = feature_space(chosen, variant.predictor, features["train"])
-        learner = Learner.build(variant, chosen, spec, space, means, network, dataset)
-        samplers = {split: task_sampler(options, map_items(space, features[split]), split) for split in ("train", "val")}
-        meta_train(learner, samplers, schedule, loop.unmixed, run)
-        fitted[variant], objectives[variant] = learner, learner.objective
-        for changed in keep_none_where_it_is_better(objectives, variant, deciding(samplers), schedule):
+        learner = fitted[variant] = Learner.build(variant, chosen, spec, space, means, network, dataset)
+        meta_train(learner, options, features, run)
+
+        def mapped(one: Variant) -> Kinds:
+            return deciding(options, map_parts(fitted[one].space, features))
+
+        states = {one: known.state() for one, known in fitted.items()}
+        for changed in keep_none_where_it_is_better(states, variant, mapped, schedule):
             fitted[changed].save(run.checkpoints / f"{changed.name}.safetensors", network=False)
     return fitted
-
-
-def task_sampler(options: SibOptions, part: LabelledItems, split: str) -> EpisodeSampler | MixedSampler:
-    """Tasks to train on, or to choose by: half of them balanced, half with unequal class proportions, unless the options ask
-    for one kind or the split's classes have too few images for the second."""
-    spec = options.spec()
-    usual = EpisodeSampler(part, spec, split=f"{split} split")
-    if not options.mixed or not spec.balanced:
-        return usual
-    with warnings.catch_warnings():  # training tasks need not have the proportions that they claim
-        warnings.simplefilter("ignore", DataWarning)
-        try:
-            unequal = EpisodeSampler(part, options.spec(imbalance=MIXED_IMBALANCE), split=f"{split} split")
-        except UserError:
-            return usual
-    return MixedSampler((usual, unequal))
-
-
-def deciding(samplers: Mapping[str, Any]) -> MixedSampler:
-    """Training and validation tasks, of ``samplers`` by the names of splits, which decide about trained steps together:
-    validation classes alone are few, so that by chance all of them may be harder, or easier, than new classes are."""
-    return MixedSampler((samplers["train"], samplers["val"]))
-
-
-def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) -> tuple[FeatureSpace, torch.Tensor]:
-    """The map of features for a predictor, found from base-class features, and the classes' mean mapped features."""
-    num_features = base.items.shape[-1]
-    rank = chosen.feature_rank(predictor, base.num_classes, num_features)
-    space = FeatureSpace(num_features, rank).fit(base.items, base.labels)
-    return space, class_means(map_items(space, base).items, base.labels)
-
-
-def map_items(space: FeatureSpace, part: LabelledItems) -> LabelledItems:
-    """The same items in the feature space."""
-    with torch.no_grad():
-        return LabelledItems(gather(space(some) for some in part.items.split(AT_ONCE)), part.labels, part.class_names)
 
 
 def given_features(file: str, run: RunFolder) -> tuple[Features, str]:
@@ -172,14 +134,17 @@ def given_features(file: str, run: RunFolder) -> tuple[Features, str]:
 
 
 def learned_features(
-    chosen: PretrainSettings, loop: Loop, data: ImageSplits, run: RunFolder, network: FeatureNetwork | None = None
+    options: SibOptions, data: ImageSplits, run: RunFolder, network: FeatureNetwork | None = None
 ) -> tuple[FeatureNetwork, Features]:
-    """A trained feature network, from the given one where there is one, and the features of every split.
+    """A trained feature network, from the given one where there is one, and the features of every split: pre-trained on labels,
+    and then, where the options say so, through the guide.
 
     The split ``held_out`` holds the images of base classes that pre-training never saw, where ``holdout`` asks for them.
     """
-    data, held_out = hold_out(data, chosen.holdout)
-    network = pretrain(chosen, loop, data, run, network)
+    data, held_out = hold_out(data, options.holdout)
+    network = pretrain(settings(PretrainSettings, options), options.loop, data, run, network)
+    if settings(TuningSettings, options).asked_for:
+        tune(network, options, data, run)
     if not run.features.exists():
         with run.timed("embed"):
             sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})
@@ -270,29 +235,27 @@ def train_generations(
         teacher = module.frozen()
 
 
-def meta_train(learner: Learner, samplers: Mapping[str, Any], schedule: MetaSchedule, loop: Loop, run: RunFolder) -> None:
-    """Train one learner on tasks of the training split (of ``samplers`` by the names of splits), choosing its checkpoint on
-    validation tasks; or read it back.
+def meta_train(learner: Learner, options: SibOptions, features: Features, run: RunFolder) -> None:
+    """Train one learner on tasks of the training split of ``features``, choosing its checkpoint on validation tasks; or read it
+    back.
 
-    A method without parameters is ready as it is.
+    A method without parameters is ready as it is. Its map of features is trained with it where it has parameters; else items
+    are mapped once.
     """
-    name = learner.variant.name
+    name, schedule = learner.variant.name, settings(MetaSchedule, options)
     finished = run.checkpoints / f"{name}.safetensors"
     if not finished.exists():
-        if any(parameter.requires_grad for parameter in learner.objective.parameters()):
+        trained = any(parameter.requires_grad for parameter in learner.state().parameters())
+        embedding = learner.space if any(True for _ in learner.space.parameters()) else None
+        parts = features if embedding is not None else map_parts(learner.space, features)
+        if trained:
             with run.timed(name), seeded(schedule.seed):
-                module = MetaTraining(learner.objective, samplers["train"], samplers["val"], schedule)
-                train(
-                    module,
-                    loop,
-                    run,
-                    name,
-                    epochs=schedule.validations,
-                    monitor="val/loss",
-                    mode="min",
-                    patience=schedule.patience,
-                )
-        keep_steps_that_pay(learner.objective, deciding(samplers), schedule, name)
-        guess_where_it_is_cheaper(learner.objective, samplers["train"], schedule, name)
+                tasks, validation = training_tasks(options, parts["train"]), kinds(options, parts["val"], "val")
+                module = MetaTraining(learner.objective, tasks, validation, schedule, embedding)
+                epochs, patience = schedule.validations, schedule.patience
+                train(module, options.loop.unmixed, run, name, epochs=epochs, monitor="val/loss", mode="min", patience=patience)
+        mapped = map_parts(learner.space, features)
+        keep_steps_that_pay(learner.objective, deciding(options, mapped), schedule, name)
+        guess_where_it_is_cheaper(learner.objective, kinds(options, mapped["train"], "train"), schedule, name)
         learner.save(finished, network=False)
     load_state(learner.state(), finished, renamed=RENAMED)

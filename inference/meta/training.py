@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import lightning
@@ -13,9 +15,13 @@ from data.seeding import mix_seed, seeded
 from guides.tasks.every_step import EveryStep, step_weights
 from inference.elbo import RateDistortionModule
 from inference.evaluation.evaluate import evaluate, readings
+from inference.evaluation.metrics import Scores
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
+from inference.meta.tasks import Kinds
 from inference.runs.processes import our_part
+from models.networks.feature_space import FeatureSpace
+from models.networks.layers import embed
 from models.parameters import logarithms
 
 TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
@@ -53,10 +59,14 @@ class MetaTraining(lightning.LightningModule):
 
     Source: Hu et al. 2019, equation 6; the E-step is the guide's unrolling, the M-step this optimizer.
 
+    Where features are mapped by an ``embedding`` with parameters, these are trained by the same objective.
+
     Args:
         objective: model, guide and objective.
-        train, validation: samplers of feature tasks, such as :class:`~data.episodes.EpisodeSampler`.
+        train: a sampler of tasks to train on, such as :class:`~data.episodes.EpisodeSampler`, of what the embedding takes.
+        validation: of one or several kinds of tasks, all of the same items.
         schedule: lengths, rates and the seed.
+        embedding: what items go through before model and guide see them; ``None`` where they are mapped already.
     """
 
     weights: Tensor | None
@@ -67,9 +77,11 @@ class MetaTraining(lightning.LightningModule):
         train: Any,
         validation: Any,
         schedule: MetaSchedule,
+        embedding: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.objective, self.training_tasks, self.validation = objective, train, validation
+        self.objective, self.training_tasks, self.embedding = objective, train, embedding
+        self.validation = validation if isinstance(validation, tuple) else (validation,)
         self.schedule = schedule
         # on the device once and for all: a step that made them there would wait for the copy
         self.register_buffer("weights", objective_weights(objective, schedule.earlier), persistent=False)
@@ -81,11 +93,12 @@ class MetaTraining(lightning.LightningModule):
     def training_step(self, number: int, index: int) -> Tensor:
         """The loss of a batch of tasks, nats per task, of which this process has its part."""
         batch, seeds = self.schedule.batch, (self.schedule.seed, self.current_epoch, index, 0)
-        device, dtype = place_of(self.objective)
-        episode = self.training_tasks.sample(batch, seed=mix_seed(*seeds, TASKS))
+        episode = self.draw(batch, mix_seed(*seeds, TASKS))
         with seeded(*seeds, DRAWS, device=self.device), our_part(self, batch) as part:
             objective = every_step(self.objective, self.weights)
-            terms = objective.terms(*episode.tasks(part.rows).to(device, dtype=dtype))
+            tasks_here = self.embedded(episode.tasks(part.rows))
+            with torch.autocast(self.device.type, enabled=False):  # a network may run in bf16, the objective may not
+                terms = objective.terms(*tasks_here)
             share = batch / self.trainer.world_size  # of each process; their mean is the batch's loss
             tasks = getattr(self.objective.model, "num_tasks", None) or share  # what the terms are sums over
             loss = terms.loss / tasks
@@ -94,26 +107,70 @@ class MetaTraining(lightning.LightningModule):
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
+    def draw(self, tasks: int, seed: int) -> Any:
+        """A batch of so many training ``tasks``."""
+        return self.training_tasks.sample(tasks, seed=seed)
+
+    def embedded(self, episode: Any) -> Any:
+        """The tasks of an ``episode`` where the module is, their items as model and guide see them: support and queries go
+        through the embedding in one pass."""
+        device, dtype = place_of(self.objective)
+        episode = episode.to(device, dtype=dtype)
+        if self.embedding is None:
+            return episode
+        both = self.embedding(torch.cat([episode.support_x, episode.query_x], dim=1))
+        support, query = both.split([episode.support_x.shape[1], episode.query_x.shape[1]], dim=1)
+        return episode._replace(support_x=support, query_x=query)
+
+    def validation_kinds(self) -> Kinds:
+        """The validation tasks in the present feature space."""
+        if self.embedding is None:
+            return self.validation
+        bank = embed(self.embedding, self.validation[0].items)
+        return tuple(sampler.on(bank) for sampler in self.validation)
+
     def on_train_epoch_end(self) -> None:
-        schedule, model = self.schedule, self.objective.model
+        schedule, model, kinds = self.schedule, self.objective.model, self.validation_kinds()
         guides = readings(self.objective.guide) if schedule.earlier else {0: self.objective.guide}
-        tasks, seed = schedule.validation_tasks, schedule.seed
-        scores = [evaluate(model, g, self.validation, tasks=tasks, seed=seed, num_samples=8) for g in guides.values()]
+        found: dict[str, list[float]] = {}
+        for sampler in kinds:
+            tasks = max(1, schedule.validation_tasks // len(kinds))
+            settings: dict[str, Any] = {"tasks": tasks, "seed": schedule.seed, "num_samples": 8}
+            for name, value in self.validated(
+                [evaluate(model, guide, sampler, **settings) for guide in guides.values()]
+            ).items():
+                found.setdefault(name, []).append(value)
+        self.log_dict({name: fmean(values) for name, values in found.items()}, prog_bar=True, sync_dist=True)
+
+    def validated(self, scores: Sequence[Scores]) -> dict[str, float]:
+        """What is logged of one kind of tasks, from the ``scores`` after every step."""
         losses = torch.tensor([score.distortion + self.objective.elbo.beta * (score.rate or 0.0) for score in scores])
         last = scores[-1]
-        values = {"val/loss": float(losses @ step_weights(len(losses) - 1, schedule.earlier)), "val/rate": last.rate or 0.0}
-        values |= {"val/distortion": last.distortion, "val/accuracy": last.accuracy, "val/nll": last.nll}
-        self.log_dict(values, prog_bar=True, sync_dist=True)
+        values = {
+            "val/loss": float(losses @ step_weights(len(losses) - 1, self.schedule.earlier)),
+            "val/rate": last.rate or 0.0,
+        }
+        return values | {"val/distortion": last.distortion, "val/accuracy": last.accuracy, "val/nll": last.nll}
+
+    def feature_groups(self) -> list[dict[str, Any]]:
+        """The parameters of the map of features, for the optimizer. Their weight decay is the gradient of ½ γ ‖Δ‖²: a Gaussian
+        prior on the map's change, of precision γ per training task."""
+        space = self.embedding if isinstance(self.embedding, FeatureSpace) else getattr(self.embedding, "space", None)
+        if space is None:
+            return []
+        rate, decay = self.schedule.feature_learning_rate, self.schedule.feature_decay
+        return [{"params": list(space.parameters()), "lr": rate, "weight_decay": decay}]
 
     def configure_optimizers(self):
-        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-        quick = {id(parameter) for parameter in logarithms(self)}
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                groups[id(parameter) in quick].append(parameter)
+        quick = {id(parameter) for parameter in logarithms(self.objective)}
+        groups: dict[float, list[nn.Parameter]] = {}
         rate, speed = self.schedule.learning_rate, self.schedule.scale_speed
-        rates = ({"params": part, "lr": rate * speed if fast else rate} for fast, part in groups.items() if part)
-        optimizer = torch.optim.Adam(rates)
+        for parameter in self.objective.parameters():
+            groups.setdefault(rate * speed if id(parameter) in quick else rate, []).append(parameter)
+        both = [{"params": part, "lr": lr} for lr, part in groups.items()] + self.feature_groups()
+        for group in both:
+            group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+        optimizer = torch.optim.Adam([group for group in both if group["params"]])
         total = self.schedule.steps * self.schedule.validations
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}

@@ -76,6 +76,7 @@ def train(
     patience: int = 0,
     every: int = 1,
     rate_option: str = "learning_rate",
+    accumulate: int = 1,
 ) -> None:
     """Run Lightning for one stage, resuming from its last checkpoint.
 
@@ -89,6 +90,7 @@ def train(
         patience: stop after this many epochs without a better ``monitor``; 0 never stops early.
         every: epochs between two checkpoints.
         rate_option: what to lower where the loss is not finite.
+        accumulate: steps whose gradients are added up before the parameters move.
 
     Raises:
         UserError: the checkpoint is damaged or of another configuration.
@@ -118,6 +120,7 @@ def train(
         enable_progress_bar=loop.progress,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        accumulate_grad_batches=accumulate,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
     )
@@ -201,6 +204,7 @@ def quiet_lightning() -> None:
         ".*number of training batches.*smaller than the logging interval.*",
         ".*recommended to use .*sync_dist=True.*",
         ".*find_unused_parameters=True was specified.*",
+        r".*module\(s\) in eval mode at the start of training.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

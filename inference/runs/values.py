@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from jsonargparse.typing import register_type, restricted_number_type
 
 from data.errors import choose
+from data.mixed import Extent
 
 T = TypeVar("T")
 
@@ -187,6 +188,22 @@ def read_choice(part: Any, known: Any) -> Any:
     return names[names.index(part)]
 
 
+def read_extent(given: Any) -> Extent:
+    """A range of whole numbers, ``given`` as 5-20 or as 5 alone.
+
+    Raises:
+        ValueError: it is none, or its end is below its beginning.
+    """
+    parts = str(given).split("-") if not isinstance(given, tuple | list) else list(given)
+    numbers = [read_count(part, "a whole number or a range such as 5-20") for part in parts]
+    if len(numbers) > 2 or numbers[0] > numbers[-1]:
+        raise ValueError(f"{given} is not a whole number or a range such as 5-20")
+    return Extent(numbers[0], numbers[-1])
+
+
+register_type(Extent, str, read_extent)
+
+
 def register_names(names: type[StrEnum]) -> None:
     """Let options take the values of an enumeration; jsonargparse takes its members' names by default."""
     register_type(names, str, lambda given: read_choice(given, names), type_check=isinstance)
@@ -194,6 +211,6 @@ def register_names(names: type[StrEnum]) -> None:
 
 def plain(value: Any) -> Any:
     """A value as YAML and JSON write it, and as it is read back."""
-    if isinstance(value, Several | StrEnum):
+    if isinstance(value, Several | StrEnum | Extent):
         return str(value)
     return value

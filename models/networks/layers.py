@@ -121,8 +121,8 @@ def embed(network: nn.Module, images: Tensor, *, batch_size: int = 256) -> Tenso
     """A network's outputs ``[n, D]`` (of single precision at least, on the CPU; of many items mapped from a file, see
     :func:`~data.gather.gather`) for ``images`` in evaluation mode, ``batch_size`` at a time (fewer, where images are larger
     than 45×45, so that memory stays the same); the network is left as it was."""
-    device, pixels = device_of(network), math.prod(images.shape[2:])
+    pixels = math.prod(images.shape[2:])
     batch_size = max(1, min(batch_size, PIXELS // pixels))
     with evaluating(network):
-        parts = (network(part.to(device)) for part in images.split(batch_size))
+        parts = (network(placed(network, part)) for part in images.split(batch_size))
         return gather(part.to("cpu", torch.promote_types(part.dtype, torch.float32)) for part in parts)

@@ -16,9 +16,10 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
-from inference.meta.stages import all_variants, feature_space
+from inference.meta.stages import all_variants
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import save_features
 from tests.conftest import gaussian_bank, marked_splits, splits_of

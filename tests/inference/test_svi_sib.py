@@ -24,7 +24,7 @@ from tests.pictures import assert_tags
 
 TINY = ["--tasks", "64", "--validations", "2", "--validation-tasks", "40", "--test-tasks", "30", "--queries", "5"]
 TINY += ["--progress", "false"]
-MC_STEPS = ["--gradient", "mlp", "--inner-samples", "2", "--inner-lr", "1e-3", "--whiten", "false"]
+MC_STEPS = ["--gradient", "mlp", "--inner-samples", "2", "--inner-lr", "1e-3", "--units", "weights"]
 RECORD = {
     "split": str,
     "steps": int,

@@ -11,7 +11,7 @@ from guides.tasks.families import Family
 from guides.tasks.gate import PriorGate
 from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, GradientNetwork, MLPGradient
 from guides.tasks.hyper import HyperGuide
-from guides.tasks.rules import GradientStep
+from guides.tasks.rules import GradientStep, Units
 from guides.tasks.starts import LearnedStart, QueryMeans, Start, SupportMeans
 from guides.tasks.synthetic import SyntheticGradientGuide
 from inference.meta.named import find_predictor
@@ -69,29 +69,38 @@ def build_start(settings: GuideSettings, means: Tensor) -> Start:
     """λ, started from the base classes' ``means`` ``[classes, D]``."""
     scale = START_SCALE * means.std(0).clamp_min(1e-3)
     if settings.initialisation == "support":
-        return SupportMeans(means.shape[-1], scale)
+        return SupportMeans(means.shape[-1], scale, counted=settings.counted)
     kind = LearnedStart if settings.initialisation == "learned" else QueryMeans
     return kind.random(means.shape[-1], settings.way, scale)
 
 
 def build_gate(settings: GuideSettings, variant: Variant, num_features: int) -> PriorGate | None:
     """The gate to the prior, where there is a rate; the larger β, the nearer to the prior training starts."""
-    return PriorGate(num_features, 1 / (1 + GATE_SLOPE * variant.beta)) if settings.gate and variant.beta else None
+    return PriorGate(num_features, opening(settings, variant)) if settings.gate and variant.beta else None
+
+
+def opening(settings: GuideSettings, variant: Variant) -> float:
+    """How far the gate is open at first; 1 where there is none."""
+    return 1 / (1 + GATE_SLOPE * variant.beta) if settings.gate and variant.beta else 1.0
 
 
 def build_gradient(settings: GuideSettings) -> GradientNetwork:
     """ξ, or the exact gradient."""
     if settings.gradient == "exact":
         return ExactGradient(CategoricalLikelihood())
-    return EquivariantGradient() if settings.gradient == "equivariant" else MLPGradient(settings.way)
+    if settings.gradient == "mlp":
+        return MLPGradient(settings.way)
+    return EquivariantGradient() if settings.counted else EquivariantGradient(16, counted=False)
 
 
 def build_rule(settings: GuideSettings, variant: Variant, num_features: int) -> GradientStep:
-    """The gradient step; where it runs in the prior's units it starts well inside its bounds."""
-    size = settings.inner_lr
-    if settings.whiten and variant.beta:
+    """The gradient step; where it runs in the prior's or the posterior's units it starts well inside its bounds."""
+    size, units = settings.inner_lr, Units(settings.units)
+    if units is not Units.WEIGHTS and variant.beta:
         size = min(size, 0.25 / variant.beta)
-    return GradientStep(variant.steps, num_features, size=size, learned=settings.learn_inner_lr, whiten=settings.whiten)
+    if units is Units.POSTERIOR:
+        size /= START_SCALE ** (2 * opening(settings, variant))  # the same step, of the posterior that training starts from
+    return GradientStep(variant.steps, num_features, size=size, learned=settings.learn_inner_lr, units=units)
 
 
 def blank_means(num_classes: int, num_features: int) -> Tensor:

@@ -25,7 +25,7 @@ def test_between_the_ends_it_interpolates():
 @pytest.mark.parametrize("steps", [0, 3])
 @pytest.mark.parametrize("predictor", ["cosine", "distance"])
 def test_closed_the_posterior_is_the_prior_and_the_rate_nought_exactly(steps, predictor):
-    model, guide = build(steps=steps, predictor=predictor, beta=10.0, gate=PriorGate(DIM, 0.5), whiten=True)
+    model, guide = build(steps=steps, predictor=predictor, beta=10.0, gate=PriorGate(DIM, 0.5), units="prior")
     guide.stay_at_prior()
     tasks = episode()
     θ = guide.unroll(*tasks)[-1]
@@ -39,7 +39,7 @@ def test_closed_the_posterior_is_the_prior_and_the_rate_nought_exactly(steps, pr
 
 @pytest.mark.parametrize("predictor", ["cosine", "distance", "linear"])
 def test_with_flat_logits_it_costs_what_guessing_costs(predictor):
-    model, guide = build(predictor=predictor, beta=10.0, gate=PriorGate(DIM, 0.5), whiten=True)
+    model, guide = build(predictor=predictor, beta=10.0, gate=PriorGate(DIM, 0.5), units="prior")
     guide.stay_at_prior()
     model.predictor.flatten()
     tasks = episode()
@@ -51,7 +51,7 @@ def test_with_flat_logits_it_costs_what_guessing_costs(predictor):
 
 def test_a_mixture_prior_becomes_one_gaussian_that_the_posterior_can_be():
     """A Gaussian with a mixture's moments is not the mixture: there would be a rate to pay, more than any trained one."""
-    model, guide = build(beta=10.0, gate=PriorGate(DIM, 0.5), whiten=True, prior=MixturePrior)
+    model, guide = build(beta=10.0, gate=PriorGate(DIM, 0.5), units="prior", prior=MixturePrior)
     before = model.prior.moments(model.prior.hyperparameters())
     guide.stay_at_prior()
     torch.testing.assert_close(model.prior.moments(model.prior.hyperparameters()), before)

@@ -22,13 +22,13 @@ def pull_of(prior: Normal, θ: PosteriorParameters, beta: float, data=None) -> P
     return Pull((data, None), gradients, prior.variance.expand(1, 4), beta)
 
 
-@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("units", ["posterior", "prior", "weights"])
 @pytest.mark.parametrize("beta", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("prior_scale", [0.01, 1.0, 30.0])
-def test_without_data_every_step_brings_the_posterior_closer_to_the_prior(whiten, beta, prior_scale):
+def test_without_data_every_step_brings_the_posterior_closer_to_the_prior(units, beta, prior_scale):
     """Whatever step size, β and start: KL(q ‖ p) never rises."""
     prior = Normal(torch.full((4,), 0.5), torch.full((4,), prior_scale))
-    rule = GradientStep(1, 4, size=10.0, whiten=whiten)
+    rule = GradientStep(1, 4, size=10.0, units=units)
     θ = PosteriorParameters(5 * torch.randn(SHAPE), 2 * torch.randn(SHAPE))
     rates = []
     for _ in range(6):
@@ -38,12 +38,12 @@ def test_without_data_every_step_brings_the_posterior_closer_to_the_prior(whiten
         assert (after <= before * (1 + 1e-5) + 1e-5).all()
 
 
-@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("units", ["posterior", "prior", "weights"])
 @pytest.mark.parametrize("beta", [0.01, 1.0, 100.0])
-def test_no_step_overshoots_the_narrow_components_of_a_mixture(whiten, beta):
+def test_no_step_overshoots_the_narrow_components_of_a_mixture(units, beta):
     """Their marginal variance says nothing of how steep the rate is at one of them: KL(q ‖ p) once grew without bound."""
     prior = MixturePrior(torch.randn(6, 4), torch.rand(6, 4) * 0.2 + 0.01, kl="bound").requires_grad_(False)
-    ψ, rule = prior.hyperparameters(), GradientStep(1, 4, size=10.0, whiten=whiten)
+    ψ, rule = prior.hyperparameters(), GradientStep(1, 4, size=10.0, units=units)
     θ = PosteriorParameters(torch.randn(SHAPE), torch.randn(SHAPE))
     rates = []
     for _ in range(6):
@@ -93,13 +93,13 @@ def test_a_fixed_size_is_no_parameter(learned):
         GradientStep(3, 4, size=0.0)
 
 
-@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("units", ["posterior", "prior", "weights"])
 @pytest.mark.parametrize("size", [0.1, 50.0])
 @pytest.mark.parametrize("factor", [0.5, 0.25, 0.0])
-def test_a_shrunk_step_goes_a_part_of_the_way_however_large_its_size(whiten, size, factor):
+def test_a_shrunk_step_goes_a_part_of_the_way_however_large_its_size(units, size, factor):
     """Beyond the bounds a smaller size alone would be clamped to the same step."""
     prior = Normal(torch.full((4,), 0.5), torch.full((4,), 0.7))
-    rule, θ = GradientStep(2, 4, size=size, whiten=whiten), PosteriorParameters(torch.randn(SHAPE), torch.rand(SHAPE))
+    rule, θ = GradientStep(2, 4, size=size, units=units), PosteriorParameters(torch.randn(SHAPE), torch.rand(SHAPE))
     rule.scale_shift.data.fill_(0.3)
     pull = pull_of(prior, θ, 2.0, torch.randn(SHAPE))
     whole = rule(1, θ, pull)
@@ -116,3 +116,13 @@ def test_checkpoints_of_before_take_whole_steps():
     fresh.load_state_dict(state)
     assert fresh.share.tolist() == [1.0, 1.0]
     assert "share" not in state
+
+
+def test_a_step_in_the_posteriors_units_is_newtons_where_the_posterior_is_exact():
+    """A quadratic distortion and a Gaussian prior: one step of size 1 lands on the posterior's mean, from anywhere."""
+    precision, target = torch.rand(1, 4) + 0.5, torch.randn(SHAPE)
+    prior = Normal(torch.full((4,), 0.5), torch.full((4,), 0.7))
+    exact = precision + prior.variance**-1
+    θ = PosteriorParameters(torch.randn(SHAPE), (-0.5 * exact.log()).expand(SHAPE))
+    after = GradientStep(1, 4, size=1.0, units="posterior")(0, θ, pull_of(prior, θ, 1.0, data=precision * (θ.loc - target)))
+    torch.testing.assert_close(after.loc, (precision * target + prior.mean / prior.variance) / exact)

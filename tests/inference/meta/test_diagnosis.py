@@ -24,7 +24,8 @@ def short(monkeypatch):
 
 
 def fitted(**options):
-    return learner(**{"beta": 1.0, "way": WAY, "queries": QUERIES, "steps": 1, "rank": 3, **options})
+    usual = {"beta": 1.0, "way": WAY, "queries": QUERIES, "steps": 1, "rank": 3, "power": 1.0}
+    return learner(**{**usual, **options})
 
 
 def guessing():

@@ -10,10 +10,11 @@ from torch.distributions import Normal, kl_divergence
 from data.errors import UserError
 from inference.meta.checkpoints import read_variant, selected_name
 from inference.meta.learner import Learner, checked_way
+from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.meta.sib import SIB
-from inference.meta.stages import all_variants, feature_space
+from inference.meta.stages import all_variants
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.tensors import load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork

@@ -15,6 +15,7 @@ from inference import svi_sib
 from inference.meta import stages
 from inference.meta.base_and_new import lwof_schedule
 from inference.meta.learner import Learner
+from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import LEARNING_RATE, pretraining
 from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
@@ -22,11 +23,11 @@ from inference.meta.sib import SIB
 from inference.meta.stages import (
     all_variants,
     check_training,
-    feature_space,
     fit,
     hold_out,
     learned_features,
 )
+from inference.meta.tasks import deciding, task_sampler
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features, load_tensors, save_features
 from models.networks.feature_network import FeatureNetwork
@@ -37,22 +38,20 @@ TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "validation_tasks
 
 def test_guides_train_on_training_classes_and_are_validated_on_validation_classes(tmp_path, monkeypatch):
     file = save_features(tmp_path / "marked.safetensors", marked_splits())
-    seen = {}
+    seen = []
 
     class Spy(stages.MetaTraining):
-        def __init__(self, objective, train, validation, schedule):
-            seen["train"] = splits_of(train.sample(50, seed=0).query_x)
-            seen["val"] = splits_of(validation.sample(50, seed=0).query_x)
-            super().__init__(objective, train, validation, schedule)
-
-    class Plain(stages.FeatureSpace):
-        def forward(self, features):
-            return features  # marks stay as they are
+        def __init__(self, objective, train, validation, schedule, embedding):
+            found = [sampler.sample(50, seed=0) for sampler in (train, *validation)]
+            seen.extend(splits_of(part) for task in found for part in (task.support_x, task.query_x))
+            super().__init__(objective, train, validation, schedule, embedding)
 
     monkeypatch.setattr(stages, "MetaTraining", Spy)
-    monkeypatch.setattr(stages, "FeatureSpace", Plain)
-    fit(SibOptions(features=str(file), rank=0, steps=0, **TINY), None, RunFolder.create(tmp_path / "run", "sib", ""))
-    assert seen == {"train": {"train"}, "val": {"val"}}
+    options = SibOptions(features=str(file), rank=0, steps=0, train_features="linear", **TINY)  # items are not mapped yet
+    fit(options, None, RunFolder.create(tmp_path / "run", "sib", ""))
+    assert seen[:2] == 2 * [{"train"}]
+    assert seen[2:]
+    assert all(splits == {"val"} for splits in seen[2:])
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_embedding_keeps_splits_and_held_out_images_apart(tmp_path):
     images = marked_images(classes=6, images=10)
     run = RunFolder.create(tmp_path / "run", "sib", "")
     options = SibOptions(epochs=0, holdout=4, backbone="conv4-4", **TINY)
-    network, features = learned_features(settings(PretrainSettings, options), options.loop, images, run)
+    network, features = learned_features(options, images, run)
     assert {split: len(part) for split, part in features.items()} == {"train": 36, "val": 60, "test": 60, "held_out": 24}
     assert load_tensors(run.features)[1]["dataset"] == "marked"
     kept, held = hold_out(images, 4)
@@ -135,7 +134,7 @@ def test_a_method_without_parameters_is_ready_as_it_is(tmp_path, monkeypatch):
         return learner
 
     monkeypatch.setattr(stages.Learner, "build", classmethod(frozen))
-    options = SibOptions(features=str(file), rank=0, methods="nearest-mean", **TINY)
+    options = SibOptions(features=str(file), rank=0, methods="nearest-mean", train_features="none", **TINY)
     (learner,) = fit(options, None, RunFolder.create(tmp_path / "run", "sib", "")).values()
     assert learner.variant.method == "nearest-mean"
 
@@ -157,8 +156,8 @@ def test_steps_left_out_are_saved_as_such(tmp_path, monkeypatch):
         assert bool((rule.log_size == -7).all()) or variant.steps == 0
 
 
-def spoil(objectives, variant, *rest):
-    objectives[variant].guide.rule.log_size.data.fill_(-7.0)
+def spoil(fitted, variant, *rest):
+    fitted[variant]["objective"].guide.rule.log_size.data.fill_(-7.0)
     return [variant]
 
 
@@ -176,22 +175,25 @@ def test_a_feature_file_is_read_once(tmp_path):
 def test_half_of_the_training_tasks_are_imbalanced(tmp_path, monkeypatch):
     """As far as the classes have images for it; not where one kind is asked for."""
     part = marked_splits(images=60)["train"]
-    sampler = stages.task_sampler(SibOptions(way=3, queries=4), part, "train")
+    sampler = task_sampler(SibOptions(way=3, queries=4), part, "train")
     assert isinstance(sampler, MixedSampler)
     assert [s.spec.imbalance for s in sampler.samplers] == [None, 2.0]
     for options in ({"mixed": False}, {"imbalance": 0.5}):
-        one = stages.task_sampler(SibOptions(way=3, queries=4, **options), part, "train")
+        one = task_sampler(SibOptions(way=3, queries=4, **options), part, "train")
         assert isinstance(one, EpisodeSampler)
         assert one.spec.imbalance == options.get("imbalance")
     few = marked_splits(images=16)["train"]
-    assert isinstance(stages.task_sampler(SibOptions(way=5, queries=15), few, "train"), EpisodeSampler)
+    assert isinstance(task_sampler(SibOptions(way=5, queries=15), few, "train"), EpisodeSampler)
 
 
 def test_training_and_validation_tasks_decide_about_steps():
-    samplers = {split: EpisodeSampler(part, SibOptions(**TINY).spec()) for split, part in marked_splits().items()}
-    episode = stages.deciding(samplers).sample(8, seed=0)
-    assert splits_of(episode.query_x[::2]) == {"train"}
-    assert splits_of(episode.query_x[1::2]) == {"val"}
+    found = deciding(SibOptions(**TINY), marked_splits())
+    shapes = [kind.samplers[0].samplers[0].spec for kind in found]
+    assert [(spec.way, spec.shot) for spec in shapes] == [(3, 1), (3, 5), (6, 1)]
+    for kind in found:
+        episode = kind.sample(8, seed=0)
+        assert splits_of(episode.query_x[::2]) == {"train"}
+        assert splits_of(episode.query_x[1::2]) == {"val"}
 
 
 def test_validation_tasks_are_as_many_as_asked_for():

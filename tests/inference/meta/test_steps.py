@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from data.episodes import EpisodeSampler, TaskSpec
 from guides.tasks.gate import PriorGate
@@ -17,6 +18,7 @@ from inference.meta.settings import MetaSchedule
 from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_is_better, keep_steps_that_pay, objective_on
 from inference.meta.variants import Variant
 from models.likelihoods import CategoricalLikelihood
+from models.networks.feature_space import FeatureSpace
 from tests.conftest import gaussian_bank
 from tests.guides.tasks.test_unrolled import DIM, WAY, build
 
@@ -25,12 +27,12 @@ SCHEDULE = MetaSchedule(tasks=64, batch=8, validations=2, validation_tasks=20, s
 
 @pytest.fixture
 def tasks():
-    return EpisodeSampler(gaussian_bank(), TaskSpec(way=WAY, shot=1, queries=5))
+    return (EpisodeSampler(gaussian_bank(), TaskSpec(way=WAY, shot=1, queries=5)),)
 
 
 def objective_of(beta=1.0, **options):
     torch.manual_seed(0)
-    model, guide = build(beta=beta, whiten=True, learned=True, gate=PriorGate(DIM, 0.5), **options)
+    model, guide = build(beta=beta, units="prior", learned=True, gate=PriorGate(DIM, 0.5), **options)
     return RateDistortionELBO(beta=beta)(model, guide)
 
 
@@ -95,14 +97,17 @@ SOME, NONE = Variant("sib", "cosine", "gaussian", 0.1, 3), Variant("sib", "cosin
 
 def test_k_steps_become_the_reference_without_steps_where_that_is_better(tasks, capsys):
     objectives = {SOME: objective_of(beta=0.1), NONE: objective_of(beta=0.1, steps=0)}
+    fitted = {v: nn.ModuleDict({"objective": o, "space": FeatureSpace(3, learned=True)}) for v, o in objectives.items()}
+    fitted[NONE]["space"].change.data.fill_(0.5)
     objectives[SOME].guide.rule.scale_shift.data.fill_(30.0)  # every step makes the posterior far too narrow
     objectives[SOME].guide.start.coefficient.data.mul_(-30)
     some, none = (objective_on(o, o.guide, tasks, SCHEDULE) for o in objectives.values())
     assert some > none
-    assert keep_none_where_it_is_better(objectives, SOME, tasks, SCHEDULE) == [SOME]
+    assert keep_none_where_it_is_better(fitted, SOME, lambda _: tasks, SCHEDULE) == [SOME]
+    assert bool((fitted[SOME]["space"].change == 0.5).all()), "its feature space too"
     assert "left out" in capsys.readouterr().out
     assert objective_on(objectives[SOME], objectives[SOME].guide, tasks, SCHEDULE) == pytest.approx(none, rel=1e-5)
-    assert keep_none_where_it_is_better({SOME: objectives[SOME]}, SOME, tasks, SCHEDULE) == [], "nothing to compare with"
+    assert keep_none_where_it_is_better({SOME: fitted[SOME]}, SOME, lambda _: tasks, SCHEDULE) == [], "nothing to compare with"
 
 
 @pytest.mark.parametrize(("rate", "kept"), [(1.0, True), (30.0, False)])
@@ -112,5 +117,6 @@ def test_what_pays_is_the_objective_and_not_the_distortion(rate, kept, monkeypat
     scores = {id(objectives[SOME].guide): (9.0, rate), id(objectives[NONE].guide): (10.0, 0.0)}
     found = lambda model, guide, *rest, **options: Scores(2, 0.5, 0.1, 1.0, 0.1, 0.1, *scores[id(guide)][::-1])  # noqa: E731
     monkeypatch.setattr(steps, "evaluate", found)
-    assert bool(keep_none_where_it_is_better(objectives, SOME, None, SCHEDULE)) is not kept
+    fitted = {variant: nn.ModuleDict({"objective": objective}) for variant, objective in objectives.items()}
+    assert bool(keep_none_where_it_is_better(fitted, SOME, lambda _: (None,), SCHEDULE)) is not kept
     assert bool(objectives[SOME].guide.rule.log_size.isfinite().all()) is kept

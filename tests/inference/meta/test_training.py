@@ -1,5 +1,6 @@
 """Meta-training: what a step minimises and what is logged."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from inference.elbo import RateDistortionELBO
 from inference.evaluation.evaluate import evaluate
 from inference.meta.settings import MetaSchedule
 from inference.meta.training import DRAWS, TASKS, MetaTraining, every_step, objective_weights
+from models.networks.feature_space import FeatureSpace
 from models.tasks.predictors import PREDICTORS
 from models.tasks.priors import GaussianPrior, MixturePrior
 from tests.conftest import gaussian_bank
@@ -89,7 +91,7 @@ def test_validation_watches_the_objective(beta):
     model, guide = build(steps=2)
     module = training(model, guide, beta=beta)
     module.on_train_epoch_end()
-    sampler = module.validation
+    (sampler,) = module.validation
     scores = [evaluate(model, guide.after(k), sampler, tasks=10, seed=4, num_samples=8) for k in range(3)]
     losses = [score.distortion + beta * score.rate for score in scores]
     assert module.logged["val/loss"] == pytest.approx(0.25 * losses[0] + 0.25 * losses[1] + 0.5 * losses[2])
@@ -103,7 +105,7 @@ def test_scales_and_the_gate_learn_faster():
     module = training(model, guide)
     groups = module.configure_optimizers()["optimizer"].param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    fast = [model.prior.log_scale, guide.start.log_scale, guide.gate.logit, model.predictor.log_scale]
+    fast = [model.prior.log_scale, guide.start.log_scale, guide.start.log_ratio, guide.gate.logit, model.predictor.log_scale]
     assert {rates.pop(id(p)) for p in fast} == {5 * SCHEDULE.learning_rate}
     assert set(rates.values()) == {SCHEDULE.learning_rate}
     assert len(rates) + len(fast) == sum(1 for _ in module.parameters())
@@ -120,7 +122,8 @@ def test_every_part_says_which_of_its_numbers_are_logarithms(predictor, start, p
     model, guide = build(predictor=predictor, prior=prior, start=start, learned=True, gate=PriorGate(DIM, 0.5))
     slow, quick = (group["params"] for group in training(model, guide).configure_optimizers()["optimizer"].param_groups)
     named = {id(p): name for module in (model, guide) for name, p in module.named_parameters()}
-    assert {named[id(p)] for p in quick} == {"prior.log_scale", "predictor.log_scale", "start.log_scale", "gate.logit"}
+    always = {"prior.log_scale", "predictor.log_scale", "start.log_scale", "gate.logit"}
+    assert {named[id(p)] for p in quick} - {"start.log_ratio"} == always
     sounding = {named[id(p)] for p in slow if named[id(p)].rpartition(".")[2].startswith("log")}
     assert sounding == SLOW_LOGARITHMS
 
@@ -148,3 +151,40 @@ def test_lengths_of_a_schedule():
     assert MetaSchedule(tasks=16000, batch=16, validations=10).steps == 100
     assert MetaSchedule(tasks=1, batch=16, validations=10).steps == 1
     assert MetaSchedule(tasks=65, batch=8, validations=2).steps == pytest.approx(5)
+
+
+def embedded_training(model, guide):
+    """On raw items of twice the dimension, through a learned map, and on the same items mapped."""
+    bank = gaussian_bank(dim=2 * DIM)
+    space = FeatureSpace(2 * DIM, DIM, learned=True).fit(bank.items, bank.labels).double()
+    raw = EpisodeSampler(replace(bank, items=bank.items.double()), TaskSpec(way=4, shot=1, queries=5))
+    with torch.no_grad():
+        mapped = raw.on(space(raw.items))
+    objective = RateDistortionELBO(beta=0.5)(model, guide)
+    modules = MetaTraining(objective, raw, raw, SCHEDULE, space), MetaTraining(objective, mapped, mapped, SCHEDULE)
+    for module in modules:
+        module.logged = {}
+        module._trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
+        module.log_dict = lambda values, own=module.logged, **_: own.update(values)
+    return modules
+
+
+def test_features_are_trained_by_the_same_objective():
+    """The loss is that of mapped features, on which the map's gradient is taken; so is validation's."""
+    through, plain = embedded_training(*build())
+    loss = through.training_step(0, 0)
+    torch.testing.assert_close(loss, plain.training_step(0, 0))
+    (gradient,) = torch.autograd.grad(loss, through.embedding.change)
+    assert bool((gradient != 0).any())
+    for module in (through, plain):
+        module.on_train_epoch_end()
+    found, expected = ({name: float(value) for name, value in module.logged.items()} for module in (through, plain))
+    assert found == pytest.approx(expected)
+
+
+def test_the_map_has_a_step_size_and_a_prior_of_its_own():
+    through, _ = embedded_training(*build())
+    groups = through.configure_optimizers()["optimizer"].param_groups
+    (own,) = (group for group in groups if group["params"] == [through.embedding.change])
+    assert (own["lr"], own["weight_decay"]) == (SCHEDULE.feature_learning_rate, SCHEDULE.feature_decay)
+    assert {group["weight_decay"] for group in groups if group is not own} == {0}

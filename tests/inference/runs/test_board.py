@@ -39,7 +39,7 @@ def test_options_scores_and_pictures_are_read_back(tmp_path):
     log = events(run)
     assert [event.value for event in log.Scalars("test/mine/accuracy")] == [0.5]
     known = hyperparameters(log)
-    assert (known["way"], known["whiten"], known["beta"], known["rank"]) == (7.0, True, "0.1,1", "None")
+    assert (known["way"], known["units"], known["beta"], known["rank"]) == (7.0, "posterior", "0.1,1", "None")
     assert known.keys() == {field.name for field in fields(SibOptions)}
     (image,) = log.Images("pictures/half")
     assert (image.height, image.width) == (4, 6)

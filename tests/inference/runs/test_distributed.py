@@ -105,7 +105,7 @@ def test_two_processes_end_with_the_parameters_of_one(command, way, alone, featu
 
 def test_draws_within_the_steps_and_a_hierarchical_prior_are_shared_too(features, tmp_path):
     arguments = ["--features", features, *META, "--batch", "16", "--gradient", "mlp", "--inner-samples", "2", "--steps", "2"]
-    arguments += ["--prior", "hierarchical", "--inner-lr", "1e-3", "--whiten", "false"]
+    arguments += ["--prior", "hierarchical", "--inner-lr", "1e-3", "--units", "weights"]
     run("svi_sib", arguments, tmp_path / "one")
     run("svi_sib", arguments, tmp_path / "two", "devices")
     assert furthest(tmp_path / "one", tmp_path / "two") < 1e-6

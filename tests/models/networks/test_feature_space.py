@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.networks.feature_space import FeatureSpace, class_means
+from models.networks.feature_space import FeatureSpace, class_means, signed_power
 from tests.conftest import gaussian_bank
 
 
@@ -49,3 +49,24 @@ def test_the_space_is_the_same_however_many_features_are_normalised_together(mon
     parts = FeatureSpace(5, 3).fit(features, labels)
     torch.testing.assert_close(parts.center, whole.center)
     torch.testing.assert_close(parts.directions.abs(), whole.directions.abs(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_learned_map_starts_as_the_one_that_is_found_and_is_one_parameter():
+    bank = gaussian_bank(classes=9, dim=7)
+    found, learned = (FeatureSpace(7, 3, power=0.5, learned=learned).fit(bank.items, bank.labels) for learned in (False, True))
+    torch.testing.assert_close(learned(bank.items), found(bank.items))
+    assert [name for name, _ in learned.named_parameters()] == ["change"]
+    assert not list(found.parameters())
+    learned.change.data.normal_()
+    unit = torch.nn.functional.normalize(signed_power(bank.items, 0.5), dim=-1)
+    torch.testing.assert_close(learned(bank.items), (unit - found.center) @ (found.directions + learned.change))
+
+
+def test_square_roots_keep_signs_and_have_a_slope_everywhere():
+    features = torch.tensor([-4.0, 0.0, 9.0], requires_grad=True)
+    rooted = signed_power(features, 0.5)
+    torch.testing.assert_close(rooted.detach(), torch.tensor([-2.0, 0.0, 3.0]), atol=0.02, rtol=0)
+    rooted.sum().backward()
+    assert bool(features.grad.isfinite().all())
+    with pytest.raises(ValueError, match="power 0 must be positive"):
+        FeatureSpace(3, power=0)

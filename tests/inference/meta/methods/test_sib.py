@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, MLPGradient
+from guides.tasks.rules import Pull
 from guides.tasks.starts import LearnedStart, QueryMeans, SupportMeans
 from inference.meta.learner import build_objective
 from inference.meta.methods import METHODS, sib
@@ -27,8 +28,8 @@ def test_inner_steps_descend_with_the_objectives_beta(beta):
 
 
 def test_settings_reach_the_guide():
-    guide = built(inner_samples=3, whiten=False, learn_inner_lr=False, steps=2).guide
-    assert (guide.inner_samples, guide.steps, guide.rule.whiten) == (3, 2, False)
+    guide = built(inner_samples=3, units="weights", learn_inner_lr=False, steps=2).guide
+    assert (guide.inner_samples, guide.steps, guide.rule.units) == (3, 2, "weights")
     assert not guide.rule.log_size.requires_grad
     torch.testing.assert_close(built().guide.start.log_scale.detach().exp(), 0.3 * MEANS.std(0))
 
@@ -78,8 +79,23 @@ def test_parts_by_name(options, part, kind):
 
 
 def test_step_sizes_start_inside_their_bounds():
-    assert float(built(beta=0.1).guide.rule.log_size[0].detach().exp()) == pytest.approx(0.2)
-    assert float(built(beta=10.0).guide.rule.log_size[0].detach().exp()) == pytest.approx(0.025)
+    for units in ("prior", "weights"):
+        assert float(built(beta=0.1, units=units).guide.rule.log_size[0].detach().exp()) == pytest.approx(0.2)
+    assert float(built(beta=10.0, units="prior").guide.rule.log_size[0].detach().exp()) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 10.0])
+def test_in_either_unit_training_starts_with_the_same_step(beta):
+    """The posterior's variance is what the gate leaves of the start's at first."""
+    support_x, support_y = torch.randn(1, 3, MEANS.shape[-1]), torch.arange(3)[None]
+    guides = [built(beta=beta, units=units).guide for units in ("posterior", "prior")]
+    start = guides[0].unroll(support_x, support_y, support_x, way=3)[0]
+    unit = [guide.rule.log_size[0].exp() * guide.rule.unit(start.log_scale, pull_of(guide)) for guide in guides]
+    torch.testing.assert_close(unit[0], unit[1].expand_as(unit[0]))
+
+
+def pull_of(guide):
+    return Pull((None, None), None, guide.prior.variance(guide.prior.hyperparameters()), guide.beta)
 
 
 def test_every_method_is_registered_under_its_own_name():

@@ -1,0 +1,89 @@
+"""Which tasks a guide is trained on, and which choose its checkpoint and its steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeAlias
+
+from data.episodes import EpisodeSampler, TaskSpec
+from data.errors import DataWarning, UserError
+from data.items import LabelledItems
+from data.mixed import Extent, MixedSampler, VariedSampler
+from inference.meta.options import SibOptions
+
+MIXED_IMBALANCE = 2.0
+"""Concentration of the Dirichlet that draws query proportions of half the training tasks."""
+MOST_WAYS, MOST_SHOTS = 20, 5
+"""Training tasks have so many classes, and support items of each, at most, where the options do not say."""
+
+Kinds: TypeAlias = tuple[Any, ...]
+"""Samplers of tasks, each of one shape, that count alike."""
+
+
+def task_sampler(options: SibOptions, part: LabelledItems, split: str, spec: TaskSpec | None = None) -> Any:
+    """Tasks of one shape: half of them balanced, half with unequal class proportions, unless the options ask for one kind or
+    the classes have too few images for the second.
+
+    Args:
+        part: the classes.
+        split: named in error messages.
+        spec: the shape; the options' own when not given.
+    """
+    spec = spec or options.spec()
+    usual = EpisodeSampler(part, spec, split=f"{split} split")
+    if not options.mixed or not spec.balanced:
+        return usual
+    with warnings.catch_warnings():  # training tasks need not have the proportions that they claim
+        warnings.simplefilter("ignore", DataWarning)
+        try:
+            unequal = EpisodeSampler(part, replace(spec, imbalance=MIXED_IMBALANCE), split=f"{split} split")
+        except UserError:
+            return usual
+    return MixedSampler((usual, unequal))
+
+
+def ranges(options: SibOptions, part: LabelledItems) -> tuple[Extent, Extent]:
+    """Ways and shots of training tasks: what the options say, or else from the usual way to 20 and from one shot to five, where
+    the guide takes any number; as far as there are classes and images of ``part`` for it."""
+    fixed = options.gradient == "mlp" or options.initialisation != "support"
+    fewest = max(options.shot, int(part.counts.min()) - options.queries)
+    ways = options.train_way or Extent(options.way, options.way if fixed else max(options.way, MOST_WAYS))
+    shots = options.train_shot or Extent(1, max(options.shot, MOST_SHOTS))
+    ways = Extent(min(ways.least, part.num_classes), min(ways.most, part.num_classes))
+    return ways, Extent(min(shots.least, fewest), min(shots.most, fewest))
+
+
+def varied(options: SibOptions, part: LabelledItems, split: str) -> VariedSampler:
+    """Tasks of all the shapes that the options train on; ``split`` is named in error messages."""
+    make = partial(task_sampler, options, part, split)
+    return VariedSampler(lambda spec: make(spec=spec), options.spec(), *ranges(options, part))
+
+
+def training_tasks(options: SibOptions, part: LabelledItems) -> VariedSampler:
+    """What a guide is trained on."""
+    return varied(options, part, "train")
+
+
+def kinds(options: SibOptions, part: LabelledItems, split: str, shapes: LabelledItems | None = None) -> Kinds:
+    """Tasks of a few of these shapes: the usual one, the one with most shots and the one with most ways.
+
+    Args:
+        part, split: as for :func:`task_sampler`.
+        shapes: the classes that say how many ways and shots there can be; ``part`` when not given.
+    """
+    ways, shots = ranges(options, shapes or part)
+    usual = options.way, options.shot
+    asked = dict.fromkeys((usual, (options.way, max(shots.most, options.shot)), (max(ways.most, options.way), options.shot)))
+    sampler = varied(options, part, split)
+    return tuple(sampler.of(way, shot) for way, shot in asked)
+
+
+def deciding(options: SibOptions, parts: Mapping[str, LabelledItems]) -> Kinds:
+    """Training and validation tasks, of ``parts`` by the names of splits, which decide about trained steps together: validation
+    classes alone are few, so that by chance all of them may be harder, or easier, than new classes are."""
+    few = min((parts["train"], parts["val"]), key=lambda part: part.num_classes)
+    both = (kinds(options, parts[split], split, few) for split in ("train", "val"))
+    return tuple(MixedSampler(pair) for pair in zip(*both, strict=True))
