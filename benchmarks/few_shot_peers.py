@@ -35,7 +35,7 @@ from torch import Tensor
 
 from benchmarks.few_shot_rules import Classify, Preparation, Rule, Setting, easyfsl_rules
 from benchmarks.few_shot_table import ONE, OWN, Row, note, peer_rows, summary, table, verdict
-from benchmarks.original_sib import original_rule
+from benchmarks.original_sib import RECIPES, original_rule
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.errors import UserError, choose
 from data.items import LabelledItems
@@ -253,7 +253,8 @@ def wanted_rules(arguments: argparse.Namespace, features: Features, columns: Map
     """The rules of the checkouts that are given, by name."""
     rules = easyfsl_rules(arguments.easyfsl) if arguments.easyfsl else []
     if arguments.original:
-        rules.append(original_rule(arguments.original, features["train"], columns, arguments.original_tasks))
+        recipes, tasks = arguments.original_recipes.split(","), arguments.original_tasks
+        rules.append(original_rule(arguments.original, features["train"], columns, tasks=tasks, recipes=recipes))
     return {rule.name: rule for rule in rules}
 
 
@@ -271,6 +272,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--validation-tasks", type=int, default=200, help="of each column, to choose settings by")
     parser.add_argument("--own-tasks", type=int, default=10**9, help="test tasks that easyfsl's TIM and PT-MAP work on")
     parser.add_argument("--original-tasks", type=int, default=50_000, help="that the original is trained on")
+    parser.add_argument("--original-recipes", default=",".join(RECIPES), help="ways to train it, with commas between")
     return parser.parse_args(words)
 
 

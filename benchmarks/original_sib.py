@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from benchmarks.few_shot_rules import Rule, Setting
 from data.episodes import Episode, EpisodeSampler, TaskSpec
-from data.errors import UserError
+from data.errors import UserError, choose
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
+from inference.evaluation.tables import plural
 from inference.meta.learner import build_objective
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
@@ -35,14 +36,16 @@ from inference.runs.tensors import load_features
 
 STEPS, STEP_SIZE = 3, 1e-3
 RECIPES: dict[str, tuple[int, Callable[..., torch.optim.Optimizer]]] = {
-    "SGD, 1 task per step": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
-    "Adam, 8 tasks per step": (8, lambda p: torch.optim.Adam(p, 1e-3)),
+    "sgd": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
+    "adam": (8, lambda p: torch.optim.Adam(p, 1e-3)),
 }
 """Tasks per step, and the optimizer."""
 MIXED = "all kinds"
 
 
-def original_rule(checkout: str, base: LabelledItems, kinds: Mapping[str, TaskSpec], tasks: int) -> Rule:
+def original_rule(
+    checkout: str, base: LabelledItems, kinds: Mapping[str, TaskSpec], *, tasks: int, recipes: Sequence[str] = tuple(RECIPES)
+) -> Rule:
     """The original as a rule, trained on ``base`` classes when it is first asked for: by each recipe, on tasks of one kind or
     of all.
 
@@ -52,7 +55,13 @@ def original_rule(checkout: str, base: LabelledItems, kinds: Mapping[str, TaskSp
         kinds: names and shapes of tasks. It is trained on all of those with the classes of the first, in equal shares, or on
             balanced ones of one kind; for another number of classes on that kind of task.
         tasks: to train on.
+        recipes: names in ``RECIPES`` to choose from.
+
+    Raises:
+        UserError: an unknown recipe.
     """
+    if unknown := [recipe for recipe in recipes if recipe not in RECIPES]:
+        raise UserError(f"`original_recipes={unknown[0]}` is none: {choose(unknown[0], RECIPES)}")
     build, fitted = classifier_of(checkout), dict[str, nn.Module]()
     way = next(iter(kinds.values())).way
     usual = {name: spec for name, spec in kinds.items() if spec.way == way}
@@ -70,7 +79,7 @@ def original_rule(checkout: str, base: LabelledItems, kinds: Mapping[str, TaskSp
         return one_by_one(fitted[key], episode)
 
     balanced = [name for name, spec in usual.items() if spec.balanced]
-    values = {"recipe": tuple(RECIPES), "trained on": (*balanced, MIXED), "tasks": (tasks,)}
+    values = {"recipe": tuple(recipes), "trained on": (*balanced, MIXED), "tasks": (tasks,)}
     return Rule("original SIB", values, classify, any_way=False)
 
 
@@ -139,7 +148,7 @@ def main() -> None:
     for recipe in RECIPES:
         classifier = build(TaskSpec().way, features.items.shape[-1], STEPS)
         speed = train_original(classifier, [EpisodeSampler(features, TaskSpec())], tasks=arguments.tasks, recipe=recipe)
-        print(f"original, {recipe}: {speed:.0f} tasks/s")
+        print(f"original, {recipe}, {plural(RECIPES[recipe][0], 'task')} per step: {speed:.0f} tasks/s")
     for predictor, posterior in (("cosine", "delta"), ("distance", "gaussian")):
         for gradient in ("mlp", "equivariant"):
             for batch in (16, 64, 256):
