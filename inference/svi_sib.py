@@ -21,7 +21,6 @@ from inference.meta.learner import Learner
 from inference.meta.options import Protocol, SibOptions
 from inference.meta.regression import PROBLEMS, RegressionStudy
 from inference.meta.report import (
-    PROTOCOLS,
     UNITS,
     TaskRecord,
     evaluate_protocols,
@@ -97,8 +96,8 @@ class SibStudy(Study[SibOptions, Source, Fits]):
             check_lwof(options, base, data.features)
         check_training(options, data.images, data.features)
         test = data.features["test"] if data.features else data.images.test  # type: ignore[union-attr]
-        for imbalance in (options.imbalance, *(PROTOCOLS.get(protocol) for protocol in options.protocols)):
-            EpisodeSampler(test, options.spec(imbalance=imbalance), split="test split")
+        for spec in (options.spec(), *options.test_specs()):
+            EpisodeSampler(test, spec, split="test split")
 
     def fit(self, data: Source, run: RunFolder) -> Fits:
         learners = fit(self.options, data.images, run)
@@ -106,7 +105,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
 
     def evaluate(self, data: Source, fitted: Fits, run: RunFolder) -> Records:
         options, learners = self.options, fitted.learners
-        tested = evaluate_protocols(learners, options.protocols, options.test_tasks, run)
+        tested = evaluate_protocols(learners, options.test_specs(), options.test_tasks, run, steps=options.test_steps)
         return [*validate(learners, run), *tested, *lwof_records(options, fitted.lwof)]
 
     def choose(self, records: Records) -> Records:
@@ -145,6 +144,8 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         if row.get("protocol"):
             return f"{row['variant']}/{row['protocol']}"
         kind = "balanced" if row["balanced"] else "imbalanced"
+        if self.options.test_way or self.options.test_shot:
+            kind = f"{row['way']}-way {row['shot']}-shot {kind}"
         return f"{row['variant']}/{kind}" if row["steps"] == row["trained_steps"] else None
 
     def figures(self, data: Source, fitted: Fits, records: Records, run: RunFolder) -> Figures:
@@ -153,11 +154,14 @@ class SibStudy(Study[SibOptions, Source, Fits]):
 
     def report(self, data: Source, records: Records) -> str:
         options = self.options
-        title = f"{self.dataset(data)}, {options.way}-way {options.shot}-shot, {options.test_tasks} test tasks"
+        shapes = dict.fromkeys(f"{spec.way}-way {spec.shot}-shot" for spec in options.test_specs() or [options.spec()])
+        title = f"{self.dataset(data)}, {', '.join(shapes)}, {options.test_tasks} test tasks"
         if "sib" in options.methods:
             title += f", {options.posterior} posterior, {options.gradient} gradient network"
         final = final_records(of_tasks(records))
-        text = f"{title}\n{format_records(final)}\n\n{NOTES}" + "".join(f"\n{guessing(record)}" for record in final[:1])
+        text = f"{title}\n{format_records(final)}\n\n{NOTES}" + "".join(
+            dict.fromkeys(f"\n{guessing(record)}" for record in final)
+        )
         if lwof := of_lwof(records):
             text += f"\n\nlearning without forgetting, {options.test_tasks} tasks\n{format_lwof(lwof)}\n"
         return text

@@ -14,7 +14,7 @@ from inference.evaluation.figures import reliability_diagram
 from inference.evaluation.posterior import TaskPosterior, infer
 from inference.meta import plots
 from inference.meta.learner import Learner
-from inference.meta.report import TaskRecord, final_records
+from inference.meta.report import TaskRecord, final_records, usual_records
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.history import read_history
@@ -31,8 +31,8 @@ def figures(
     run: RunFolder,
 ) -> dict[str, Callable[[], Figure]]:
     """All pictures of the run by name, each drawn when it is called; those of one learner are of the selected one."""
-    test = [record for record in records if record.split == "test"]
     learner = fitted[selected]
+    test = usual_records(records, learner.spec)
     tasks = f"{learner.dataset}, {learner.spec.way}-way {learner.spec.shot}-shot"
     own = f"{tasks}, {selected.title}"
     drawn: dict[str, Callable[[], Figure]] = {

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
@@ -20,8 +21,10 @@ from inference.runs.values import (
     NonNegativeNumber,
     PositiveInt,
     PositiveNumber,
+    Shots,
     Sweep,
     TwoOrMore,
+    Ways,
 )
 from models.tasks.predictors import PREDICTORS
 
@@ -35,6 +38,10 @@ class Protocol(StrEnum):
     """Query proportions ~ Dirichlet(2)."""
     LWOF = "lwof"
     """Learning without forgetting: new classes beside the base classes."""
+
+
+PROTOCOLS = {Protocol.STANDARD: None, Protocol.IMBALANCED: 2.0}
+"""Test protocols on new classes alone: name -> concentration of the Dirichlet that draws query proportions."""
 
 
 class Predictors(Choices[str]):
@@ -123,6 +130,9 @@ class SibOptions(RunOptions):
         patience: stop after this many validations without a better objective; 0 never stops early.
         protocols: test protocols: standard, imbalanced, lwof (new classes beside the base classes).
         test_tasks: tasks per test.
+        test_way: classes of test tasks; several are tests of their own; way when not given.
+        test_shot: support images per class of test tasks, likewise; shot when not given.
+        test_steps: steps that test tasks are scored after, from 0 on; as many as were trained when not given.
         precision: of numbers in pre-training, as Lightning names it.
         out: run folder; runs/svi_sib-<time> when not given.
     """
@@ -177,6 +187,9 @@ class SibOptions(RunOptions):
     _evaluation: ClassVar[Group] = Group.EVALUATION
     protocols: Protocols = Protocols((Protocol.STANDARD, Protocol.IMBALANCED))
     test_tasks: TwoOrMore = 1000
+    test_way: Ways | None = None
+    test_shot: Shots | None = None
+    test_steps: NonNegativeInt | None = None
 
     def check(self) -> None:
         super().check()
@@ -199,6 +212,12 @@ class SibOptions(RunOptions):
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
         return self.beta
+
+    def test_specs(self) -> list[TaskSpec]:
+        """The shapes of test tasks: every way, shot and protocol asked for."""
+        laws = [PROTOCOLS[name] for name in self.protocols if name in PROTOCOLS]
+        asked = itertools.product(self.test_way or (self.way,), self.test_shot or (self.shot,), laws)
+        return [self.spec(way=way, shot=shot, imbalance=law) for way, shot, law in asked]
 
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""

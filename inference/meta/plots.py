@@ -75,17 +75,20 @@ def accuracy_by_step(records: Sequence[TaskRecord], *, about: str = "") -> Figur
             axis.errorbar([r.steps for r in rows], values, errors, **line)
             for r, value in zip(rows, values, strict=True):
                 axis.annotate(f"{value:.1f}", (r.steps, value), (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
-            for reference in (r for r in own if r.trained_steps < trained):
+            last = max((r.steps for r in rows), default=trained)
+            if last > trained:
+                axis.axvline(trained, lw=0.8, color="grey", label=f"K = {trained}, as trained")
+            for reference in (r for r in final_records(own) if r.trained_steps < trained):
                 words = f"inductive: trained with K = {reference.trained_steps}"
                 height = 100 * reference.accuracy
                 axis.axhline(height, ls="--", lw=1.2, color=VERMILLION, label=words)
                 number = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8.5, "color": VERMILLION}
-                axis.annotate(f"{height:.1f}", (trained + 0.35, height), (0, -3), **number)
+                axis.annotate(f"{height:.1f}", (last + 0.35, height), (0, -3), **number)
             for style, other in zip((look(n) for n in (2, 3, 4)), (r for r in others if r.balanced is balanced), strict=False):
                 axis.axhline(100 * other.accuracy, ls="-.", lw=1.2, color=style.colour, label=f"{other.method} (inductive)")
             if rows:
                 axis.axhline(100 / rows[0].way, ls=":", color="black", lw=1.2, label=f"chance: 1 in {rows[0].way}")
-            axis.set(xlabel="steps K", title="balanced tasks" if balanced else "imbalanced tasks", xlim=(-0.35, trained + 0.35))
+            axis.set(xlabel="steps K", title="balanced tasks" if balanced else "imbalanced tasks", xlim=(-0.35, last + 0.35))
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes[0, 0].set_ylabel("test accuracy (%), 95 % intervals")
         axes[0, 0].margins(y=0.12)

@@ -17,8 +17,6 @@ from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
 
 VALIDATION_TASKS = 600
-PROTOCOLS = {"standard": None, "imbalanced": 2.0}
-"""Test protocols on new classes alone: name -> concentration of the Dirichlet that draws query proportions."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +121,22 @@ def choose(records: Iterable[TaskRecord]) -> TaskRecord:
 
 
 def evaluate_protocols(
-    fitted: Mapping[Variant, Learner], protocols: Iterable[str], tasks: int, run: RunFolder
+    fitted: Mapping[Variant, Learner], specs: Sequence[TaskSpec], tasks: int, run: RunFolder, *, steps: int | None = None
 ) -> list[TaskRecord]:
-    """Test records of every learner under every one of ``protocols``, on so many ``tasks`` each."""
+    """Test records of every learner on so many ``tasks`` of every shape.
+
+    Args:
+        specs: the shapes.
+        steps: of learners that take any, how many are scored; as many as each was trained with when not given.
+    """
     part = load_features(run.features)["test"]
-    spec = next(iter(fitted.values())).spec
-    specs = [replace(spec, imbalance=PROTOCOLS[name]) for name in protocols if name in PROTOCOLS]
     return [
         record
         for learner in fitted.values()
         for spec in specs
-        for record in evaluate_learner(learner, part, spec, split="test", tasks=tasks)
+        for record in evaluate_learner(
+            learner, part, spec, split="test", tasks=tasks, steps=steps if learner.variant.steps else None
+        )
     ]
 
 
@@ -153,6 +156,11 @@ def selected_variant(fitted: Iterable[Variant], records: Iterable[TaskRecord]) -
     """The variant that validation chose, from marked records."""
     name = next(record.variant for record in records if record.selected and not record.reference)
     return next(variant for variant in fitted if variant.name == name)
+
+
+def usual_records(records: Iterable[TaskRecord], spec: TaskSpec) -> list[TaskRecord]:
+    """Test records on tasks of the way and shot of ``spec``: what pictures show."""
+    return [r for r in records if r.split == "test" and (r.way, r.shot) == (spec.way, spec.shot)]
 
 
 def final_records(records: Iterable[TaskRecord]) -> list[TaskRecord]:
@@ -177,6 +185,8 @@ COLUMNS = (
 )
 
 
+TASKS = Column("tasks", lambda r: f"{r.way}-way {r.shot}-shot", left=True)
+
 UNITS = (
     "NLL in nats per query, ± is a 95 % interval; in nats per task: −ELBO = distortion + rate, "
     "objective = distortion + β · rate"
@@ -190,5 +200,9 @@ def guessing(record: TaskRecord) -> str:
 
 def format_records(records: Iterable[TaskRecord]) -> str:
     """The closing table as text; ``*`` marks the variant chosen on validation tasks."""
-    ordered = sorted(records, key=lambda r: (not r.balanced, r.method != "sib", r.predictor, r.beta or 0, r.steps))
-    return format_table(ordered, COLUMNS)
+    ordered = sorted(
+        records, key=lambda r: (r.way, r.shot, not r.balanced, r.method != "sib", r.predictor, r.beta or 0, r.steps)
+    )
+    shapes = {(r.way, r.shot) for r in ordered}
+    columns = COLUMNS if len(shapes) == 1 else (COLUMNS[0], TASKS, *COLUMNS[1:])
+    return format_table(ordered, columns)

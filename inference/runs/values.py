@@ -126,6 +126,31 @@ class Widths(Several[int]):
         return cls(read_count(part) for part in parts if str(part).strip())
 
 
+class Shots(Several[int]):
+    """Positive whole numbers, ascending."""
+
+    ascending, metavar, least = True, "N,…", 1
+
+    @classmethod
+    def item(cls, part: Any) -> int:
+        """A whole number, the least or more.
+
+        Raises:
+            ValueError: it is none.
+        """
+        wanted = f"a whole number, {cls.least} or more"
+        value = read_count(part, wanted)
+        if value < cls.least:
+            raise ValueError(f"{part} is not {wanted}")
+        return value
+
+
+class Ways(Shots):
+    """Whole numbers, two or more, ascending."""
+
+    least = 2
+
+
 class Counts(Several[int | None]):
     """Positive whole numbers, or all (``None``), ascending."""
 
