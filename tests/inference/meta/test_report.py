@@ -1,15 +1,15 @@
 """Selection and records: what is chosen by what, and what a row says."""
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 
 from inference.evaluation.metrics import Scores
-from inference.meta.options import SibOptions
+from inference.meta.options import PROTOCOLS, SibOptions
 from inference.meta.report import (
-    PROTOCOLS,
     choose,
     evaluate_protocols,
     final_records,
@@ -18,6 +18,7 @@ from inference.meta.report import (
     make_record,
     mark_selected,
     selected_variant,
+    usual_records,
     validate,
 )
 from inference.meta.stages import all_variants, fit
@@ -35,6 +36,10 @@ def fitted(tmp_path_factory):
     run = RunFolder.create(folder / "run", "sib", "")
     options = SibOptions(features=str(file), beta="0.1,1", methods="sib,nearest-mean", rank=0, **OPTIONS)
     return fit(options, None, run), run
+
+
+def specs(**options):
+    return SibOptions(**OPTIONS, **options).test_specs()
 
 
 class Spy:
@@ -58,11 +63,25 @@ def test_variants_are_chosen_on_validation_classes_and_tested_on_test_classes(fi
     assert all(spy.seen == [("val", {"val"})] for spy in spies.values())
     for spy in spies.values():
         spy.seen.clear()
-    tested = evaluate_protocols(spies, ["standard", "imbalanced"], 4, run)
+    tested = evaluate_protocols(spies, specs(), 4, run)
     assert all(seen == ("test", {"test"}) for spy in spies.values() for seen in spy.seen)
     assert {r.balanced for r in tested} == {True, False}
     assert [(r.variant, r.steps) for r in validated] == [(v.name, v.steps) for v in learners], "each after its own K"
     assert PROTOCOLS == {"standard": None, "imbalanced": 2.0}, "query proportions ~ Dirichlet(2)"
+
+
+def test_every_way_shot_and_protocol_asked_for_is_tested_and_steps_beyond_the_trained_are_read(fitted):
+    learners, run = fitted
+    tested = evaluate_protocols(learners, specs(test_way="2,4", test_shot="1,2"), 4, run, steps=4)
+    shapes = {(r.way, r.shot, r.balanced) for r in tested}
+    assert shapes == set(itertools.product((2, 4), (1, 2), (True, False)))
+    assert {r.variant: max(o.steps for o in tested if o.variant == r.variant) for r in tested} == {
+        variant.name: 4 if variant.steps else 0 for variant in learners
+    }
+    assert usual_records(tested, replace(learners[next(iter(learners))].spec, way=4)) == [
+        r for r in tested if (r.way, r.shot) == (4, 1)
+    ]
+    assert "2-way 1-shot" in format_records(final_records(tested))
 
 
 def scores(nll: float, accuracy: float = 0.5, rate: float | None = 2.0) -> Scores:
@@ -145,7 +164,7 @@ def test_exact_gradients_are_marked_as_having_seen_the_labels(tmp_path):
 def test_table_has_a_row_for_each_learner_read_at_its_own_k(fitted):
     learners, run = fitted
     spies = {variant: Spy(learner) for variant, learner in learners.items()}
-    rows = final_records(evaluate_protocols(spies, ["standard"], 4, run))
+    rows = final_records(evaluate_protocols(spies, specs()[:1], 4, run))
     assert [(r.variant, r.steps) for r in rows] == [(v.name, v.steps) for v in learners]
     marked = final_records(mark_selected([*validate(spies, run), *rows]))
     text = format_records(marked)
@@ -182,7 +201,7 @@ def test_every_training_seed_is_tested_on_the_same_tasks(fitted):
 
 def test_protocols_are_of_the_tasks_that_were_trained_on(fitted):
     learners, run = fitted
-    tested = evaluate_protocols({v: Spy(learner) for v, learner in learners.items()}, ["imbalanced"], 4, run)
+    tested = evaluate_protocols({v: Spy(learner) for v, learner in learners.items()}, specs()[1:], 4, run)
     assert {(r.way, r.shot, r.queries, r.balanced, r.episodes) for r in tested} == {(3, 1, 4, False, 4)}
 
 
