@@ -69,6 +69,31 @@ class CategoricalLikelihood(Likelihood):
         return targets
 
 
+class TemperedCategorical(CategoricalLikelihood):
+    """y ~ Categorical(softmax(ŷ / T)), with a temperature T that is fitted after training, on other data than the rest.
+
+    T is 1 at first. Source: Guo et al. 2017, "On calibration of modern neural networks", section 4.2.
+    """
+
+    log_temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("log_temperature", torch.zeros(()))
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        state_dict.setdefault(f"{prefix}log_temperature", torch.zeros_like(self.log_temperature))  # checkpoints of before: 1
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        return super().forward(outputs * (-self.log_temperature).exp())
+
+    def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Closed form: (softmax(ŷ / T) − onehot(y)) / T."""
+        inverse = (-self.log_temperature).exp()
+        return inverse * super().output_gradient(inverse * outputs, targets)
+
+
 class GaussianLikelihood(Likelihood):
     """y ~ N(ŷ, noise²): regression with one output and y ``[n]``, or with several and y ``[n, outputs]``.
 

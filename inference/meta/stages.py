@@ -25,6 +25,7 @@ from inference.meta.settings import (
 )
 from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_is_better, keep_steps_that_pay
 from inference.meta.tasks import Kinds, deciding, kinds, training_tasks
+from inference.meta.temperature import fit_temperature
 from inference.meta.training import MetaTraining
 from inference.meta.tuning import tune
 from inference.meta.variants import Variant
@@ -255,7 +256,9 @@ def meta_train(learner: Learner, options: SibOptions, features: Features, run: R
                 epochs, patience = schedule.validations, schedule.patience
                 train(module, options.loop.unmixed, run, name, epochs=epochs, monitor="val/loss", mode="min", patience=patience)
         mapped = map_parts(learner.space, features)
-        keep_steps_that_pay(learner.objective, deciding(options, mapped), schedule, name)
+        decide = deciding(options, mapped)
+        keep_steps_that_pay(learner.objective, decide, schedule, name)
         guess_where_it_is_cheaper(learner.objective, kinds(options, mapped["train"], "train"), schedule, name)
+        fit_temperature(learner.objective, decide, schedule)
         learner.save(finished, network=False)
     load_state(learner.state(), finished, renamed=RENAMED)

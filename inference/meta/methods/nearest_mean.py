@@ -10,7 +10,7 @@ from guides.empty import EmptyGuide
 from inference.meta.named import find_predictor
 from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
-from models.likelihoods import CategoricalLikelihood
+from models.likelihoods import TemperedCategorical
 from models.networks.feature_space import class_means
 from models.plates import num_classes, task_plate
 from models.tasks.predictors import Predictor
@@ -27,7 +27,7 @@ class NearestMeanModel(PyroModule):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.predictor, self.likelihood = predictor, CategoricalLikelihood()
+        self.predictor, self.likelihood = predictor, TemperedCategorical()
 
     def forward(
         self,

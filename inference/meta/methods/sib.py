@@ -17,7 +17,7 @@ from guides.tasks.synthetic import SyntheticGradientGuide
 from inference.meta.named import find_predictor
 from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
-from models.likelihoods import CategoricalLikelihood
+from models.likelihoods import CategoricalLikelihood, TemperedCategorical
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior, Prior
 
@@ -39,7 +39,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     prior = build_prior(settings.prior, means)
     predictor = find_predictor(variant.predictor)()
     hierarchical = isinstance(prior, HierarchicalGaussianPrior)
-    model = EmpiricalBayesModel(prior, predictor, num_tasks=settings.tasks if hierarchical else None)
+    model = EmpiricalBayesModel(prior, predictor, TemperedCategorical(), num_tasks=settings.tasks if hierarchical else None)
     guide = SyntheticGradientGuide(
         prior,
         predictor,
