@@ -83,7 +83,6 @@ class SibOptions(RunOptions):
             expect images standardised as for ImageNet.
         epochs: of pre-training the feature network.
         generations: networks pre-trained one after another, for so many epochs each; the one before teaches the next.
-        rotations: whether the network also learns to tell by how much images are turned.
         way: classes per task.
         shot: support images per class.
         queries: query images per class.
@@ -145,7 +144,6 @@ class SibOptions(RunOptions):
     weights: str | None = None
     epochs: NonNegativeInt = 8
     generations: PositiveInt = 1
-    rotations: bool = False
     _tasks: ClassVar[Group] = Group.TASKS
     way: TwoOrMore = 5
     shot: PositiveInt = 1

@@ -29,23 +29,19 @@ FINE_TUNING = 0.1
 """Times which, from given weights."""
 TAUGHT_WEIGHT = 0.5
 """Weight of the teacher's answers; labels have the rest."""
-TURNED_WEIGHT = 0.5
-"""Weight of telling how images are turned, beside both."""
 
 
 class FeatureTraining(ClassifierTraining):
-    """min (1 − t) · CE(labels) + t · KD(teacher) + r · CE(turns), nats per item; t and r are ½, or 0 where there is none.
+    """min (1 − t) · CE(labels) + t · KD(teacher), nats per item, t = ½, or 0 where there is no teacher.
 
     A teacher is a trained network of the same kind, of which this one is born again. Source: Furlanello et al. 2018, section
-    3.1, with :func:`~models.distillation.losses.knowledge_distillation`. Turns are told by a linear layer on the same features,
-    of copies of every second image. Source: Gidaris et al. 2019, section 3.2.
+    3.1, with :func:`~models.distillation.losses.knowledge_distillation`.
 
     Args:
         network: trained in place; from images to features.
         items: images with labels.
         schedule: steps, batch and rates.
         head: from features to logits.
-        turns: from features to the logits of four turns (see :func:`turned`); ``None`` turns no image.
         teacher: from images to logits, left as it is, and no part of the checkpoint; ``None`` trains on labels alone.
         options: of :class:`~inference.runs.classifier.ClassifierTraining`.
     """
@@ -57,12 +53,11 @@ class FeatureTraining(ClassifierTraining):
         schedule: Schedule,
         *,
         head: nn.Module,
-        turns: nn.Module | None = None,
         teacher: nn.Module | None = None,
         **options: Any,
     ) -> None:
         super().__init__(network, items, schedule, head=head, **options)
-        self.turns, self.teacher = turns, (teacher,)  # in a tuple: no submodule
+        self.teacher = (teacher,)  # in a tuple: no submodule
 
     def on_fit_start(self) -> None:
         if (teacher := self.teacher[0]) is not None:
@@ -71,22 +66,17 @@ class FeatureTraining(ClassifierTraining):
 
     def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
         x, y = self.draw(self.items, step)
-        share, (teacher,), count = self.items_per_process(self.items), self.teacher, len(x)
-        copies, turns = turned(x, self.first_row(self.items)) if self.turns is not None else (x[:0], y[:0])
-        features = self.network(torch.cat([x, copies]))
-        logits = widened(self.head(features[:count]))
-        terms = {"labels": -self.likelihood(logits).log_prob(y).sum() / share}
-        weights = {"labels": 1.0, "teacher": TAUGHT_WEIGHT, "turns": TURNED_WEIGHT}
-        if teacher is not None:
-            with torch.no_grad():
-                taught = widened(teacher(x))
-            terms["teacher"] = knowledge_distillation(logits, taught).sum() / share
-            weights["labels"] -= TAUGHT_WEIGHT
-        if self.turns is not None:
-            told = self.likelihood(widened(self.turns(features[count:])))
-            terms["turns"] = -told.log_prob(turns).sum() / (share / 2)
-        values.update({f"train/{name}": term.detach() for name, term in terms.items()})
-        return [weights[name] * term for name, term in terms.items()]
+        share, (teacher,) = self.items_per_process(self.items), self.teacher
+        logits = widened(self.head(self.network(x)))
+        labels = -self.likelihood(logits).log_prob(y).sum() / share
+        values["train/labels"] = labels.detach()
+        if teacher is None:
+            return [labels]
+        with torch.no_grad():
+            answers = widened(teacher(x))
+        taught = knowledge_distillation(logits, answers).sum() / share
+        values["train/teacher"] = taught.detach()
+        return [(1 - TAUGHT_WEIGHT) * labels, TAUGHT_WEIGHT * taught]
 
     def frozen(self) -> nn.Module:
         """A copy of what is trained, from images to logits, in evaluation mode: the next generation's teacher."""
@@ -94,20 +84,6 @@ class FeatureTraining(ClassifierTraining):
         if isinstance(network, FeatureNetwork):
             network.mirror = False  # the same image as the student's
         return nn.Sequential(network, copy.deepcopy(self.head)).requires_grad_(False).eval()
-
-
-def turned(images: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Copies of every second image of a batch, turned by 0, 90, 180, 270, 0, ... degrees, and the turns 0 to 3, int64.
-
-    Args:
-        images: ``[n, channels, size, size]``, any dtype: rows of a batch.
-        first: the place of the first of them in the batch.
-    """
-    places = torch.arange(first, first + len(images))
-    chosen = (places % 2 == 0).nonzero()[:, 0]
-    turns = places[chosen] // 2 % 4
-    every = torch.stack([images.rot90(turn, (-2, -1)) for turn in range(4)])
-    return every[turns, chosen].contiguous(memory_format=torch.channels_last), turns.to(images.device)
 
 
 def widened(logits: Tensor) -> Tensor:
@@ -123,19 +99,18 @@ def pretraining(
     batch: int = 64,
     learning_rate: float = LEARNING_RATE,
     weight_decay: float = 0.05,
-    rotations: bool = False,
     teacher: nn.Module | None = None,
     seed: int = 0,
     tasks_seed: int = 0,
 ) -> FeatureTraining:
-    """Cross-entropy of a cosine classifier over the base classes ``data.train``, and what is asked for beside it.
+    """Cosine classification of the base classes ``data.train``, taught by a teacher where there is one.
 
     After every epoch ``val/accuracy`` is the nearest-class-mean accuracy on tasks of the validation classes ``data.val``.
 
     Args:
         network: trained in place.
         epochs, batch, learning_rate, weight_decay: of AdamW under a one-cycle schedule.
-        rotations, teacher: see :class:`FeatureTraining`; a trained one's :meth:`~FeatureTraining.frozen` is a teacher.
+        teacher: see :class:`FeatureTraining`; a trained one's :meth:`~FeatureTraining.frozen` is one.
         seed: order and augmentation.
         tasks_seed: validation tasks.
     """
@@ -148,7 +123,6 @@ def pretraining(
         data.train,
         schedule,
         head=CosineClassifier(network.num_features, data.train.num_classes),
-        turns=nn.Linear(network.num_features, 4) if rotations else None,
         teacher=teacher,
         validate=partial(few_shot_accuracy, network, validation, seed=tasks_seed),
         augmentation=PHOTOGRAPHS if data.mirror else LETTERS,

@@ -23,7 +23,6 @@ class PretrainSettings:
         holdout: images of each base class kept out.
         seed: of the network's start, order and augmentation.
         generations: networks trained one after another, ``epochs`` each, every one but the first taught by the one before.
-        rotations: whether the network also learns to tell by how much images are turned.
     """
 
     backbone: str
@@ -32,7 +31,6 @@ class PretrainSettings:
     holdout: int
     seed: int
     generations: int = 1
-    rotations: bool = False
 
 
 @dataclass(frozen=True)

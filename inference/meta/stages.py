@@ -62,16 +62,13 @@ def check_training(
         network: as for :func:`fit`.
 
     Raises:
-        UserError: too few classes or images, those held out not counted; an unknown network, or weights that do not fit it;
-            images that cannot be turned; or too many directions.
+        UserError: too few classes or images, those held out not counted; an unknown network, or weights that do not fit it; or
+            too many directions.
     """
     if features is None:
         assert data is not None
         num_features = (network or starting_network(settings(PretrainSettings, options), data)).num_features
         parts = {"train": kept_labels(data.train, options.holdout), "val": data.val}
-        if options.rotations and options.epochs and len(set(data.image_shape[1:])) > 1:
-            height, width = data.image_shape[1:]
-            raise UserError(f"`rotations=true` turns square images, and these are {height}×{width}: leave it out, or cut them")
     else:
         num_features, parts = features["train"].items.shape[-1], features
     for split in ("train", "val"):
@@ -227,7 +224,6 @@ def train_generations(
                 data,
                 epochs=chosen.epochs,
                 learning_rate=rate,
-                rotations=chosen.rotations,
                 teacher=teacher,
                 seed=seed,
                 tasks_seed=chosen.seed,

@@ -80,10 +80,6 @@ class UpdateTraining(lightning.LightningModule):
         """A process's share of a batch from ``source``, on average: gradients are averaged over processes."""
         return min(self.schedule.batch, len(source)) / self.processes
 
-    def first_row(self, source: LabelledItems) -> int:
-        """The place in a batch from ``source`` of the first item of this process's part."""
-        return min(self.schedule.batch, len(source)) * self.global_rank // self.processes
-
     def draw(self, source: LabelledItems, step: int, stream: int = ORDER) -> tuple[Tensor, Tensor]:
         """This process's part of the ``step``-th batch of passes over ``source``, each pass in an order of its own, that of
         the ``stream``; augmented,
@@ -95,7 +91,7 @@ class UpdateTraining(lightning.LightningModule):
         x, y = source.items[chosen].to(self.device), source.labels[chosen].to(self.device)
         if self.augmentation is not None:
             x = self.augmentation(x, seed=mix_seed(self.seed, step, stream, WARPS))
-        rows = slice(self.first_row(source), batch * (self.global_rank + 1) // self.processes)
+        rows = slice(batch * self.global_rank // self.processes, batch * (self.global_rank + 1) // self.processes)
         x, y = x[rows], y[rows]
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y
 

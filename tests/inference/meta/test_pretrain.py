@@ -11,7 +11,7 @@ from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.items import LabelledItems
 from inference.meta import stages
 from inference.meta.options import SibOptions
-from inference.meta.pretrain import WATCHED, FeatureTraining, nearest_mean_accuracy, pretraining, turned
+from inference.meta.pretrain import WATCHED, FeatureTraining, nearest_mean_accuracy, pretraining
 from inference.meta.settings import PretrainSettings, settings
 from inference.runs.folder import RunFolder
 from inference.runs.training import train
@@ -81,62 +81,24 @@ class Pixels(nn.Module):
         return images.flatten(1) / 255
 
 
-class OneOf(FeatureTraining):
-    """One of ``world`` processes, without starting any."""
-
-    rank, world = 0, 1
-
-    @property
-    def processes(self):
-        return self.world
-
-    @property
-    def global_rank(self):
-        return self.rank
-
-
-def taught_and_turned(kind=FeatureTraining, *, batch=6, **given):
+def taught(**given):
     """Training of fixed features, whose losses can be told by hand."""
     torch.manual_seed(0)
-    head, turns, teacher = nn.Linear(16, 3), nn.Linear(16, 4), nn.Sequential(Pixels(), nn.Linear(16, 3))
-    return kind(Pixels(), ITEMS, Schedule(9, batch, 1e-3, 0.0), head=head, **{"turns": turns, "teacher": teacher} | given)
+    head, teacher = nn.Linear(16, 3), nn.Sequential(Pixels(), nn.Linear(16, 3))
+    return FeatureTraining(Pixels(), ITEMS, Schedule(9, 6, 1e-3, 0.0), head=head, **{"teacher": teacher} | given)
 
 
-def test_every_second_image_is_turned():
-    images = torch.arange(11 * 2 * 9).reshape(11, 2, 3, 3)
-    copies, turns = turned(images)
-    assert turns.tolist() == [0, 1, 2, 3, 0, 1]
-    for image, copy, turn in zip(images[::2], copies, turns, strict=True):
-        assert torch.equal(copy, image.rot90(int(turn), (1, 2)))
-    assert all(torch.equal(whole[3:], part) for whole, part in zip((copies, turns), turned(images[5:], first=5), strict=True))
-
-
-def test_a_step_weighs_labels_teacher_and_turns():
-    """½ CE + ½ T² KL(teacher's softened answers to ours), T = 4, + ½ CE of the turns of the same images."""
-    training, values = taught_and_turned(), {}
+def test_a_step_weighs_labels_and_teacher():
+    """½ CE + ½ T² KL(teacher's softened answers to ours), T = 4."""
+    training, values = taught(), {}
     loss = sum(training.losses(2, values))
     x, y = training.draw(ITEMS, 2)
-    logits, taught = training.head(x.flatten(1) / 255), training.teacher[0](x)
-    p, q = (taught / 4).softmax(-1), (logits / 4).softmax(-1)
+    logits, answers = training.head(x.flatten(1) / 255), training.teacher[0](x)
+    p, q = (answers / 4).softmax(-1), (logits / 4).softmax(-1)
     terms = {"train/labels": F.cross_entropy(logits, y), "train/teacher": 16 * (p * (p / q).log()).sum(-1).mean()}
-    copies, turns = turned(x)
-    terms["train/turns"] = F.cross_entropy(training.turns(copies.flatten(1) / 255), turns)
     torch.testing.assert_close(values, {name: term.detach() for name, term in terms.items()})
     torch.testing.assert_close(loss, sum(terms.values()) / 2)
-    alone = taught_and_turned(turns=None, teacher=None)
-    torch.testing.assert_close(sum(alone.losses(2, {})), F.cross_entropy(logits, y))
-
-
-@pytest.mark.parametrize("batch", [8, 6])
-def test_the_losses_of_two_processes_average_to_that_of_one(batch):
-    """Parts of 4 and 4, and of 3 and 3, of which each has two or one of the turned images."""
-    alone = torch.stack(taught_and_turned(batch=batch).losses(1, {}))
-    parts = []
-    for rank in range(2):
-        training = taught_and_turned(OneOf, batch=batch)
-        training.rank, training.world = rank, 2
-        parts.append(torch.stack(training.losses(1, {})))
-    torch.testing.assert_close(sum(parts) / 2, alone)
+    torch.testing.assert_close(sum(taught(teacher=None).losses(2, {})), F.cross_entropy(logits, y))
 
 
 class TestGenerations:
@@ -145,7 +107,7 @@ class TestGenerations:
     IMAGES = marked_images(classes=4, images=8, mirror=True)
 
     def settings(self, **changes):
-        options = SibOptions(backbone="conv4-4", way=3, queries=4, epochs=2, generations=2, rotations=True, **changes)
+        options = SibOptions(backbone="conv4-4", way=3, queries=4, epochs=2, generations=2, **changes)
         return settings(PretrainSettings, options), options.loop
 
     def pretrain(self, run, network=None, **changes):
@@ -172,8 +134,9 @@ class TestGenerations:
         network = self.pretrain(run)
         (first, _), (second, start, taught) = spied
         best = torch.load(run.checkpoints / "pretrain" / "best.ckpt", weights_only=True)["state_dict"]
-        assert {f"network.{k[2:]}" if k[0] == "0" else f"head.{k[2:]}" for k in taught} == {k for k in best if "turns" not in k}
-        assert all(torch.equal(v, best[("network." if k[0] == "0" else "head.") + k[2:]]) for k, v in taught.items())
+        names = {f"{'network' if key[0] == '0' else 'head'}{key[1:]}": key for key in taught}
+        assert set(names) == set(best)
+        assert all(torch.equal(best[name], taught[key]) for name, key in names.items())
         teacher = second.teacher[0]
         assert all(torch.equal(v, taught[k]) for k, v in teacher.state_dict().items())
         assert not teacher.training

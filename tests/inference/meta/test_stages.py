@@ -9,7 +9,6 @@ from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
 
 from data.episodes import EpisodeSampler
 from data.errors import UserError
-from data.items import SPLITS, ImageSplits
 from data.mixed import MixedSampler
 from inference import svi_sib
 from inference.meta import stages
@@ -72,16 +71,6 @@ def test_what_cannot_be_finished_is_not_begun(options, words, tmp_path):
     with pytest.raises(UserError, match=words):
         SIB.fit(marked_images(classes=6, images=10), out=str(tmp_path / "run"), **given)
     assert not (tmp_path / "run").exists()
-
-
-def test_square_images_alone_are_turned():
-    square = marked_images(classes=6, images=10, image_size=20)
-    parts = (replace(square[split], items=square[split].items[..., :16]) for split in SPLITS)
-    wide, given = ImageSplits("wide", *parts), {"backbone": "conv4-4", "rotations": True, **TINY}
-    for options, images in ((given, square), (given | {"epochs": 0}, wide), (given | {"rotations": False}, wide)):
-        check_training(SibOptions(**options), images)
-    with pytest.raises(UserError, match=r"`rotations=true` turns square images, and these are 20×16"):
-        check_training(SibOptions(**given), wide)
 
 
 def test_a_given_network_is_used_as_it_is():
