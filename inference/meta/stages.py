@@ -6,7 +6,6 @@ import copy
 from dataclasses import replace
 
 from data.episodes import EpisodeSampler
-from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from inference.meta.checkpoints import RENAMED
