@@ -1,4 +1,5 @@
-"""All data sets by name: ``load_data("glyphs")`` for few-shot tasks, ``load_supervised("glyphs")`` for one classifier.
+"""All data sets by name: ``load_data("glyphs")`` for few-shot tasks, ``load_domains("letters-domains")`` for zero-shot ones,
+``load_supervised("glyphs")`` for one classifier.
 
 A name may stand in both tables: ``glyphs`` are letters of many scripts for tasks, and the ten digits for one classifier.
 """
@@ -14,6 +15,7 @@ from typing import Generic, TypeVar
 from data.errors import UserError, choose
 from data.items import ImageSplits, SupervisedData
 from data.regression import load_curve
+from data.sources.domains import LetterDomains
 from data.sources.folder import load_folder, load_train_test_folder
 from data.sources.glyphs import load_capitals, load_digits, load_glyphs
 from data.sources.mini_imagenet import load_mini_imagenet
@@ -51,6 +53,12 @@ FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
 }
 """Data sets of ``svi_sib``: disjoint classes for training, validation and test."""
 
+DOMAINS: Mapping[str, DataSet[LetterDomains]] = {
+    # the capital Latin letters in faces, inks and noises of their own in each task
+    "letters-domains": DataSet(lambda root, size, seed: LetterDomains(size, seed=seed), 28, embedded=True),
+}
+"""Data sets of ``svi_sib`` whose classes are the same in all tasks, and whose domains differ: zero-shot."""
+
 SUPERVISED: Mapping[str, DataSet[SupervisedData]] = {
     # the digits 0 to 9 in many faces, warped and noisy
     "glyphs": DataSet(lambda root, size, seed: load_digits(size, seed=seed), 28, embedded=True),
@@ -83,6 +91,23 @@ def load_data(
         UserError: unknown name, missing root or one too many, or bad files.
     """
     return load_from(FEW_SHOT, name, root, image_size, seed)
+
+
+def load_domains(
+    name: str = "letters-domains", root: str | Path | None = None, *, image_size: int | None = None, seed: int = 0
+) -> LetterDomains:
+    """What draws tasks over domains, which have the same classes.
+
+    Args:
+        name: a key of :data:`DOMAINS`.
+        root: embedded sets have none.
+        image_size: height and width in pixels; ``None`` for the data set's usual one.
+        seed: of the drawing.
+
+    Raises:
+        UserError: an unknown name, or a root.
+    """
+    return load_from(DOMAINS, name, root, image_size, seed)
 
 
 def load_supervised(

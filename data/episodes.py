@@ -67,7 +67,7 @@ class TaskSpec:
 
     Args:
         way: classes per task.
-        shot: support items per class.
+        shot: support items per class; 0 where classes keep their meaning from task to task.
         queries: query items per class (on average, where tasks are imbalanced).
         imbalance: concentration α of a symmetric Dirichlet over the task's classes; ``None`` for exactly ``queries`` items of
             each. A task draws its class proportions p ~ Dirichlet(α, …, α), and its query counts are way · queries · p, rounded
@@ -83,9 +83,9 @@ class TaskSpec:
     imbalance: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("way", "shot", "queries"):
-            if getattr(self, name) < (2 if name == "way" else 1):
-                raise UserError(f"{name} = {getattr(self, name)} is too small: at least {2 if name == 'way' else 1}")
+        for name, least in (("way", 2), ("shot", 0), ("queries", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} = {getattr(self, name)} is too small: at least {least}")
         if self.imbalance is not None and self.imbalance <= 0:
             raise UserError(f"imbalance = {self.imbalance} must be positive (2 is usual), or none for balanced tasks")
 
@@ -111,14 +111,16 @@ class EpisodeSampler:
             proportions are exactly Dirichlet. Below ``WARN_BELOW`` a warning says so.
 
     Raises:
-        UserError: fewer classes than the way, a class with fewer items than shot + queries, or imbalanced tasks of which the
-            smallest classes serve less than ``REFUSE_BELOW``.
+        UserError: no shot, fewer classes than the way, a class with fewer items than shot + queries, or imbalanced tasks of
+            which the smallest classes serve less than ``REFUSE_BELOW``.
     """
 
     WARN_BELOW, REFUSE_BELOW = 0.9, 0.01
 
     def __init__(self, source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> None:
         counts = source.counts
+        if not spec.shot:
+            raise UserError(f"{split}: classes are numbered anew in each task, and shot = 0 leaves nothing to tell them by")
         if source.num_classes < spec.way:
             raise UserError(f"{split}: {source.num_classes} classes are too few for {spec.way}-way tasks: lower `way`")
         smallest = int(counts.argmin())
@@ -186,22 +188,24 @@ class EpisodeSampler:
     def _measure_acceptance(self, draws: int = 4096) -> float:
         """The share of drawn query counts that the smallest classes can serve."""
         smallest = self.counts.sort().values[: self.spec.way] - self.spec.shot
-        return float((self._draw_counts(draws, torch.Generator().manual_seed(0)) <= smallest).all(-1).float().mean())
+        return float((draw_counts(self.spec, draws, torch.Generator().manual_seed(0)) <= smallest).all(-1).float().mean())
 
     def _query_counts(self, capacity: Tensor, generator: torch.Generator) -> Tensor:
         """``[tasks, way]`` int64, summing to ``way * queries`` in each task, never above ``capacity``."""
         if self.spec.balanced:
             return torch.full_like(capacity, self.spec.queries)
-        counts = self._draw_counts(len(capacity), generator)
+        counts = draw_counts(self.spec, len(capacity), generator)
         while len(refused := (counts > capacity).any(-1).nonzero()[:, 0]):  # ends: REFUSE_BELOW bounds the share refused
-            counts[refused] = self._draw_counts(len(refused), generator)
+            counts[refused] = draw_counts(self.spec, len(refused), generator)
         return counts
 
-    def _draw_counts(self, tasks: int, generator: torch.Generator) -> Tensor:
-        """``[tasks, way]`` query counts of Dirichlet proportions, by largest remainders, whatever the classes can serve."""
-        spec, total = self.spec, self.spec.way * self.spec.queries
-        gamma = torch._standard_gamma(torch.full((tasks, spec.way), float(spec.imbalance or 0)), generator=generator)
-        quota = total * gamma / gamma.sum(-1, keepdim=True)
-        counts = quota.floor().long()
-        rank = (quota - counts).argsort(-1, descending=True).argsort(-1)
-        return counts + (rank < total - counts.sum(-1, keepdim=True))
+
+def draw_counts(spec: TaskSpec, tasks: int, generator: torch.Generator) -> Tensor:
+    """``[tasks, way]`` query counts of Dirichlet proportions, by largest remainders, whatever classes can serve; of an
+    imbalanced ``spec``."""
+    total = spec.way * spec.queries
+    gamma = torch._standard_gamma(torch.full((tasks, spec.way), float(spec.imbalance or 0)), generator=generator)
+    quota = total * gamma / gamma.sum(-1, keepdim=True)
+    counts = quota.floor().long()
+    rank = (quota - counts).argsort(-1, descending=True).argsort(-1)
+    return counts + (rank < total - counts.sum(-1, keepdim=True))

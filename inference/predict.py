@@ -180,9 +180,22 @@ def learner_for(options: PredictOptions) -> Learner:
         network = FeatureNetwork.pretrained(options.backbone, options.weights, image_size=options.image_size)
         return gaussian_classes(network.eval(), f"{options.backbone} with {Path(options.weights).name}")
     assert options.run is not None
-    learner = Learner.load(options.run, options.variant)
+    learner = few_shot(Learner.load(options.run, options.variant), options.run)
     if learner.network is None:
         raise UserError(f"{options.run} was fitted from a feature file and has no network for images")
+    return learner
+
+
+def few_shot(learner: Learner, run: str) -> Learner:
+    """The learner of a ``run``, where its tasks have a support.
+
+    Raises:
+        UserError: they have none.
+    """
+    if not learner.spec.shot:
+        raise UserError(
+            f"{run} reads whole domains, of which no image is labelled: `Learner.load(run).trajectory` takes their images"
+        )
     return learner
 
 
@@ -190,7 +203,7 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
     """Score tasks of a run's data, or of others."""
     assert options.run is not None
     run = RunFolder.existing(options.run)
-    learner = Learner.load(run, options.variant)
+    learner = few_shot(Learner.load(run, options.variant), options.run)
     part = excluding(features_for(options, learner, run), options.exclude)
     spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance)
     learner.check_way(spec.way, spec.way * spec.queries)

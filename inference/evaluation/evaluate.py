@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.episodes import Episode
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.evaluation.metrics import Scores, score
@@ -17,10 +18,14 @@ TASKS_AT_ONCE = 50
 
 
 def batches(sampler: Any, tasks: int, seed: int) -> Iterator[Any]:
-    """``tasks`` tasks of any sampler of episodes, in batches that depend on the seed alone, whatever their number."""
+    """``tasks`` tasks of any sampler of episodes, in batches that depend on the seed alone, whatever their number; or the first
+    tasks of a batch, each once."""
     for start in range(0, tasks, TASKS_AT_ONCE):
         count = min(TASKS_AT_ONCE, tasks - start)
-        yield sampler.sample(TASKS_AT_ONCE, seed=mix_seed(seed, start)).tasks(slice(count))
+        if isinstance(sampler, Episode):
+            yield sampler.tasks(slice(start, start + count))
+        else:
+            yield sampler.sample(TASKS_AT_ONCE, seed=mix_seed(seed, start)).tasks(slice(count))
 
 
 def predictions(
@@ -49,7 +54,8 @@ def evaluate(model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, se
 
     Args:
         model, guide: programs that take an episode; the model has the observed site ``labels``.
-        sampler: draws the tasks, such as :class:`~data.episodes.EpisodeSampler`; its items are features ``[n, D]``.
+        sampler: draws the tasks, such as :class:`~data.episodes.EpisodeSampler`, or holds them, an
+            :class:`~data.episodes.Episode`; items are features.
         num_samples: posterior draws of the predictive distribution.
     """
     probabilities: list[Tensor] = []

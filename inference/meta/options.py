@@ -73,7 +73,8 @@ class SibOptions(RunOptions):
     """Everything that defines a run.
 
     Args:
-        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); linear, network, sinusoids (regression).
+        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); letters-domains (zero-shot);
+            linear, network, sinusoids (regression).
         image_size: height and width in pixels; the given weights' own, or else the data set's usual size, when not given.
         features: feature file to start from instead of images.
         holdout: images of each base class kept out of pre-training; the lwof protocol needs them.

@@ -20,6 +20,9 @@ from inference.evaluation.posterior import TaskPosterior
 from inference.evaluation.style import BLUE, STYLE, VERMILLION, headline, key, look, looks
 from inference.meta.report import TaskRecord, final_records
 
+TRANSDUCTIVE = ("batch-norm",)
+"""Methods beside SIB that see the queries."""
+
 
 def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, about: str = "") -> Figure:
     """Validation accuracy, distortion and rate over training.
@@ -85,7 +88,8 @@ def accuracy_by_step(records: Sequence[TaskRecord], *, about: str = "") -> Figur
                 number = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8.5, "color": VERMILLION}
                 axis.annotate(f"{height:.1f}", (last + 0.35, height), (0, -3), **number)
             for style, other in zip((look(n) for n in (2, 3, 4)), (r for r in others if r.balanced is balanced), strict=False):
-                axis.axhline(100 * other.accuracy, ls="-.", lw=1.2, color=style.colour, label=f"{other.method} (inductive)")
+                words = other.method if other.method in TRANSDUCTIVE else f"{other.method} (inductive)"
+                axis.axhline(100 * other.accuracy, ls="-.", lw=1.2, color=style.colour, label=words)
             if rows:
                 axis.axhline(100 / rows[0].way, ls=":", color="black", lw=1.2, label=f"chance: 1 in {rows[0].way}")
             axis.set(xlabel="steps K", title="balanced tasks" if balanced else "imbalanced tasks", xlim=(-0.35, last + 0.35))

@@ -65,9 +65,11 @@ class TaskRecord:
     selected: bool = False
 
 
-def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores: Scores) -> TaskRecord:
-    """The record of a learner read after ``steps`` steps on tasks of a ``split``, by name."""
-    variant = learner.variant
+def make_record(
+    variant: Variant, spec: TaskSpec, split: str, steps: int, scores: Scores, *, saw_labels: bool = False
+) -> TaskRecord:
+    """The record of a variant read after ``steps`` steps on tasks of a ``split``, by name; ``saw_labels`` says whether these
+    read the query labels."""
     return TaskRecord(
         split=split,
         steps=steps,
@@ -85,7 +87,7 @@ def make_record(learner: Learner, spec: TaskSpec, split: str, steps: int, scores
         predictor=variant.predictor,
         posterior=variant.posterior,
         variant=variant.name,
-        saw_labels=steps > 0 and bool(getattr(learner.guide, "saw_labels", False)),
+        saw_labels=steps > 0 and saw_labels,
         reference=variant.reference,
     )
 
@@ -103,7 +105,8 @@ def evaluate_learner(
     """One record for each number of steps, 0 … K (K alone if not ``earlier``), on the same tasks of ``split``, by name;
     arguments as in :meth:`~inference.meta.learner.Learner.evaluate`."""
     scores = learner.evaluate(part, spec, split=split, tasks=tasks, steps=steps, earlier=earlier)
-    return [make_record(learner, spec, split, k, score) for k, score in scores.items()]
+    seeing = bool(getattr(learner.guide, "saw_labels", False))
+    return [make_record(learner.variant, spec, split, k, score, saw_labels=seeing) for k, score in scores.items()]
 
 
 def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> list[TaskRecord]:

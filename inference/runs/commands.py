@@ -38,6 +38,7 @@ from inference.runs.values import Several
 
 __all__ = [
     "flags_in_errors",
+    "given_value",
     "notes",
     "options_to_yaml",
     "print_places",
@@ -264,6 +265,24 @@ def read_command(
         return options(**values), None
     run = RunFolder.existing(resumed)
     return options_from_yaml(options, run.config.read_text(), run.config), run
+
+
+def given_value(options: type[Options], name: str, arguments: Sequence[str] | None) -> Any:
+    """What a command line says of one option, before anything is checked: by its flag, in its ``--config`` file, or in the run
+    folder that it continues; ``None`` where it says nothing.
+
+    Args:
+        options: of the command.
+        name: of the option.
+        arguments: of the command line; those of the process when not given.
+    """
+    parser = OptionParser(options, "", "")
+    parser.words = parser.joined([underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)])
+    given = parser.given()
+    if "resume" in given:
+        parser.words = [f"--config={RunFolder(given['resume']).config}"]
+        given = parser.given()
+    return given.get(name)
 
 
 def write_metrics(

@@ -2,11 +2,11 @@
 
 import pytest
 
-from data.catalogue import FEW_SHOT, SUPERVISED, load_data, load_supervised
+from data.catalogue import DOMAINS, FEW_SHOT, SUPERVISED, load_data, load_domains, load_supervised
 from data.errors import UserError
 from data.sources.folder import load_tree
 
-LOADERS = ((load_data, FEW_SHOT), (load_supervised, SUPERVISED))
+LOADERS = ((load_data, FEW_SHOT), (load_domains, DOMAINS), (load_supervised, SUPERVISED))
 
 
 @pytest.mark.parametrize(("load", "table"), LOADERS)

@@ -135,6 +135,13 @@ def test_bad_tasks_are_named():
         EpisodeSampler(numbered(), TaskSpec(6), split="test split")
     with pytest.raises(UserError, match="'c' has 25 images"):
         EpisodeSampler(numbered(), TaskSpec(5, 11, 15))
-    for bad in ({"way": 1}, {"shot": 0}, {"queries": 0}, {"imbalance": 0.0}):
+    for bad in ({"way": 1}, {"shot": -1}, {"queries": 0}, {"imbalance": 0.0}):
         with pytest.raises(UserError):
             TaskSpec(**bad)
+
+
+def test_without_a_support_classes_must_keep_their_numbers():
+    with pytest.raises(UserError, match="shot = 0 leaves nothing to tell them by"):
+        EpisodeSampler(numbered(), TaskSpec(3, 0, 5))
+    with pytest.raises(UserError, match="shot = -1 is too small: at least 0"):
+        TaskSpec(3, -1, 5)

@@ -92,7 +92,7 @@ def records(fitted, nlls):
     """A validation record for each variant, with the given NLLs and accuracies the other way round."""
     learners, _ = fitted
     return [
-        make_record(learner, learner.spec, "val", variant.steps, scores(nll, nll / 10))
+        make_record(learner.variant, learner.spec, "val", variant.steps, scores(nll, nll / 10))
         for (variant, learner), nll in zip(learners.items(), nlls, strict=True)
     ]
 
@@ -130,7 +130,7 @@ def test_selected_marks_the_chosen_variant_and_its_reference(fitted):
 def test_a_record_says_what_it_is_of(fitted):
     learners, _ = fitted
     learner = next(iter(learners.values()))
-    record = make_record(learner, replace(learner.spec, imbalance=2.0), "test", 2, scores(0.4))
+    record = make_record(learner.variant, replace(learner.spec, imbalance=2.0), "test", 2, scores(0.4))
     assert (record.steps, record.trained_steps, record.beta, record.balanced) == (2, 3, 0.1, False)
     assert record.neg_elbo == pytest.approx(42.0), "distortion + rate, whatever β"
     assert record.objective == pytest.approx(40.2), "distortion + β · rate"
@@ -139,7 +139,7 @@ def test_a_record_says_what_it_is_of(fitted):
     assert (shown["−ELBO"], shown["objective"]) == ("42.0", "40.2")
     assert "costs 13.2 nats" in guessing(record)
     assert not record.saw_labels
-    assert make_record(learner, learner.spec, "test", 2, scores(0.4, rate=None)).neg_elbo is None
+    assert make_record(learner.variant, learner.spec, "test", 2, scores(0.4, rate=None)).neg_elbo is None
 
 
 def aligned(record) -> list[str]:
@@ -156,7 +156,7 @@ def test_exact_gradients_are_marked_as_having_seen_the_labels(tmp_path):
     for variant, learner in learners.items():
         spec = learner.spec
         for k, score in learner.evaluate(part, spec, split="test", tasks=4).items():
-            record = make_record(learner, spec, "test", k, score)
+            record = make_record(learner.variant, spec, "test", k, score, saw_labels=learner.guide.saw_labels)
             assert record.saw_labels is (k > 0), (variant, k)
             assert ("saw labels" in format_records([record])) is (k > 0)
 

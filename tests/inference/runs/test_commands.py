@@ -11,7 +11,15 @@ from inference.bnn.options import BnnOptions
 from inference.diagnose import DiagnoseOptions
 from inference.meta.options import SibOptions
 from inference.runs import commands
-from inference.runs.commands import OptionParser, flags_in_errors, notes, read_command, run_command, write_metrics
+from inference.runs.commands import (
+    OptionParser,
+    flags_in_errors,
+    given_value,
+    notes,
+    read_command,
+    run_command,
+    write_metrics,
+)
 from inference.runs.folder import RunFolder
 from inference.runs.options import RunOptions
 from inference.vid.options import VidOptions
@@ -176,3 +184,18 @@ def test_a_process_ends_at_once_but_for_what_was_left_to_its_end(error, status, 
     commands.run_process(main)
     assert ended == ["registered", status]
     assert capsys.readouterr().err == ("error: no such thing\n" if status else "")
+
+
+def test_one_option_is_found_wherever_it_stands_before_any_is_checked(tmp_path):
+    config, run = tmp_path / "mine.yaml", RunFolder.create(tmp_path / "run", "svi_sib", "data: letters\n")
+    config.write_text("data: omniglot\nway: none at all\n")
+    cases = {
+        "glyphs": ["--way=nothing", "--data", "glyphs"],
+        "folder": ["--config", str(config), "--data=folder"],
+        "omniglot": ["--config", str(config)],
+        "letters": ["--resume", str(run.path)],
+        None: ["--way", "5"],
+    }
+    for expected, words in cases.items():
+        assert given_value(SibOptions, "data", words) == expected
+    assert given_value(SibOptions, "data", ["--resume", "/no/such/run"]) is None, "said elsewhere"
