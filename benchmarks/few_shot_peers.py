@@ -12,9 +12,9 @@ settings drawn at random, the published one among them, the best is improved in 
 done once for all columns together ("one"; ours is one model, too) and once for each column by itself ("per column"). Test tasks
 are those of :meth:`~inference.meta.learner.Learner.evaluate`.
 
-Everything about the rules, with each task's right answers, is kept in ``--out``: started again, the script runs what is missing
-there, so that ``--methods`` can be run by parts, and ours compared without running the peers again. ``--way 20`` adds a column
-of 20-way 1-shot tasks; it is chosen on tasks with as many classes as there are for validation.
+Everything about the rules, with each task's right answers, is kept in ``--out``: started again, the script goes on where it
+was, so that ``--methods`` can be run by parts, and ours compared without running the peers again. ``--way 20`` adds a column of
+20-way 1-shot tasks; it is chosen on tasks with as many classes as there are for validation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.few_shot_rules import Classify, Preparation, Rule, Setting, easyfsl_rules
-from benchmarks.few_shot_table import ONE, OWN, Row, note, peer_rows, summary, table, verdict
+from benchmarks.few_shot_table import ONE, OWN, Row, key_of, note, peer_rows, summary, table, verdict
 from benchmarks.original_sib import RECIPES, original_rule
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.errors import UserError, choose
@@ -124,18 +124,23 @@ def validation_columns(rule: Rule, columns: Mapping[str, TaskSpec], classes: int
 
 
 def tune(
-    rule: Rule, columns: Sequence[str], score: Callable[[Setting, str], float], *, seed: int = 0
-) -> tuple[Setting, dict[str, Setting], int]:
-    """The best setting of all columns together, of each by itself, and how many were looked at.
+    rule: Rule,
+    columns: Sequence[str],
+    score: Callable[[Setting, str], float],
+    known: dict[str, dict[str, float]],
+    *,
+    seed: int = 0,
+) -> tuple[Setting, dict[str, Setting]]:
+    """The best setting of all columns together, and of each by itself.
 
     Args:
         score: from a setting and a column to its accuracy on validation tasks.
+        known: scores from before, by :func:`key_of` a setting and by column, to which new ones are added.
         seed: of the settings drawn at random.
     """
-    known: dict[str, dict[str, float]] = {}
 
     def look(setting: Setting, column: str) -> float:
-        scores = known.setdefault(json.dumps(setting), {})
+        scores = known.setdefault(key_of(setting), {})
         if column not in scores:
             scores[column] = score(setting, column)
         return scores[column]
@@ -151,7 +156,7 @@ def tune(
     for column in columns:
         seen = [json.loads(setting) for setting, scores in known.items() if column in scores]
         own[column] = improve(lambda setting, column=column: look(setting, column), seen)
-    return one, own, len(known)
+    return one, own
 
 
 def drawn_settings(rule: Rule, seed: int) -> list[Setting]:
@@ -164,11 +169,21 @@ def drawn_settings(rule: Rule, seed: int) -> list[Setting]:
 
 
 def examine(
-    rule: Rule, features: Features, columns: Mapping[str, TaskSpec], *, tasks: int, validation_tasks: int, own_tasks: int
+    rule: Rule,
+    features: Features,
+    columns: Mapping[str, TaskSpec],
+    kept: dict[str, Any],
+    keep: Callable[[], object] = lambda: None,
+    *,
+    tasks: int,
+    validation_tasks: int,
+    own_tasks: int,
 ) -> dict[str, Any]:
-    """Choose a rule's settings, test them, and return what is kept of it.
+    """Choose a rule's settings and test them.
 
     Args:
+        kept: what is known of the rule; it is added to, and returned.
+        keep: called after every addition.
         tasks: to test on.
         validation_tasks: to choose by, of each column.
         own_tasks: the test tasks that the authors' code itself works on, where the rule is there in batches, too.
@@ -178,27 +193,26 @@ def examine(
         name: EpisodeSampler(features["val"], spec, split="val split")
         for name, spec in validation_columns(rule, columns, features["val"].num_classes).items()
     }
+    scores, tests = kept.setdefault("scores", {}), kept.setdefault("tests", {})
 
     def score(setting: Setting, column: str) -> float:
+        keep()
         outcome = run_rule(quick, prepare, setting, deciding[column], validation_tasks, mix_seed(VALIDATION_SEED))
         return float(outcome.accuracy.mean())
 
-    one, own, looked = tune(rule, list(deciding), score)
+    one, own = tune(rule, list(deciding), score, scores)
     own = {name: own.get(name, one) for name in columns}
-    tested: dict[str, dict[str, Outcome]] = {ONE: {}, OWN: {}}
     for name, spec in columns.items():
         sampler = EpisodeSampler(features["test"], spec, split="test split")
-        tested[ONE][name] = test(rule, prepare, one, sampler, tasks, own_tasks)
-        same = own[name] == one
-        tested[OWN][name] = tested[ONE][name] if same else test(rule, prepare, own[name], sampler, tasks, own_tasks)
-    return {
-        ONE: one,
-        OWN: own,
-        "settings": looked,
-        "own tasks": min(own_tasks, tasks) if rule.quick else tasks,
-        "speed": next(iter(tested[ONE].values())).speed,
-        "right": {kind: {name: " ".join(map(str, o.right.tolist())) for name, o in by.items()} for kind, by in tested.items()},
-    }
+        for setting in (one, own[name]):
+            tested = tests.setdefault(key_of(setting), {})
+            if name not in tested:
+                outcome = test(rule, prepare, setting, sampler, tasks, own_tasks)
+                tested[name] = {"right": " ".join(map(str, outcome.right.tolist())), "speed": outcome.speed}
+                keep()
+    kept.update({ONE: one, OWN: own, "own tasks": min(own_tasks, tasks) if rule.quick else tasks})
+    keep()
+    return kept
 
 
 def test(rule: Rule, prepare: Preparation, setting: Setting, sampler: EpisodeSampler, tasks: int, own_tasks: int) -> Outcome:
@@ -291,14 +305,14 @@ def main(words: Sequence[str] | None = None) -> str:
         "columns": {name: asdict(spec) for name, spec in columns.items()},
     }
     kept, rules = kept_results(arguments.out, heading), wanted_rules(arguments, features, columns)
-    if missing := [name for name in names if name not in kept["rules"] and name not in rules]:
+    unfinished = [name for name in names if ONE not in kept["rules"].get(name, {})]
+    if missing := [name for name in unfinished if name not in rules]:
         raise UserError(f"{missing[0]} needs a checkout: give `{'original' if missing[0] == NAMES[-1] else 'easyfsl'}=FOLDER`")
     ours = [learner_row(run, features, columns, arguments.tasks) for run in arguments.run]
     counts = {"tasks": arguments.tasks, "validation_tasks": arguments.validation_tasks, "own_tasks": arguments.own_tasks}
-    for name in names:
-        if name not in kept["rules"]:
-            kept["rules"][name] = examine(rules[name], features, columns, **counts)
-            write_json(arguments.out, kept)
+    for name in (name for name in names if name in unfinished):
+        about = kept["rules"].setdefault(name, {})
+        examine(rules[name], features, columns, about, lambda: write_json(arguments.out, kept), **counts)
     peers = [row for name in names for row in peer_rows(name, kept["rules"][name], columns)]
     kept["ours"] = {row.name: summary(row, peers) for row in ours}
     write_json(arguments.out, kept)

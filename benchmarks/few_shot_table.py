@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,15 @@ from torch import Tensor
 
 from data.episodes import TaskSpec
 from inference.evaluation.metrics import confidence_interval
-from inference.evaluation.tables import align, number
+from inference.evaluation.tables import align, number, plural
 
 ONE, OWN, BOTH = "one", "per column", "one, per column"
 """Settings that are one for all columns, another for each, or both where they are the same."""
+
+
+def key_of(setting: Mapping[str, Any]) -> str:
+    """A setting as a key of JSON."""
+    return json.dumps(setting)
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,17 @@ def peer_rows(name: str, kept: Mapping[str, Any], columns: Mapping[str, TaskSpec
     """A rule's rows, from what was kept of it: one where its settings are the same for all columns."""
 
     def accuracy(kind: str) -> dict[str, Tensor]:
-        right = {c: torch.tensor(list(map(int, text.split())), dtype=torch.float64) for c, text in kept["right"][kind].items()}
-        return {c: counts / (columns[c].way * columns[c].queries) for c, counts in right.items()}
+        found = {}
+        for column, spec in columns.items():
+            setting = kept[ONE] if kind == ONE else kept[OWN][column]
+            right = map(int, kept["tests"][key_of(setting)][column]["right"].split())
+            found[column] = torch.tensor(list(right), dtype=torch.float64) / (spec.way * spec.queries)
+        return found
 
+    speed = kept["tests"][key_of(kept[ONE])][next(iter(columns))]["speed"]
     if all(setting == kept[ONE] for setting in kept[OWN].values()):
-        return [Row(name, BOTH, accuracy(ONE), kept["speed"])]
-    return [Row(name, ONE, accuracy(ONE), kept["speed"]), Row(name, OWN, accuracy(OWN))]
+        return [Row(name, BOTH, accuracy(ONE), speed)]
+    return [Row(name, ONE, accuracy(ONE), speed), Row(name, OWN, accuracy(OWN))]
 
 
 def table(peers: Sequence[Row], ours: Sequence[Row], columns: Sequence[str]) -> str:
@@ -103,4 +114,4 @@ def note(name: str, kept: Mapping[str, Any], tasks: int) -> str:
     by = "" if own == tasks else f" (easyfsl's class on the first {own} test tasks, the same in batches on the others)"
     chosen = [(ONE, kept[ONE]), *((column, setting) for column, setting in kept[OWN].items() if setting != kept[ONE])]
     lines = [f"  {kind}: " + ", ".join(f"{key} {value}" for key, value in setting.items()) for kind, setting in chosen]
-    return "\n".join([f"{name}, of {kept['settings']} settings{by}", *lines])
+    return "\n".join([f"{name}, of {plural(len(kept['scores']), 'setting')}{by}", *lines])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks import few_shot_peers, few_shot_rules
 from benchmarks.few_shot_peers import columns_of, examine, main, run_learner, run_rule, tune, validation_columns
 from benchmarks.few_shot_rules import Preparation, Rule, easyfsl_rules, pt_map, tim, transport
-from benchmarks.few_shot_table import ONE, OWN, Row, peer_rows, verdict
+from benchmarks.few_shot_table import ONE, OWN, Row, key_of, peer_rows, verdict
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
@@ -66,10 +66,12 @@ class TestSettings:
             seen.append((splits_of(episode.query_x), json.dumps(setting)))
             return answers(setting, episode)
 
-        kept = examine(fake(watched), FEATURES, COLUMNS, **SMALL)
+        kept = examine(fake(watched), FEATURES, COLUMNS, {}, **SMALL)
         assert kept[ONE] == kept[OWN]["a"] == kept[OWN]["b"] == {"classes": 3, "split": "val"}
         assert {setting for splits, setting in seen if splits == {"test"}} == {json.dumps(kept[ONE])}
-        assert kept["right"][ONE]["a"] == "0 0 0 0 0 0"  # what would have been right on test tasks was not chosen
+        assert (
+            kept["tests"][key_of(kept[ONE])]["a"]["right"] == "0 0 0 0 0 0"
+        )  # what would have been right on test tasks was not chosen
 
     def test_every_hyper_parameter_is_improved_for_all_columns_and_for_each(self):
         best = {"both": (7, 2), "a": (7, 2), "b": (1, 4)}
@@ -79,16 +81,35 @@ class TestSettings:
             return -abs(setting["x"] - x) - abs(setting["y"] - y) - 10 * (column == "b" and setting["x"] != 1)
 
         rule = Rule("grid", {"x": range(10), "y": range(10)}, answers)
-        one, own, looked = tune(rule, ["a"], score)
+        looked = {}
+        one, own = tune(rule, ["a"], score, looked)
         assert (one["x"], one["y"]) == best["a"]
-        assert looked < 60, "far from all hundred"
-        one, own, _ = tune(rule, ["a", "b"], score)
+        assert len(looked) < 60, "far from all hundred"
+        one, own = tune(rule, ["a", "b"], score, {})
         assert (own["b"]["x"], own["b"]["y"]) == best["b"]
         assert own["a"] == {"x": 7, "y": 2}
         assert one["x"] == 1, "of which b suffers least"
 
     def test_the_published_setting_is_kept_where_nothing_is_better(self):
-        assert tune(fake(), ["a"], lambda setting, column: 0.5)[0] == {"classes": 1, "split": "val"}
+        assert tune(fake(), ["a"], lambda setting, column: 0.5, {})[0] == {"classes": 1, "split": "val"}
+
+    def test_what_was_done_before_is_not_done_again(self):
+        done, kept = [], {}
+
+        def once(setting, episode):
+            (split,) = splits_of(episode.query_x)
+            done.append((split, key_of(setting), episode.support_x.shape))
+            if len(done) == stop:
+                raise KeyboardInterrupt
+            return answers(setting, episode)
+
+        stop = 8
+        with pytest.raises(KeyboardInterrupt):
+            examine(fake(once), FEATURES, COLUMNS, kept, **SMALL)
+        stop, interrupted = None, done.pop()
+        examine(fake(once), FEATURES, COLUMNS, kept, **SMALL)
+        assert len(done) == len(set(done)) == 6 * 2 + 2
+        assert interrupted in done
 
     def test_columns_of_more_classes_than_validation_has(self):
         columns = columns_of([20])
@@ -119,12 +140,14 @@ class TestTasks:
 
     def test_batches_that_are_another_rule_are_refused(self):
         rule = fake(quick=answers)
-        good = examine(rule, FEATURES, COLUMNS, **SMALL | {"own_tasks": 2})
-        assert good["own tasks"] == 2
-        assert good["right"] == examine(fake(), FEATURES, COLUMNS, **SMALL)["right"]
+        good, whole = (examine(r, FEATURES, COLUMNS, {}, **SMALL | {"own_tasks": 2}) for r in (rule, fake()))
+        assert (good["own tasks"], whole["own tasks"]) == (2, 6)
+        assert [row.accuracy["b"].tolist() for row in peer_rows("fake", good, COLUMNS)] == [
+            row.accuracy["b"].tolist() for row in peer_rows("fake", whole, COLUMNS)
+        ]
         wrong = replace(rule, values={**rule.values, "split": ("all",)}, quick=lambda setting, episode: episode.query_y)
         with pytest.raises(RuntimeError, match="fake in batches differs from its authors' code in"):
-            examine(wrong, FEATURES, COLUMNS, **SMALL | {"own_tasks": 2})
+            examine(wrong, FEATURES, COLUMNS, {}, **SMALL | {"own_tasks": 2})
 
 
 class TestTable:
@@ -145,10 +168,14 @@ class TestTable:
         )
 
     def test_rows_are_what_was_kept(self):
-        kept = examine(fake(), FEATURES, COLUMNS, **SMALL)
+        kept = examine(fake(), FEATURES, COLUMNS, {}, **SMALL)
         assert [row.setting for row in peer_rows("fake", kept, COLUMNS)] == ["one, per column"]
-        kept[OWN]["a"], kept["right"] = {"classes": 1}, {ONE: {"a": "75 0"}, OWN: {"a": "30 15"}}
-        one, own = peer_rows("fake", kept, COLUMNS)
+        kept[ONE], kept[OWN] = {"classes": 3}, {"a": {"classes": 1}}
+        kept["tests"] = {
+            key_of(setting): {"a": {"right": right, "speed": 1.0}}
+            for setting, right in ((kept[ONE], "75 0"), (kept[OWN]["a"], "30 15"))
+        }
+        one, own = peer_rows("fake", kept, {"a": TaskSpec()})
         assert (one.accuracy["a"].tolist(), own.accuracy["a"].tolist()) == ([1.0, 0.0], [0.4, 0.2])
         assert own.speed is None, "the time is that of the one setting"
 
