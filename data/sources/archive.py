@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 from data.errors import UserError
+from data.locks import locked
 
 MAX_UNPACKED_BYTES = 64 * 2**30  # larger archives are refused: a few-shot data set is a few GB at most
 
@@ -37,18 +39,35 @@ def unpack(archive: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create the cache folder {target.parent}: {error.strerror}; set SIBYL_CACHE") from error
-    partial = Path(tempfile.mkdtemp(prefix=f".{archive.stem}-", dir=target.parent))
+    with locked(archive) as alone:
+        if not target.is_dir():  # another process may have been faster
+            unpack_into(target, archive, clear=alone)
+    return target
+
+
+def unpack_into(target: Path, archive: Path, *, clear: bool) -> None:
+    """Unpack ``archive`` beside ``target`` and rename.
+
+    Args:
+        clear: what was left behind where this was killed, for nobody else is at it.
+
+    Raises:
+        UserError: the archive is damaged or unsafe.
+    """
+    prefix = f".{target.name}-"
+    for left in target.parent.glob(f"{glob.escape(prefix)}*") if clear else ():
+        shutil.rmtree(left, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         with zipfile.ZipFile(archive) as contents:
             check_members(archive, contents, partial)
             contents.extractall(partial)
-        if not target.is_dir():  # another process may have been faster
+        if not target.is_dir():  # where there are no locks
             partial.rename(target)
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{archive} cannot be unpacked: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def check_members(archive: Path, contents: zipfile.ZipFile, target: Path) -> None:

@@ -46,7 +46,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.folder import RunFolder, reserve, write_atomically
 from sibyl._version import __version__
 
 SAMPLED = ("posterior", "prior", "posterior_predictive", "prior_predictive", "predictions", "log_likelihood")
@@ -57,6 +57,8 @@ CHAINS = 4
 """Blocks of independent draws."""
 KEPT_NUMBERS = 1000
 """Numbers of a variable that are kept of each draw."""
+PER_VARIABLE = 4096
+"""Bytes at most that HDF5 writes about a variable, or a group, beside its numbers."""
 INDEPENDENT = f"independent draws; the {CHAINS} chains are blocks of them"
 MARKOV = "Markov chains"
 POINT = "a point, repeated in every draw"
@@ -238,4 +240,16 @@ def save_posteriors(made: Mapping[str, Callable[[], Any]], chosen: str, run: Run
 
 def write_netcdf(content: Any, path: Path) -> Path:
     """``content``, an ``InferenceData``, as a file, atomically."""
-    return write_atomically(path, lambda file: content.to_netcdf(str(file)))
+
+    def write(file: Path) -> None:
+        reserve(file, most_bytes(content))  # HDF5 ends the process where the disk is full
+        content.to_netcdf(str(file))
+
+    return write_atomically(path, write)
+
+
+def most_bytes(content: Any) -> int:
+    """How large the file of ``content`` is at most: its numbers and texts, and what HDF5 keeps of each of them."""
+    variables = [variable for group in content.groups() for variable in content[group].variables.values()]
+    texts = sum(len(str(text)) for variable in variables if variable.dtype == object for text in variable.values.flat)
+    return sum(variable.nbytes for variable in variables) + 4 * texts + PER_VARIABLE * (len(variables) + 8)

@@ -15,7 +15,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from data.errors import UserError
-from inference.runs.folder import write_atomically
+from inference.runs.manifest import is_own, write_recorded
+from inference.runs.processes import is_main
 
 BEST, LAST, BEFORE = "best.ckpt", "last.ckpt", "previous.ckpt"
 
@@ -31,7 +32,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write the ``checkpoint`` to ``path``; ``storage_options`` are for other places than disks, and not looked at."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        write_atomically(Path(path), lambda file: write_and_compare(file, buffer.getbuffer()), keep=kept_beside(Path(path)))
+        write_recorded(Path(path), lambda file: write_and_compare(file, buffer.getbuffer()), keep=kept_beside(Path(path)))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable | None = lambda storage, place: storage, weights_only: bool | None = True
@@ -138,6 +139,8 @@ def start_of(folder: Path, module: lightning.LightningModule) -> Path | None:
             continue
         if damaged is not None:
             print(f"note: {folder / LAST} is damaged: training goes on from the checkpoint before it")
+            if is_main():
+                (folder / LAST).unlink(missing_ok=True)  # it would take the place of the good one
         try:
             module.load_state_dict(weights)
         except RuntimeError as error:
@@ -152,8 +155,10 @@ def read_weights(file: Path) -> dict[str, Any]:
     """The module's state in a checkpoint ``file``.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is not what the run wrote.
     """
+    if not is_own(file):
+        raise UserError(unusable(file, ValueError("it is damaged, or another run's")))
     try:
         return torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # a damaged file raises nearly anything

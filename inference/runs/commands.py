@@ -20,9 +20,9 @@ import jsonargparse
 import yaml
 
 from data.errors import DataWarning, UserError
-from inference.runs.folder import RunFolder, write_json
+from inference.runs.folder import RunFolder, no_room, write_json
 from inference.runs.help import Example, format_help
-from inference.runs.interruptions import INTERRUPTIONS, last_words, terminable
+from inference.runs.interruptions import INTERRUPTIONS, last_words, quiet_about_room, terminable
 from inference.runs.options import (
     Kind,
     Options,
@@ -59,7 +59,7 @@ def run_command(main: Main[Any]) -> None:
     """Run ``main`` and exit: 0; 2 with one line on standard error where the user can fix what is wrong; 130 or 143 with one
     that says how to go on where SIGINT or SIGTERM has ended it."""
     try:
-        with terminable():
+        with terminable(), quiet_about_room():
             main(None)
     except UserError as error:
         if is_main():  # all processes of a run meet the same error
@@ -74,6 +74,11 @@ def run_command(main: Main[Any]) -> None:
         sys.exit(status)
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has gone
+    except Exception as error:
+        if (said := no_room(error)) is None:
+            raise
+        print(f"error: {said}: make room, and start again", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_process(main: Main[Any]) -> None:
@@ -202,6 +207,10 @@ class OptionParser(jsonargparse.ArgumentParser):
             sys.exit(0)
         return values
 
+    def named(self) -> set[str]:
+        """Names of the options on the command line."""
+        return {word[2:].partition("=")[0] for word in self.words if word.startswith("--")}
+
     def given(self) -> dict[str, Any]:
         """What was given for each option, as text, or as YAML has it."""
         found: dict[str, Any] = {}
@@ -256,13 +265,15 @@ def read_command(
     ``description`` and ``examples`` are the text of its ``--help``.
 
     Raises:
-        UserError: bad options, or no run folder.
+        UserError: bad options, others beside ``--resume``, or no run folder.
     """
     parser = OptionParser(options, command, description, examples)
-    parser.add_flag("--resume", "run folder to continue; other options are its own", "RUN", type=str | None, default=None)
+    parser.add_flag("--resume", "run folder to continue, with its own options", "RUN", type=str | None, default=None)
     values = parser.read(arguments)
     if (resumed := values.pop("resume")) is None:
         return options(**values), None
+    if others := parser.named() - {"resume"}:
+        raise UserError(f"`resume={resumed}` goes on with the options of that run: leave out `{min(others)}`")
     run = RunFolder.existing(resumed)
     return options_from_yaml(options, run.config.read_text(), run.config), run
 

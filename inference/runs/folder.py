@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +16,24 @@ from typing import Any
 
 from data.errors import UserError
 from inference.runs.processes import agree, is_main, rank
+from sibyl._version import __version__
+
+TEMPORARY = re.compile(r"\..+\.\d+\.\d+(\.\w+)?")
+"""Names that :func:`write_atomically` writes under."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a disk, a quota or a file that takes no more."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: Path | None = None) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: Path | None = None, new: bool = False) -> Path:
     """Call ``write(temporary path)`` and rename: a kill leaves the old file or the new one, never half of one, and so does the
     machine's own end, for the new one is on the disk by then.
 
     Args:
         keep: where the old file goes, in the same folder; it is deleted otherwise.
+        new: whether there must be no old file.
+
+    Raises:
+        FileExistsError: there is one.
     """
     temporary = path.with_name(f".{path.stem}.{rank()}.{os.getpid()}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,14 +43,60 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: Path | N
             os.fsync(written.fileno())  # some file systems tell here alone that there is no room
         if keep is not None and path.exists():
             os.replace(path, keep)
+        if new and can_link(temporary, path):
+            return path
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
+def can_link(file: Path, path: Path) -> bool:
+    """Give a ``file`` the name ``path`` too, of two processes to one alone; false where the file system knows no second names.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
 class Unfinished(UserError):
     """What stopped a run is not of its making, so that it can be continued, which the message says how to do."""
+
+
+def no_room(error: BaseException | None) -> str | None:
+    """What the system says where an ``error``, or one that led to it, is of a disk without room; ``None`` where it is another.
+
+    Libraries in other languages, and other processes, pass on the system's words alone.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        for full in FULL:
+            if number == full or os.strerror(full) in str(error):
+                return os.strerror(full)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def reserve(path: Path, size: int) -> None:
+    """Make an empty file at ``path`` once it is sure that ``size`` bytes can be written there, for libraries that do not
+    survive a disk without room.
+
+    Raises:
+        OSError: there is none.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(0)
+        elif shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @contextmanager
@@ -65,8 +124,8 @@ def check_out(path: Path) -> None:
 
 
 class RunFolder:
-    """``config.yaml``, ``metrics.json``, ``checkpoints/``, ``features.safetensors``, ``posterior.nc``, ``posteriors/``,
-    ``plots/``, logs.
+    """``config.yaml``, ``manifest.json``, ``metrics.json``, ``checkpoints/``, ``features.safetensors``, ``posterior.nc``,
+    ``posteriors/``, ``plots/``, logs.
 
     Args:
         path: the folder.
@@ -75,6 +134,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.json"
         self.checkpoints = self.path / "checkpoints"
         self.features = self.path / "features.safetensors"
@@ -86,6 +146,14 @@ class RunFolder:
         self.seconds_file = self.checkpoints / "seconds.json"
         self.made: tuple[Path, ...] = ()
         """Folders that were made for it: its own, and those above."""
+        self.found: tuple[Path, ...] = ()
+        """What was there before it under names that it writes to."""
+
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """Everything that a run writes."""
+        files = (self.config, self.manifest, self.metrics, self.features, self.posterior)
+        return (*files, self.checkpoints, self.posteriors, self.plots, self.logs)
 
     @classmethod
     def create(cls, out: str | Path | None, command: str, config: str) -> RunFolder:
@@ -94,46 +162,66 @@ class RunFolder:
         Raises:
             UserError: the folder already holds a run, or cannot be made.
         """
-        path, made = agree(lambda: cls.make(out, command, config))
-        run = cls(path)
-        run.made = made
-        return run
+        return agree(lambda: cls.make(out, command, config))
 
     @classmethod
-    def make(cls, out: str | Path | None, command: str, config: str) -> tuple[Path, tuple[Path, ...]]:
-        """Make a run folder that holds ``config``, its options as YAML; returns its path, and the folders that were not there.
+    def make(cls, out: str | Path | None, command: str, config: str) -> RunFolder:
+        """Make a run folder that holds ``config``, its options as YAML.
 
         Raises:
             UserError: there is a run already, or nothing can be written there.
         """
         path = Path(out) if out else Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(path)
+        taken = UserError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
         if run.config.exists():
-            raise UserError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
+            raise taken
         run.made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+        run.found = tuple(file for file in run.own if file.exists())
         try:
-            with writing(path):
-                write_atomically(run.config, lambda file: file.write_text(config))
+            with writing(path), suppress(FileExistsError):
+                write_atomically(run.config, lambda file: file.write_text(config), new=True)
+                write_json(run.manifest, {"sibyl": __version__, "command": command, "config": checksum(config), "files": {}})
+                return run
         except UserError:
             run.discard()
             raise
-        return path, run.made
+        raise taken
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
         """Open a run folder.
 
         Raises:
-            UserError: it is missing, or has no configuration that is text.
+            UserError: it is missing, or has no configuration that is text, or another one than it began with.
         """
         run = cls(path)
         if not run.config.is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
         try:
-            run.config.read_text()
+            config = run.config.read_text()
         except (OSError, ValueError) as error:
             raise UserError(f"{run.config} is damaged: {error}") from error
+        if run.manifest.exists() and run.read_manifest().get("config") != checksum(config):
+            raise UserError(f"{run.config} is not what the run began with: put that back, or delete {run.manifest}")
         return run
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What :mod:`inference.runs.manifest` knows of the run.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        content = read_json(self.manifest)
+        if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+            raise UserError(f"{self.manifest} is damaged: put it back, or delete it to go on without its checks")
+        return content
+
+    def clear(self) -> None:
+        """Delete temporary files of processes that were killed; only who holds the run's lock may."""
+        for file in self.path.rglob(".*"):
+            if TEMPORARY.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
     @property
     def has_trained(self) -> bool:
@@ -144,10 +232,11 @@ class RunFolder:
         """Take away what a run writes, and folders that were made for it; files of others stay. The main process does it."""
         if not is_main():
             return
-        for file in (self.config, self.metrics, self.features, self.posterior):
-            file.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.posteriors, self.plots, self.logs):
-            shutil.rmtree(folder, ignore_errors=True)
+        for file in self.own:
+            if file.is_dir() and file not in self.found:
+                shutil.rmtree(file, ignore_errors=True)
+            elif file not in self.found:
+                file.unlink(missing_ok=True)
         with suppress(OSError):  # it is not there, or holds files of others
             for folder in self.made:
                 folder.rmdir()
@@ -178,6 +267,11 @@ class RunFolder:
     def seconds(self) -> dict[str, float]:
         """Stage -> seconds so far."""
         return read_json(self.seconds_file) if self.seconds_file.exists() else {}
+
+
+def checksum(text: str) -> str:
+    """Of a short ``text``, for ``manifest.json``."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> Path:

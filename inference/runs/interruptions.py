@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
 import lightning
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from data.errors import UserError
-from inference.runs.folder import RunFolder, Unfinished
+from data.locks import locked
+from inference.runs.folder import RunFolder, Unfinished, no_room, writing
+from inference.runs.processes import agree
 
 
 class Terminated(BaseException):
@@ -51,16 +54,54 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_about_room() -> Iterator[None]:
+    """A block in which threads and destructors print no traceback of a full disk: the main thread meets it too, and speaks."""
+    threads, others = threading.excepthook, sys.unraisablehook
+    threading.excepthook = lambda found: threads(found) if no_room(found.exc_value) is None else None
+    sys.unraisablehook = lambda found: others(found) if no_room(found.exc_value) is None else None
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = threads, others
+
+
+def take_over(run: RunFolder, held: ExitStack) -> bool:
+    """Hold the lock of the ``run`` until ``held`` is closed, and clear away what a killed process has left there. Returns
+    whether the file system has no locks.
+
+    Raises:
+        Unfinished: another process holds it.
+        UserError: the folder's files cannot be opened.
+    """
+    try:
+        with writing(run.config):
+            alone = held.enter_context(locked(run.config, wait=False))
+    except UserError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
+        raise Unfinished(f"another process works in {run.path}: wait for its end") from None
+    if alone:
+        run.clear()
+    return not alone
+
+
+@contextmanager
 def working_in(run: RunFolder, *, new: bool = False, resumes: bool = True) -> Iterator[None]:
-    """A block that works in the ``run``. Its interruption says how to go on; a new run folder goes again where anything is
-    refused before there is something trained, or is interrupted then and cannot be continued.
+    """A block that works in the ``run``, and nobody else meanwhile. Its interruption says how to go on; a new run folder goes
+    again where anything is refused before there is something trained, or is interrupted then and cannot be continued.
 
     Args:
         new: whether this process has made the folder.
         resumes: whether it can be continued.
+
+    Raises:
+        Unfinished: another process is at it, or the disk is full.
     """
     try:
-        yield
+        with ExitStack() as held:
+            if agree(lambda: take_over(run, held)):
+                print(f"note: {run.path} is on a file system without locks: see that no other process works in it")
+            yield
     except INTERRUPTIONS as end:
         if resumes:
             end.args = (f"continue with --resume {run.path}",)
@@ -73,6 +114,11 @@ def working_in(run: RunFolder, *, new: bool = False, resumes: bool = True) -> It
         if new and not isinstance(error, Unfinished) and not run.has_trained:
             run.discard()
         raise
+    except Exception as error:
+        if (said := no_room(error)) is None:
+            raise
+        then = f"continue with `resume={run.path}`" if resumes else "start again"
+        raise Unfinished(f"{run.path}: {said}: make room, then {then}") from error
 
 
 def last_words(end: BaseException) -> tuple[str, int]:

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from data.errors import UserError
 from inference.runs.board import final_scores, write_summary
 from inference.runs.commands import notes, print_places, write_metrics
-from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.folder import RunFolder, no_room, write_atomically
 from inference.runs.interruptions import working_in
+from inference.runs.manifest import check_data
 from inference.runs.options import RunOptions, options_to_yaml
-from inference.runs.processes import is_main, main_prints
+from inference.runs.processes import agree, is_main, main_prints
 
 Figures = Mapping[str, Callable[[], Figure]]
 """Name -> what draws it. Nothing is computed before the call, so a picture that fails costs itself alone."""
@@ -104,6 +105,8 @@ class Study(ABC, Generic[Options, Data, Fitted]):
             if run is None:
                 run = RunFolder.create(self.options.out, self.command, options_to_yaml(self.options))
                 work.enter_context(working_in(run, new=True, resumes=self.resumes))
+            begun = run
+            agree(lambda: check_data(begun, data))
             print(f"run folder: {run.path}")
             fitted = self.fit(data, run)
             if is_main():
@@ -130,17 +133,21 @@ class Study(ABC, Generic[Options, Data, Fitted]):
 
 
 def draw_all(figures: Callable[[], Figures], folder: Path) -> list[Path]:
-    """Draw and save pictures; one that fails costs itself and a printed line, never the run."""
+    """Draw and save pictures; one that fails costs itself and a printed line, never the run, but for a full disk."""
     paths = []
     try:
         named = figures()
     except Exception as error:  # whatever it is, results are on disk
+        if no_room(error):
+            raise
         print(cannot_draw("anything", error))
         return []
     for name, draw in named.items():
         try:
             paths.append(save_figure(draw(), folder / f"{name}.png"))
         except Exception as error:
+            if no_room(error):
+                raise
             print(cannot_draw(name, error))
     return paths
 

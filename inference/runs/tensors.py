@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.items import SPLITS, LabelledItems
-from inference.runs.folder import write_atomically
+from inference.runs.manifest import verify, write_recorded
 
 AT_ONCE = 4096
 """Items that are copied together."""
@@ -32,15 +32,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
         separate[name] = own if whole else own.clone()  # the format takes no tensors that share their numbers
         seen.add(own.untyped_storage().data_ptr())
     text = {key: json.dumps(value) for key, value in metadata.items()}
-    return write_atomically(path, lambda file: save_file(separate, str(file), metadata=text))
+    return write_recorded(path, lambda file: save_file(separate, str(file), metadata=text))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: it is missing or damaged, or not the file that its run wrote.
     """
+    verify(Path(path))
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}

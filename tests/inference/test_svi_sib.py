@@ -307,6 +307,8 @@ class TestErrors:
         whole = shutil.copytree(run.path, tmp_path / "whole")
         guide = "checkpoints/distance-beta0.1-k3.safetensors"
         os.replace(other.path / guide, whole / guide)
+        assert "another run's" in error_of(["--resume", whole], capsys)
+        (whole / "manifest.json").unlink()  # as versions before 0.5 left it
         assert "another configuration" in error_of(["--resume", whole], capsys)
         (whole / guide).write_bytes(b"short")
         assert "damaged" in error_of(["--resume", whole], capsys)

@@ -64,3 +64,19 @@ def test_damaged_archives_leave_nothing_behind(archive, tmp_path, cache):
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack(damaged)
     assert not list(cache.rglob("*"))
+
+
+def test_what_a_killed_unpacking_left_is_cleared(archive, cache, monkeypatch):
+    def die(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "extractall", die)
+        patch.setattr("data.sources.archive.shutil.rmtree", lambda *_, **__: None)  # as SIGKILL leaves it
+        with pytest.raises(KeyboardInterrupt):
+            unpack(archive)
+    (left,) = cache.iterdir()
+    other = cache / ".another-archive"
+    other.mkdir()
+    assert sorted(cache.iterdir()) == sorted([other, left])
+    assert sorted([unpack(archive), other]) == sorted(cache.iterdir())

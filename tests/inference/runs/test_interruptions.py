@@ -120,9 +120,19 @@ def test_a_refusal_leaves_nothing_behind(error, trained, new, kept, tmp_path):
 
 def test_a_refusal_leaves_files_of_others_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "plots").mkdir()
     with pytest.raises(UserError), working_in(RunFolder.create(tmp_path, "test", "seed: 0"), new=True):
         raise UserError
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", "plots"]
+
+
+def test_a_run_that_is_there_stays_where_another_is_refused(tmp_path):
+    run = RunFolder.create(tmp_path / "run", "test", "seed: 0")
+    before = sorted(run.path.iterdir())
+    with pytest.raises(UserError, match="already holds a run"):
+        RunFolder.create(run.path, "test", "seed: 1")
+    assert sorted(run.path.iterdir()) == before
+    assert RunFolder.existing(run.path).config.read_text() == "seed: 0"
 
 
 @pytest.mark.parametrize("trained", [True, False])
