@@ -171,6 +171,7 @@ class MetaTraining(lightning.LightningModule):
         for group in both:
             group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
         optimizer = torch.optim.Adam([group for group in both if group["params"]])
-        total = self.schedule.steps * self.schedule.validations
+        together = getattr(self._trainer, "accumulate_grad_batches", 1)
+        total = -(-self.schedule.steps // together) * self.schedule.validations
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}

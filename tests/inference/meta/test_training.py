@@ -182,6 +182,14 @@ def test_features_are_trained_by_the_same_objective():
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("together", "updates"), [(1, 8), (3, 4)])
+def test_the_rate_falls_to_zero_over_all_updates(together, updates):
+    """Two rounds of four batches, whose gradients are added up in threes: the last of a round is by itself."""
+    module = training(*build())
+    module._trainer.accumulate_grad_batches = together
+    assert module.configure_optimizers()["lr_scheduler"]["scheduler"].T_max == updates
+
+
 def test_the_map_has_a_step_size_and_a_prior_of_its_own():
     through, _ = embedded_training(*build())
     groups = through.configure_optimizers()["optimizer"].param_groups
