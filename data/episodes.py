@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -88,6 +89,11 @@ class TaskSpec:
                 raise UserError(f"{name} = {getattr(self, name)} is too small: at least {least}")
         if self.imbalance is not None and self.imbalance <= 0:
             raise UserError(f"imbalance = {self.imbalance} must be positive (2 is usual), or none for balanced tasks")
+
+    @property
+    def guess(self) -> float:
+        """What equal probabilities cost, nats per task."""
+        return self.way * self.queries * math.log(self.way)
 
     @property
     def balanced(self) -> bool:

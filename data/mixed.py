@@ -26,6 +26,11 @@ class MixedSampler:
         self.samplers = tuple(samplers)
 
     @property
+    def spec(self) -> TaskSpec:
+        """The tasks' shape, as the first sampler has it."""
+        return self.samplers[0].spec
+
+    @property
     def items(self) -> Tensor:
         """What tasks are made of, where all samplers draw from one source."""
         return self.samplers[0].items

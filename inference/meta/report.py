@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -81,7 +80,7 @@ def make_record(
         **asdict(scores),
         neg_elbo=None if scores.rate is None else scores.distortion + scores.rate,
         objective=None if scores.rate is None or variant.beta is None else scores.distortion + variant.beta * scores.rate,
-        guess=spec.way * spec.queries * math.log(spec.way),
+        guess=spec.guess,
         trained_steps=variant.steps,
         method=variant.method,
         predictor=variant.predictor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -53,6 +54,13 @@ def every_step(objective: RateDistortionModule, weights: Tensor | None) -> RateD
     return RateDistortionModule(EveryStep(objective.model, weights), EveryStep(guide.at_every_step(), weights), objective.elbo)
 
 
+def relative(sampler: Any, way: int | None, queries: int) -> float:
+    """What guessing costs in the usual tasks of a ``sampler``, in units of what it costs in tasks of ``way`` classes with
+    ``queries`` in all: tasks of all shapes count alike where their losses are multiplied by it. 1 where there is no shape."""
+    usual = getattr(sampler, "spec", None)
+    return usual.guess / (queries * math.log(way)) if usual is not None and way and way > 1 else 1.0
+
+
 class MetaTraining(lightning.LightningModule):
     """Minimise distortion + β · rate over tasks drawn from the base classes, after every step of the guide, so that it can be
     read after any of them; ``val/loss`` is the same on validation tasks.
@@ -101,7 +109,7 @@ class MetaTraining(lightning.LightningModule):
                 terms = objective.terms(*tasks_here)
             share = batch / self.trainer.world_size  # of each process; their mean is the batch's loss
             tasks = getattr(self.objective.model, "num_tasks", None) or share  # what the terms are sums over
-            loss = terms.loss / tasks
+            loss = terms.loss / tasks * relative(self.training_tasks, episode.way, episode.query_x.shape[1])
         values = {"train/loss": loss, "train/distortion": terms.distortion / tasks, "train/rate": terms.rate / tasks}
         logged = {name: value.detach() for name, value in values.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
@@ -136,18 +144,19 @@ class MetaTraining(lightning.LightningModule):
         for sampler in kinds:
             tasks = max(1, schedule.validation_tasks // len(kinds))
             settings: dict[str, Any] = {"tasks": tasks, "seed": schedule.seed, "num_samples": 8}
-            for name, value in self.validated(
-                [evaluate(model, guide, sampler, **settings) for guide in guides.values()]
-            ).items():
+            scores = [evaluate(model, guide, sampler, **settings) for guide in guides.values()]
+            spec = getattr(sampler, "spec", None)
+            share = relative(self.training_tasks, spec.way, spec.way * spec.queries) if spec else 1.0
+            for name, value in self.validated(scores, share).items():
                 found.setdefault(name, []).append(value)
         self.log_dict({name: fmean(values) for name, values in found.items()}, prog_bar=True, sync_dist=True)
 
-    def validated(self, scores: Sequence[Scores]) -> dict[str, float]:
-        """What is logged of one kind of tasks, from the ``scores`` after every step."""
+    def validated(self, scores: Sequence[Scores], share: float) -> dict[str, float]:
+        """What is logged of one kind of tasks, from the ``scores`` after every step; the loss is multiplied by ``share``."""
         losses = torch.tensor([score.distortion + self.objective.elbo.beta * (score.rate or 0.0) for score in scores])
         last = scores[-1]
         values = {
-            "val/loss": float(losses @ step_weights(len(losses) - 1, self.schedule.earlier)),
+            "val/loss": share * float(losses @ step_weights(len(losses) - 1, self.schedule.earlier)),
             "val/rate": last.rate or 0.0,
         }
         return values | {"val/distortion": last.distortion, "val/accuracy": last.accuracy, "val/nll": last.nll}

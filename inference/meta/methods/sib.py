@@ -22,7 +22,7 @@ from models.tasks.model import EmpiricalBayesModel
 from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior, Prior
 
 START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
-GATE_SLOPE = 10.0  # the gate to the prior starts open by 1 / (1 + slope · β)
+GATE_SLOPE = 1.0  # the gate to the prior starts open by 1 / (1 + slope · β)
 
 
 def variants(swept: VariantSettings) -> list[Variant]:

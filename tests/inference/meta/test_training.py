@@ -1,5 +1,6 @@
 """Meta-training: what a step minimises and what is logged."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from data.episodes import EpisodeSampler, TaskSpec
+from data.mixed import Extent, VariedSampler
 from data.seeding import mix_seed, seeded
 from guides.tasks.gate import PriorGate
 from guides.tasks.starts import LearnedStart, QueryMeans, SupportMeans
@@ -196,3 +198,19 @@ def test_the_map_has_a_step_size_and_a_prior_of_its_own():
     (own,) = (group for group in groups if group["params"] == [through.embedding.change])
     assert (own["lr"], own["weight_decay"]) == (SCHEDULE.feature_learning_rate, SCHEDULE.feature_decay)
     assert {group["weight_decay"] for group in groups if group is not own} == {0}
+
+
+def test_tasks_of_all_shapes_count_alike():
+    """What guesses in all of them has the same loss in all of them, that of the usual tasks."""
+    bank = gaussian_bank(classes=9, images=30)
+    sampler = VariedSampler(lambda spec: EpisodeSampler(bank, spec), TaskSpec(4, 1, 5), Extent(4, 8), Extent(1, 2))
+    model, guide = build(steps=0)
+    module = MetaTraining(RateDistortionELBO(beta=0.0)(model, guide), sampler, (sampler.of(4, 1), sampler.of(8, 1)), SCHEDULE)
+    module.logged = {}
+    module._trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
+    module.log_dict = lambda values, **_: module.logged.update(values)
+    model.predictor.flatten()
+    losses = [module.training_step(0, index).item() for index in range(20)]
+    assert losses == pytest.approx(20 * [20 * math.log(4)])
+    module.on_train_epoch_end()
+    assert module.logged["val/loss"] == pytest.approx(20 * math.log(4))
