@@ -48,7 +48,7 @@ FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
     "omniglot": DataSet(load_omniglot, 28),
     # CIFAR-100 by a 64/16/20 class split
     "cifar-fs": DataSet(lambda root, size, seed: load_cifar_fs(root, size), 32),
-    # user-supplied folders or pickles
+    # user-supplied folders
     "mini-imagenet": DataSet(lambda root, size, seed: load_mini_imagenet(root, size, seed=seed), 84),
 }
 """Data sets of ``svi_sib``: disjoint classes for training, validation and test."""
