@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,16 @@ class BaseAndNewSampler:
         self.new, self.base, self.playing = new, base, playing
         self._by_class = torch.argsort(base.labels, stable=True)
         self._start = base.counts.cumsum(0) - base.counts
+
+    @property
+    def items(self) -> Tensor:
+        """What tasks are made of: the items of new classes, then those of base classes."""
+        return torch.cat([self.new.items, self.base.items])
+
+    def on(self, items: Tensor) -> BaseAndNewSampler:
+        """The same tasks of other ``items`` of the same order, such as mapped features."""
+        new, base = items.tensor_split([len(self.new.items)])
+        return BaseAndNewSampler(self.new.on(new), replace(self.base, items=base), playing=self.playing)
 
     def sample(self, tasks: int, *, seed: int) -> BaseAndNewEpisode:
         """``tasks`` tasks; equal seeds give equal tasks."""

@@ -60,6 +60,7 @@ class UnrolledGuide(PyroModule):
         ValueError: negative ``steps`` or ``inner_samples``.
     """
 
+    spread = False  # inner gradients taken at the mean are of E ŷ under the posterior, as far as it has a closed form
     every = False  # read after every step, not after the last alone
 
     def __init__(
@@ -148,14 +149,11 @@ class UnrolledGuide(PyroModule):
         way: int | None = None,
         *,
         hyperparameters: tuple[Tensor, ...] | None = None,
-        known_weights: Tensor | None = None,
     ) -> list[PosteriorParameters]:
         """θ⁰, θ¹, …, θᴷ for tasks of shape ``[tasks, n, *item]``.
 
         Args:
             hyperparameters: ψ, where it was sampled; the prior's own otherwise (of a hierarchical prior: the mean of q(ψ)).
-            known_weights: ``[tasks, known, D]``, classes the queries may also belong to, whose weights stay as they are; they
-                come first in the outputs that v sees.
 
         Returns:
             ``steps + 1`` sets of parameters.
@@ -165,16 +163,23 @@ class UnrolledGuide(PyroModule):
         # sampled hyperparameters carry the plates' dimensions, [..., 1, 1, D]; the tasks' own dimension is enough here
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = num_classes(support_y) if way is None else way
-        parameters = PosteriorParameters(*self.start(support_x, support_y, query_x, self.predictor.rows(way)))
-        if self.gate is not None:
-            parameters = self.gate(parameters, PosteriorParameters(*self.prior.moments(hyperparameters)))
+        parameters = self.begin(support_x, support_y, query_x, self.predictor.rows(way), hyperparameters)
         items, labels = (query_x, query_y) if self.on is Evidence.QUERIES else (support_x, support_y)
         prepared = self.predictor.prepare(items)
         trajectory = [parameters]
         for k in range(self.steps):
-            parameters = self.step(parameters, prepared, labels, hyperparameters, k, known_weights)
+            parameters = self.step(parameters, prepared, labels, hyperparameters, k)
             trajectory.append(parameters)
         return trajectory
+
+    def begin(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int, hyperparameters: tuple[Tensor, ...]
+    ) -> PosteriorParameters:
+        """θ⁰ of ``rows`` rows: λ, held back by the gate; arguments as in :meth:`unroll`, with ψ in ``hyperparameters``."""
+        parameters = PosteriorParameters(*self.start(support_x, support_y, query_x, rows))
+        if self.gate is None:
+            return parameters
+        return self.gate(parameters, PosteriorParameters(*self.prior.moments(hyperparameters)))
 
     def point_hyperparameters(self) -> tuple[Tensor, ...]:
         """ψ without sampling: the prior's own, or the mean of q(ψ) of a hierarchical one."""
@@ -187,13 +192,14 @@ class UnrolledGuide(PyroModule):
         labels: Tensor | None,
         hyperparameters: tuple[Tensor, ...],
         index: int,
-        known_weights: Tensor | None = None,
     ) -> PosteriorParameters:
         """θ after one step, from prepared items; ``index`` picks the step's own numbers, ``hyperparameters`` are ψ
-        of the prior, ``known_weights`` rows of base classes that stand still."""
+        of the prior."""
+
+        spread = (2 * parameters.log_scale).exp() if self.spread and not self.inner_samples and self.family.has_rate else None
 
         def gradient(weights: Tensor) -> Tensor:
-            pulled = self.weight_gradient(weights, items, labels, known_weights)
+            pulled = self.weight_gradient(weights, items, labels, spread)
             return pulled.detach() if self.first_order else pulled
 
         data = self.family.expected_gradient(gradient, parameters, self.inner_samples)
@@ -201,14 +207,13 @@ class UnrolledGuide(PyroModule):
         variance, narrowest = self.prior.variance(hyperparameters), self.prior.narrowest(hyperparameters)
         return self.rule(index, parameters, Pull(data, rate, variance, self.beta, narrowest))
 
-    def weight_gradient(
-        self, weights: Tensor, items: Tensor, labels: Tensor | None, known_weights: Tensor | None = None
-    ) -> Tensor:
-        """Σ_i v_i ∂ŷ_i/∂w: ``[..., tasks, rows, D]`` to the same shape."""
-        outputs = self.predictor.outputs(items, weights)
-        pull_back = self.predictor.pull_back if self.closed_form else self.predictor.generic_pull_back
-        if known_weights is None:
-            return pull_back(items, weights, self.gradient(outputs, labels))
-        known = self.predictor.outputs(items, known_weights).expand(*outputs.shape[:-1], -1)
-        cotangent = self.gradient(torch.cat([known, outputs], dim=-1), labels)
-        return pull_back(items, weights, cotangent[..., known.shape[-1] :])
+    def weight_gradient(self, weights: Tensor, items: Tensor, labels: Tensor | None, variance: Tensor | None = None) -> Tensor:
+        """Σ_i v_i ∂ŷ_i/∂w: ``[..., tasks, rows, D]`` to the same shape; of E ŷ, where the ``weights`` are means of draws of
+        this ``variance``."""
+        predictor = self.predictor
+        if variance is not None:
+            outputs = predictor.mean_outputs(items, weights, variance)
+            return predictor.mean_pull_back(items, weights, variance, self.gradient(outputs, labels))
+        outputs = predictor.outputs(items, weights)
+        pull_back = predictor.pull_back if self.closed_form else predictor.generic_pull_back
+        return pull_back(items, weights, self.gradient(outputs, labels))

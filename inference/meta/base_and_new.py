@@ -27,26 +27,46 @@ from inference.meta.named import find_predictor
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
 from inference.meta.steps import keep_none_where_it_is_better, keep_steps_that_pay
+from inference.meta.tasks import Kinds
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import Features, load_features, load_state, save_tensors
 from inference.runs.training import train
+from models.likelihoods import CategoricalLikelihood
+from models.networks.feature_space import FeatureSpace, class_means
+from models.networks.layers import embed
 from models.tasks.base_and_new import BaseAndNewModel
+from models.tasks.predictors import Predictor
 from models.tasks.priors import MixturePrior
 
 VALIDATION_TASKS = 100
 NUM_SAMPLES = 16
+TIGHTNESS = 0.3
+"""Initial standard deviation of the prior's components, in units of that between the base classes."""
+CLASSIFIER_PASSES = 4
+CLASSIFIER_BATCH = 256
+CLASSIFIER_RATE = 2e-3
 PARTS = ("novel", "base", "both")
 
 
 class Columns(NamedTuple):
-    """Accuracy (fraction) and its 95 % half-width among new classes, among base classes, and among all, each on its own
+    """Accuracy (fraction) of every task, ``[tasks]``, among new classes, among base classes, and among all, each on its own
     queries."""
 
-    novel: tuple[float, float]
-    base: tuple[float, float]
-    both: tuple[float, float]
+    novel: Tensor
+    base: Tensor
+    both: Tensor
+
+    def named(self, value: str, interval: str) -> dict[str, float]:
+        """Means over tasks and their 95 % half-widths, as fields of :class:`LwofRecord` that end in ``value`` and
+        ``interval``."""
+        fields = {f"{name}_{value}": float(accuracy.mean()) for name, accuracy in self._asdict().items()}
+        return fields | {f"{name}_{interval}": confidence_interval(accuracy) for name, accuracy in self._asdict().items()}
+
+    def less(self, other: Columns) -> Columns:
+        """Differences to another guide's on the same tasks."""
+        return Columns(*(ours - theirs for ours, theirs in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,8 @@ class LwofRecord:
         steps: K.
         beta, predictor, posterior, variant: which guide; ``saw_labels``: whether it is the exact-gradient reference.
         novel_accuracy, base_accuracy, both_accuracy, and ``…_ci95``: see :class:`Columns`.
+        novel_gain, base_gain, both_gain, and ``…_ci95``: what K steps bring over the reference without steps, which was trained
+            apart, on the same tasks (paired); ``None`` without one.
     """
 
     split: str
@@ -80,6 +102,12 @@ class LwofRecord:
     base_ci95: float
     both_accuracy: float
     both_ci95: float
+    novel_gain: float | None = None
+    novel_gain_ci95: float | None = None
+    base_gain: float | None = None
+    base_gain_ci95: float | None = None
+    both_gain: float | None = None
+    both_gain_ci95: float | None = None
 
 
 def check_lwof(options: SibOptions, base: LabelledItems, features: Features | None = None) -> None:
@@ -118,17 +146,47 @@ def halves(held_out: LabelledItems) -> tuple[LabelledItems, LabelledItems]:
     return held_out.hold_out(int(held_out.counts.min()) // 2)
 
 
-def build_lwof(options: SibOptions, variant: Variant, means: Tensor) -> RateDistortionModule:
-    """Model and guide with a mixture prior, one component per base class ``[base, D]``."""
-    chosen = settings(GuideSettings, options)
+def base_classifier(predictor: Predictor, base: LabelledItems, means: Tensor, seed: int) -> Tensor:
+    """Weights of a classifier of the base classes, ``[base, D]``: of maximum likelihood, in a few passes over their items.
+
+    Args:
+        predictor: trained in place with the weights.
+        base: features of the base classes.
+        means: of each class, ``[base, D]``, where the weights start.
+        seed: of the order.
+    """
+    weights, likelihood = means.clone().requires_grad_(), CategoricalLikelihood()
+    learned = [parameter for parameter in predictor.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam([weights, *learned], CLASSIFIER_RATE)
+    generator = torch.Generator().manual_seed(mix_seed(seed))
+    for _ in range(CLASSIFIER_PASSES):
+        for chosen in torch.randperm(len(base), generator=generator).split(CLASSIFIER_BATCH):
+            loss = -likelihood(predictor(base.items[chosen], weights)).log_prob(base.labels[chosen]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return weights.detach()
+
+
+def build_lwof(options: SibOptions, variant: Variant, base: LabelledItems) -> RateDistortionModule:
+    """Model and guide with a mixture prior, one component per base class, which starts as a classifier of the base classes.
+
+    Args:
+        base: features of the base classes, in the space of the guide.
+    """
+    chosen = replace(settings(GuideSettings, options), gate=False)
+    means = class_means(base.items, base.labels)
+    kind, num_features = find_predictor(variant.predictor), means.shape[-1]
     with seeded(chosen.seed):
-        prior, predictor = MixturePrior.from_class_means(means), find_predictor(variant.predictor)()
+        prior, predictor = tight_prior(base_classifier(kind(), base, means, chosen.seed), means), kind()
+        base_rule, new_rule = (sib.build_rule(chosen, variant, num_features) for _ in range(2))
         guide = BaseAndNewGuide(
             prior,
             predictor,
             sib.build_start(chosen, means),
             sib.build_gradient(chosen),
-            sib.build_rule(chosen, variant, means.shape[-1]),
+            base_rule,
+            new_rule,
             steps=variant.steps,
             beta=variant.beta or 0.0,
             inner_samples=chosen.inner_samples,
@@ -137,9 +195,15 @@ def build_lwof(options: SibOptions, variant: Variant, means: Tensor) -> RateDist
     return RateDistortionELBO(beta=variant.beta or 0.0)(BaseAndNewModel(prior, predictor), guide)
 
 
+def tight_prior(weights: Tensor, means: Tensor) -> MixturePrior:
+    """One component per base class around its ``weights`` ``[base, D]``, narrower than the classes' ``means`` lie apart: wide
+    ones cost the base classes accuracy, whose weights are drawn from them."""
+    return MixturePrior(weights, (TIGHTNESS * means.std(0).clamp_min(1e-3)).expand_as(weights))
+
+
 @torch.no_grad()
 def lwof_columns(objective: RateDistortionModule, sampler: BaseAndNewSampler, *, tasks: int, seed: int) -> Columns:
-    """The three accuracies of a guide on ``tasks`` tasks."""
+    """The three accuracies of a guide on each of ``tasks`` tasks."""
     correct: dict[str, list[Tensor]] = {name: [] for name in PARTS}
     model, guide = objective.model, objective.guide
     for episode, predicted in predictions(model, guide, sampler, tasks=tasks, seed=seed, num_samples=NUM_SAMPLES):
@@ -152,15 +216,37 @@ def lwof_columns(objective: RateDistortionModule, sampler: BaseAndNewSampler, *,
         correct["novel"].append(right(logits[:, :, :half, known:], labels[:, :half] - known))
         correct["base"].append(right(logits[:, :, half:, :known], labels[:, half:]))
         correct["both"].append(right(logits, labels))
-    means = {name: torch.cat(parts) for name, parts in correct.items()}
-    return Columns(**{name: (float(values.mean()), confidence_interval(values)) for name, values in means.items()})
+    return Columns(**{name: torch.cat(parts) for name, parts in correct.items()})
 
 
-class Fitted(NamedTuple):
-    """A trained guide, and the tasks that test it."""
+@dataclass(frozen=True)
+class Fitted:
+    """A trained guide, with the map of features that was trained with it.
+
+    Attributes:
+        objective: model and guide.
+        space: the map.
+        tests: tasks that test it, of features that are not mapped.
+    """
 
     objective: RateDistortionModule
-    testing: BaseAndNewSampler
+    space: FeatureSpace
+    tests: BaseAndNewSampler
+
+    @property
+    def testing(self) -> BaseAndNewSampler:
+        """Tasks that test it."""
+        return in_space(self.tests, self.space)
+
+    def state(self) -> nn.ModuleDict:
+        """All that was trained."""
+        return nn.ModuleDict({"objective": self.objective, "space": self.space})
+
+
+def in_space(sampler: BaseAndNewSampler, space: FeatureSpace) -> BaseAndNewSampler:
+    """The same tasks in a feature space."""
+    with torch.no_grad():
+        return sampler.on(embed(space, sampler.items))
 
 
 def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
@@ -173,22 +259,23 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
     check_lwof(options, features["train"], features)
     validation, test = halves(features["held_out"])
     spec, fitted = options.spec(imbalance=None), {}
+    samplers = {
+        "train": BaseAndNewSampler(EpisodeSampler(features["train"], spec), features["train"], playing=True),
+        "val": BaseAndNewSampler(EpisodeSampler(features["val"], spec), validation, playing=False),
+        "test": BaseAndNewSampler(EpisodeSampler(features["test"], spec), test, playing=False),
+    }
     for variant in sib.variants(settings(VariantSettings, options)):
-        frozen = replace(settings(GuideSettings, options), train_features="none")
-        space, means = feature_space(frozen, variant.predictor, features["train"])
-        mapped = {split: map_items(space, part) for split, part in features.items()}
-        samplers = {
-            "train": BaseAndNewSampler(EpisodeSampler(mapped["train"], spec), mapped["train"], playing=True),
-            "val": BaseAndNewSampler(EpisodeSampler(mapped["val"], spec), map_items(space, validation), playing=False),
-        }
-        testing = BaseAndNewSampler(EpisodeSampler(mapped["test"], spec), map_items(space, test), playing=False)
-        objective = build_lwof(options, variant, means)
-        train_lwof(objective, samplers, options, run, f"lwof-{variant.name}")
-        fitted[variant] = Fitted(objective, testing)
-        states = {v: nn.ModuleDict({"objective": fit.objective}) for v, fit in fitted.items()}
-        kinds = dict.fromkeys(fitted, (samplers["val"],))
-        for changed in keep_none_where_it_is_better(states, variant, kinds.__getitem__, lwof_schedule(options)):
-            save_tensors(run.checkpoints / f"lwof-{changed.name}.safetensors", fitted[changed].objective.state_dict(), {})
+        space, _ = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])
+        objective = build_lwof(options, variant, map_items(space, features["train"]))
+        fitted[variant] = Fitted(objective, space, samplers["test"])
+        train_lwof(fitted[variant], samplers, options, run, f"lwof-{variant.name}")
+
+        def validating(one: Variant) -> Kinds:
+            return (in_space(samplers["val"], fitted[one].space),)
+
+        states = {one: known.state() for one, known in fitted.items()}
+        for changed in keep_none_where_it_is_better(states, variant, validating, lwof_schedule(options)):
+            save_tensors(run.checkpoints / f"lwof-{changed.name}.safetensors", states[changed].state_dict(), {})
     return fitted
 
 
@@ -198,34 +285,42 @@ def lwof_schedule(options: SibOptions) -> MetaSchedule:
 
 
 def lwof_records(options: SibOptions, fitted: Mapping[Variant, Fitted]) -> list[LwofRecord]:
-    """Test every guide."""
-    seed = mix_seed(TEST_SEED)
-    return [
-        make_record(options, variant, objective, lwof_columns(objective, testing, tasks=options.test_tasks, seed=seed))
-        for variant, (objective, testing) in fitted.items()
-    ]
+    """Test every guide, each beside its reference without steps."""
+    number, seed = options.test_tasks, mix_seed(TEST_SEED)
+    tested = {one: lwof_columns(fit.objective, fit.testing, tasks=number, seed=seed) for one, fit in fitted.items()}
+    references = {one: tested.get(replace(one, steps=0, reference=True)) for one in fitted}
+    return [make_record(options, one, fitted[one].objective, tested[one], references[one]) for one in fitted]
 
 
-def train_lwof(
-    objective: RateDistortionModule, samplers: dict[str, BaseAndNewSampler], options: SibOptions, run: RunFolder, stage: str
-) -> None:
-    """Train one guide, whose checkpoints are named by ``stage``, or read it back."""
-    finished = run.checkpoints / f"{stage}.safetensors"
+def train_lwof(fit: Fitted, samplers: Mapping[str, BaseAndNewSampler], options: SibOptions, run: RunFolder, stage: str) -> None:
+    """Train one guide and its map of features, whose checkpoints are named by ``stage``, or read them back.
+
+    Args:
+        samplers: of the splits ``train`` and ``val``, of features that are not mapped.
+    """
+    finished, schedule = run.checkpoints / f"{stage}.safetensors", lwof_schedule(options)
     if not finished.exists():
-        schedule = lwof_schedule(options)
         with run.timed(stage), seeded(options.seed):
-            module = MetaTraining(objective, samplers["train"], samplers["val"], schedule)
+            embedding = fit.space if fit.space.learned else None
+            known = samplers if embedding else {split: in_space(tasks, fit.space) for split, tasks in samplers.items()}
+            module = MetaTraining(fit.objective, known["train"], known["val"], schedule, embedding)
             loop = options.loop.unmixed
             train(module, loop, run, stage, epochs=schedule.validations, monitor="val/loss", patience=schedule.patience)
-        keep_steps_that_pay(objective, (samplers["val"],), schedule, stage)
-        save_tensors(finished, objective.state_dict(), {})
-    load_state(objective, finished)
+        keep_steps_that_pay(fit.objective, (in_space(samplers["val"], fit.space),), schedule, stage)
+        save_tensors(finished, fit.state().state_dict(), {})
+    load_state(fit.state(), finished)
 
 
-def make_record(options: SibOptions, variant: Variant, objective: RateDistortionModule, columns: Columns) -> LwofRecord:
-    """The record of one guide."""
-    accuracies = {f"{name}_accuracy": pair[0] for name, pair in columns._asdict().items()}
-    intervals = {f"{name}_ci95": pair[1] for name, pair in columns._asdict().items()}
+def make_record(
+    options: SibOptions, variant: Variant, objective: RateDistortionModule, columns: Columns, reference: Columns | None = None
+) -> LwofRecord:
+    """The record of one guide.
+
+    Args:
+        columns: accuracies on test tasks.
+        reference: those without steps, on the same tasks.
+    """
+    gains = columns.less(reference).named("gain", "gain_ci95") if reference is not None and variant.steps else {}
     return LwofRecord(
         split="test",
         protocol="lwof",
@@ -240,8 +335,8 @@ def make_record(options: SibOptions, variant: Variant, objective: RateDistortion
         posterior=variant.posterior,
         variant=variant.name,
         saw_labels=objective.guide.saw_labels,
-        **accuracies,
-        **intervals,
+        **columns.named("accuracy", "ci95"),
+        **gains,
     )
 
 
@@ -250,11 +345,18 @@ def percent(record: LwofRecord, name: str) -> str:
     return f"{100 * getattr(record, f'{name}_accuracy'):.2f} ± {100 * getattr(record, f'{name}_ci95'):.2f}"
 
 
+def gain(record: LwofRecord, name: str) -> str:
+    """What the steps bring a column, with its paired interval, in points."""
+    found = getattr(record, f"{name}_gain")
+    return "-" if found is None else f"{100 * found:+.2f} ± {100 * getattr(record, f'{name}_gain_ci95'):.2f}"
+
+
 COLUMNS = (
     Column("predictor", lambda r: r.predictor, left=True),
     Column("β", lambda r: number(r.beta, "g")),
     Column("K", lambda r: f"{r.steps}{' (saw labels)' if r.saw_labels else ''}"),
     *(Column(f"{name.capitalize()} %", lambda r, name=name: percent(r, name)) for name in PARTS),  # type: ignore[misc]
+    *(Column(f"{name.capitalize()} +", lambda r, name=name: gain(r, name)) for name in PARTS),  # type: ignore[misc]
 )
 
 

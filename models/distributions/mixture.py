@@ -147,7 +147,11 @@ def widen(tensor: Tensor) -> Tensor:
 
 def weighted_sum(value: Tensor, weights: Tensor) -> Tensor:
     """Σ_d value_d weights_kd: ``[..., D]`` and ``[..., components, D]`` to ``[..., components]``."""
-    return (value[..., None, :] @ weights.mT)[..., 0, :] if weights.dim() > 2 else value @ weights.mT
+    if weights.dim() == 2:
+        return value @ weights.mT
+    if weights.shape[-3] == 1 and value.dim() > 1:  # all rows meet the same components: one product, not one per row
+        return value @ weights[..., 0, :, :].mT
+    return (value[..., None, :] @ weights.mT)[..., 0, :]
 
 
 def component_kl(loc: Tensor, variance: Tensor, log_scale: Tensor, mixture: GaussianMixture) -> Tensor:

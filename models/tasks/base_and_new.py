@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.plates import num_classes, task_plate
 from models.tasks.model import EmpiricalBayesModel
-from models.tasks.priors import MixturePrior
+from models.tasks.priors import MixturePrior, Prior, gaussian_kl_gradient
 
 
 class BaseAndNewModel(EmpiricalBayesModel):
@@ -55,3 +55,43 @@ def plated_base_weights(prior: MixturePrior, base_classes: Tensor) -> dist.Torch
     """
     loc, log_scale = (h[:, None] for h in known_components(prior, base_classes))
     return dist.Normal(loc, log_scale.exp()).to_event(2)
+
+
+class BaseAndNewPrior(Prior):
+    """p_ψ of all rows of a task's weights: the ``base`` known classes first, each with its own component of a mixture, then new
+    classes, of the mixture of them. ψ are the known components, :func:`known_components`.
+
+    What it says of one row comes in ``base + 1`` rows: those of the known classes, and one for all new classes.
+
+    Args:
+        mixture: the model's own prior (shared parameters).
+    """
+
+    def __init__(self, mixture: MixturePrior) -> None:
+        super().__init__()
+        self.mixture = mixture
+
+    def hyperparameters(self) -> tuple[Tensor, ...]:
+        """The components of all base classes, ``[components, D]`` each."""
+        return self.mixture.hyperparameters()
+
+    def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
+        """``[..., base + 1, D]``"""
+        return torch.cat([own_variance(hyperparameters), self.mixture.variance(hyperparameters)], dim=-2)
+
+    def narrowest(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
+        """``[..., base + 1, D]``: a known class meets its own component alone, a new one all of them."""
+        return torch.cat([own_variance(hyperparameters), self.mixture.narrowest(hyperparameters)], dim=-2)
+
+    def kl_gradient(self, hyperparameters: tuple[Tensor, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Of known classes in closed form, of new ones as the mixture has it."""
+        known = hyperparameters[0].shape[-2]
+        base, new = ((loc[..., rows, :], log_scale[..., rows, :]) for rows in (slice(known), slice(known, None)))
+        pairs = zip(gaussian_kl_gradient(*hyperparameters, *base), self.mixture.kl_gradient(hyperparameters, *new), strict=True)
+        loc_gradient, log_scale_gradient = (torch.cat(pair, dim=-2) for pair in pairs)
+        return loc_gradient, log_scale_gradient
+
+
+def own_variance(hyperparameters: tuple[Tensor, ...]) -> Tensor:
+    """Variance of each component's own weights."""
+    return (2 * hyperparameters[1]).exp()

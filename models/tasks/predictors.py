@@ -45,6 +45,16 @@ class Predictor(nn.Module):
         """
         return Predictor.generic_pull_back(self, features, weights, cotangent)
 
+    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
+        """E ŷ under independent Gaussian weights with the means ``weights`` and the ``variance``, on prepared features: exact
+        or, of outputs that are not linear in what is drawn, near; :meth:`outputs` at the means unless a subclass knows better.
+        """
+        return self.outputs(features, weights)
+
+    def mean_pull_back(self, features: Tensor, weights: Tensor, variance: Tensor, cotangent: Tensor) -> Tensor:
+        """Σ_i v_i ∂(E ŷ_i)/∂(the means) of :meth:`mean_outputs`, v the ``cotangent``."""
+        return self.pull_back(features, weights, cotangent)
+
     def generic_pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """The same (features, weights and cotangent as in :meth:`pull_back`) by reverse-mode differentiation of
         :meth:`outputs`, for any predictor."""
@@ -89,11 +99,28 @@ class CosinePredictor(ScaledPredictor):
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖."""
-        length = weights.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return self.pull_back_by(length_of(weights), features, weights, cotangent)
+
+    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
+        """Draws are longer than their mean, ‖w‖² = ‖μ‖² + Σ_d σ_d² on average, so their cosines are smaller: by that length."""
+        return self.scale * (features @ (weights / length_of(weights, variance)).mT + self.bias)
+
+    def mean_pull_back(self, features: Tensor, weights: Tensor, variance: Tensor, cotangent: Tensor) -> Tensor:
+        """As :meth:`pull_back`, with the length of :meth:`mean_outputs`."""
+        return self.pull_back_by(length_of(weights, variance), features, weights, cotangent)
+
+    def pull_back_by(self, length: Tensor, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
+        """:meth:`pull_back` (features, weights and cotangent as there), where the outputs divide by this ``length`` and its
+        square is that of the weights and a constant."""
         unit_weights = weights / length
         ascent = cotangent.mT @ features  # [..., way, D]
         radial = (ascent * unit_weights).sum(-1, keepdim=True)  # Σ_i v_ic cos(f_i, w_c)
         return self.scale * (ascent - radial * unit_weights) / length
+
+
+def length_of(weights: Tensor, variance: Tensor | float = 0.0) -> Tensor:
+    """Root mean squared length of Gaussian weights of these means and ``variance``: ``[..., way, D] -> [..., way, 1]``."""
+    return (weights.square() + variance).sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 class DistancePredictor(ScaledPredictor):
@@ -108,6 +135,10 @@ class DistancePredictor(ScaledPredictor):
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * (features @ weights.mT - 0.5 * weights.square().sum(-1)[..., None, :])
+
+    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
+        """Exact: E ‖w‖² = ‖μ‖² + Σ_d σ_d²; the gradient for the means is that of :meth:`outputs`."""
+        return self.scale * (features @ weights.mT - 0.5 * (weights.square() + variance).sum(-1)[..., None, :])
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f_i − w_c Σ_i v_ic)."""

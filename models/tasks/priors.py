@@ -96,10 +96,16 @@ class GaussianPrior(Prior):
         return loc[..., None, :], log_scale[..., None, :]
 
     def kl_gradient(self, hyperparameters: tuple[Tensor, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Closed form: (m − μ) / σ² for the mean and s² / σ² − 1 for the log standard deviation."""
+        """Closed form, see :func:`gaussian_kl_gradient`."""
         prior_loc, prior_log_scale = (h[..., None, :] for h in hyperparameters)
-        precision = (-2 * prior_log_scale).exp()
-        return (loc - prior_loc) * precision, (2 * log_scale).exp() * precision - 1
+        return gaussian_kl_gradient(prior_loc, prior_log_scale, loc, log_scale)
+
+
+def gaussian_kl_gradient(prior_loc: Tensor, prior_log_scale: Tensor, loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """∇_θ KL(N(m, s²) ‖ N(μ, σ²)): (m − μ) / σ² for the mean ``loc`` and s² / σ² − 1 for ``log_scale``, the log standard
+    deviation; all of shapes that broadcast."""
+    precision = (-2 * prior_log_scale).exp()
+    return (loc - prior_loc) * precision, (2 * log_scale).exp() * precision - 1
 
 
 class HierarchicalGaussianPrior(GaussianPrior):

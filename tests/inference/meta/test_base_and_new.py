@@ -16,7 +16,6 @@ from inference.meta.options import SibOptions
 from inference.meta.settings import VariantSettings, settings
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors, save_features
-from models.networks.feature_space import class_means
 from tests.conftest import classes_of, gaussian_bank, marked_splits, splits_of
 
 TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "test_tasks": 20, "progress": False, "holdout": 4}
@@ -42,7 +41,7 @@ def objective_and_episode(tasks=3, **given):
     bank = gaussian_bank(classes=9, dim=6)
     chosen = options(**given)
     variant = sib.variants(settings(VariantSettings, chosen))[0]
-    objective = build_lwof(chosen, variant, class_means(bank.items, bank.labels)).double()
+    objective = build_lwof(chosen, variant, bank).double()
     sampler = BaseAndNewSampler(EpisodeSampler(bank, TaskSpec(3, 1, 4)), bank, playing=True)
     return objective, sampler.sample(tasks, seed=1).to("cpu", dtype=torch.float64), sampler
 
@@ -64,11 +63,23 @@ def test_inner_steps_descend_the_kl_of_the_objective():
     assert not torch.allclose(everything[0], prior.kl_gradient(known, *θ)[0])
 
 
-def test_rate_of_the_base_weights_is_zero_and_of_the_new_ones_the_bound():
-    objective, episode, _ = objective_and_episode()
+@pytest.mark.parametrize("steps", [0, 3])
+def test_rate_of_the_base_weights_is_zero_until_a_step_moves_them(steps):
+    objective, episode, _ = objective_and_episode(steps=steps)
     rates = objective.terms(*episode).rates
-    torch.testing.assert_close(rates["base_weights"], torch.zeros((), dtype=torch.float64), atol=1e-9, rtol=0)
+    assert (rates["base_weights"] > 1e-6) == bool(steps)
+    assert rates["base_weights"] >= -1e-9
     assert rates["weights"] > 0
+
+
+def test_rate_of_base_weights_that_moved_is_to_their_own_components():
+    objective, episode, _ = objective_and_episode()
+    base, prior = episode.base_classes.shape[1], objective.model.prior
+    loc, log_scale = (t[:, :base] for t in objective.guide(*episode.unlabelled()))
+    ours = torch.distributions.Normal(loc, log_scale.exp())
+    theirs = torch.distributions.Normal(prior.loc[episode.base_classes], prior.log_scale.exp()[episode.base_classes])
+    expected = kl_divergence(ours, theirs).sum()
+    torch.testing.assert_close(objective.terms(*episode).rates["base_weights"], expected)
 
 
 def test_columns_are_accuracies_among_their_own_classes():
@@ -80,9 +91,9 @@ def test_columns_are_accuracies_among_their_own_classes():
     both = (p.argmax(-1) == episode.query_y).double().mean()
     new = logits[..., :half, known:].softmax(-1).mean(0).argmax(-1) == episode.query_y[:, :half] - known
     base = logits[..., half:, :known].softmax(-1).mean(0).argmax(-1) == episode.query_y[:, half:]
-    assert columns.both[0] == pytest.approx(float(both))
-    assert columns.novel[0] == pytest.approx(float(new.double().mean()))
-    assert columns.base[0] == pytest.approx(float(base.double().mean()))
+    assert float(columns.both.mean()) == pytest.approx(float(both))
+    assert float(columns.novel.mean()) == pytest.approx(float(new.double().mean()))
+    assert float(columns.base.mean()) == pytest.approx(float(base.double().mean()))
 
 
 def test_images_that_choose_a_checkpoint_do_not_test_it(tmp_path, monkeypatch):
@@ -105,7 +116,7 @@ def test_images_that_choose_a_checkpoint_do_not_test_it(tmp_path, monkeypatch):
     def columns(objective, sampler, **given):
         seen["test"] = spy(sampler)
         assert not sampler.playing, "all base classes are known when it counts"
-        return base_and_new.Columns((0.5, 0.1), (0.5, 0.1), (0.5, 0.1))
+        return base_and_new.Columns(*torch.tensor([[0.4, 0.6]] * 3))
 
     monkeypatch.setattr(base_and_new, "lwof_columns", columns)
     lwof_records(options(), fit_lwof(options(), run))
@@ -143,7 +154,7 @@ def test_steps_that_validation_finds_to_cost_more_than_they_bring_are_left_out(t
     def astray(objective, *rest):
         train(objective, *rest)
         if objective.guide.steps:
-            objective.guide.rule.scale_shift.data.fill_(30.0)  # far too narrow
+            objective.guide.rule.new.scale_shift.data.fill_(30.0)  # far too narrow
 
     monkeypatch.setattr(base_and_new, "train_lwof", astray)
     run = RunFolder.create(tmp_path / "run", "sib", "")
@@ -153,9 +164,9 @@ def test_steps_that_validation_finds_to_cost_more_than_they_bring_are_left_out(t
     some, none = sorted(fitted, key=lambda variant: -variant.steps)
     assert "left out" in capsys.readouterr().out
     saved = load_tensors(run.checkpoints / f"lwof-{some.name}.safetensors")[0]
-    assert bool((saved["guide.rule.scale_shift"] == 0).all())
+    assert bool((saved["guide.rule.new.scale_shift"] == 0).all())
     columns = [lwof_columns(*fitted[variant], tasks=20, seed=1) for variant in (some, none)]
-    assert columns[0] == columns[1]
+    assert all(torch.equal(some, none) for some, none in zip(*columns, strict=True))
 
 
 def test_what_the_protocol_cannot_do_is_said_before_any_training(tmp_path):
@@ -181,21 +192,104 @@ def test_splits_that_cannot_be_told_apart_are_refused_before_any_training():
     check_lwof(given, base, {"train": base, "held_out": base.choose_per_class(2, 0)})
 
 
-def test_inner_gradients_see_the_base_classes_as_rivals():
+def known_of(guide, episode):
+    return tuple(h[episode.base_classes] for h in guide.prior.hyperparameters())
+
+
+def test_all_classes_rival_in_the_inner_steps_and_move_by_their_own_rule():
+    """One step of plain gradients by hand: of the expected outputs of all classes together, in the units of each one's prior."""
     objective, episode, _ = objective_and_episode(beta=0.5, steps=1)
     guide, episode = objective.guide, episode.unlabelled()
-    known = tuple(h[episode.base_classes] for h in guide.prior.hyperparameters())
-    expected = guide.unroll(*episode[:5], hyperparameters=known, known_weights=known[0])[-1]
-    torch.testing.assert_close(guide(*episode), expected)
-    alone = guide.unroll(*episode[:5], hyperparameters=known)[-1]
-    assert not torch.allclose(alone.loc, expected.loc)
+    start, stepped = guide.unroll(*episode[:5], hyperparameters=known_of(guide, episode))
+    queries, known = guide.predictor.prepare(episode.query_x), episode.base_classes.shape[1]
+
+    def outputs(loc):
+        return guide.predictor.mean_outputs(queries, loc, (2 * start.log_scale).exp())
+
+    ξ = guide.gradient(outputs(start.loc)).detach()
+    data = torch.autograd.functional.vjp(outputs, start.loc, ξ)[1]
+    rate = guide.prior.kl_gradient(known_of(guide, episode), *start)[0]
+    variance, narrow = guide.prior.variance(known_of(guide, episode)), guide.prior.narrowest(known_of(guide, episode))
+    for rule, rows, units in (
+        (guide.rule.base, slice(known), slice(known)),
+        (guide.rule.new, slice(known, None), slice(known, None)),
+    ):
+        whitened = (data + guide.beta * rate)[:, rows] * variance[:, units]
+        size = torch.minimum(rule.log_size[0].exp(), narrow[:, units] / variance[:, units] / guide.beta)
+        torch.testing.assert_close(stepped.loc[:, rows], start.loc[:, rows] - size * whitened)
+
+
+def test_base_classes_keep_their_own_components_where_no_step_is_taken():
+    """And predictions among them are then those of the learned classifier alone, whatever the new classes are."""
+    objective, episode, _ = objective_and_episode(posterior="delta", steps=0)
+    θ = objective.guide(*episode.unlabelled())
+    known = known_of(objective.guide, episode)
+    torch.testing.assert_close(θ.loc[:, : episode.base_classes.shape[1]], known[0])
+    torch.testing.assert_close(θ.log_scale[:, : episode.base_classes.shape[1]], known[1])
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "delta"])
+def test_base_classes_that_may_not_move_stay_where_they_were(posterior):
+    objective, episode, _ = objective_and_episode(posterior=posterior)
+    objective.guide.rule.base.stand_still()
+    θ, known = objective.guide(*episode.unlabelled()), episode.base_classes.shape[1]
+    torch.testing.assert_close(θ.loc[:, :known], known_of(objective.guide, episode)[0])
+    start = objective.guide.after(0)(*episode.unlabelled())
+    assert not torch.allclose(θ.loc[:, known:], start.loc[:, known:]), "the new classes do"
+
+
+def test_new_classes_far_from_every_query_leave_base_accuracy_as_it_is():
+    """No new class draws near: base queries are then classified as if there were base classes alone."""
+    objective, episode, sampler = objective_and_episode(steps=0)
+    with torch.no_grad():
+        objective.guide.start.coefficient.fill_(-100.0)
+    columns = lwof_columns(objective, sampler, tasks=3, seed=1)
+    episode, predicted = next(predictions(objective.model, objective.guide, sampler, tasks=3, seed=1, num_samples=16))
+    half = episode.query_x.shape[1] // 2
+    p = predicted.labels.logits.softmax(-1).mean(0)
+    among_all = (p[:, half:].argmax(-1) == episode.query_y[:, half:]).double().mean(-1)
+    assert torch.equal(among_all, columns.base)
+
+
+def test_prior_starts_as_a_tight_classifier_of_the_base_classes(monkeypatch):
+    monkeypatch.setattr(base_and_new, "CLASSIFIER_PASSES", 100)
+    bank = gaussian_bank(classes=9, dim=6)
+    means = base_and_new.class_means(bank.items, bank.labels)
+    weights = base_and_new.base_classifier(base_and_new.find_predictor("linear")(), bank, means, seed=0)
+
+    def nll(weights):
+        return torch.nn.functional.cross_entropy(bank.items @ weights.T, bank.labels)
+
+    assert nll(weights) < nll(means) - 0.1
+    prior = base_and_new.tight_prior(weights, means)
+    torch.testing.assert_close(prior.loc, weights)
+    assert bool((prior.log_scale.exp() < 0.5 * means.std(0)).all())
+
+
+def test_gains_are_paired_with_the_reference_of_the_same_predictor_and_beta():
+    objective, _, _ = objective_and_episode()
+    chosen = options(beta="0.1,2")
+    variants = sib.variants(settings(VariantSettings, chosen))
+    fitted = dict.fromkeys(variants, base_and_new.Fitted(objective, None))
+    accuracies = {v: torch.tensor([0.2, 0.6]) + 0.1 * (v.steps > 0) + 0.05 * (v.beta > 1) * (v.steps > 0) for v in variants}
+    given = iter(variants)
+
+    def columns(*_, **__):
+        return base_and_new.Columns(*[accuracies[next_variant] for next_variant in [next(given)] * 3])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_and_new, "lwof_columns", columns)
+        records = lwof_records(chosen, fitted)
+    assert [r.both_gain and round(r.both_gain, 6) for r in records] == [0.1, None, 0.15, None]
+    assert [r.base_gain_ci95 and round(r.base_gain_ci95, 6) for r in records] == [0, None, 0, None], "the tasks' spread cancels"
+    assert all(r.novel_ci95 > 0.3 for r in records)
 
 
 def test_table_names_the_beta_of_each_row():
     objective, _, _ = objective_and_episode()
-    columns = base_and_new.Columns((0.5, 0.01), (0.6, 0.02), (0.7, 0.03))
+    columns = base_and_new.Columns(*torch.tensor([[0.49, 0.51], [0.6, 0.6], [0.7, 0.7]]))
     chosen = options(beta="0.1,2")
     variants = sib.variants(settings(VariantSettings, chosen))
     text = base_and_new.format_lwof(base_and_new.make_record(chosen, v, objective, columns) for v in variants)
     assert [line.split()[1] for line in text.splitlines()] == ["β", "0.1", "0.1", "2", "2"]
-    assert "50.00 ± 1.00" in text
+    assert "50.00 ± 1.96" in text

@@ -29,6 +29,22 @@ def test_pull_back_is_itself_differentiable(name):
     assert torch.autograd.gradcheck(lambda w, v: predictor.pull_back(features, w, v), (weights, cotangent))
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_expected_outputs_are_those_of_draws_and_their_pull_back_the_derivative(name):
+    torch.manual_seed(0)
+    predictor = PREDICTORS[name](3.0).double()
+    features, loc, scale = predictor.prepare(torch.randn(5, 200)), torch.randn(3, 200), torch.rand(3, 200)
+    scale[0] *= 3  # so that a mean alone is told from it
+    draws = predictor.outputs(features, loc + scale * torch.randn(4000, 3, 200)).mean(0)
+    expected = predictor.mean_outputs(features, loc, scale.square())
+    spread = predictor.outputs(features, loc + scale * torch.randn(100, 3, 200)).std(0)
+    assert bool(((draws - expected).abs() < 0.1 * spread).all())
+    cotangent = torch.randn(5, 3)
+    derivative = torch.autograd.functional.vjp(lambda w: predictor.mean_outputs(features, w, scale.square()), loc, cotangent)[1]
+    torch.testing.assert_close(predictor.mean_pull_back(features, loc, scale.square(), cotangent), derivative)
+
+
 def test_distance_is_squared_distance_up_to_a_constant_of_the_query():
     predictor, features, weights = DistancePredictor(2.0), torch.randn(5, 4), torch.randn(3, 4)
     squared = -0.5 * 2.0 * torch.cdist(features, weights).square()
