@@ -16,9 +16,11 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.infer.mcmc import MCMC, NUTS
 from torch import nn
 
+from data.base_and_new import BaseAndNewEpisode
 from data.episodes import Episode
 from guides.empty import EmptyGuide
 from guides.mean_field import MeanFieldGuide, PointGuide
+from guides.tasks.base_and_new import BaseAndNewGuide
 from guides.tasks.gradient_networks import EquivariantGradient
 from guides.tasks.rules import GradientStep
 from guides.tasks.starts import SupportMeans
@@ -27,9 +29,10 @@ from models.bayesian.network import BayesianNetwork
 from models.distillation.model import DistillationModel, Pair
 from models.likelihoods import GaussianLikelihood
 from models.networks.layers import features
+from models.tasks.base_and_new import BaseAndNewModel
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import DistancePredictor
-from models.tasks.priors import GaussianPrior
+from models.tasks.priors import GaussianPrior, MixturePrior
 from tests.conftest import ROOT
 
 SYSTEMS = ("sib", "bnn", "points", "vid")
@@ -145,6 +148,24 @@ class TestPyrosTools:
         before = [p.detach().clone() for p in trainable(model, guide)]
         by_pyro(model, guide, arguments, RateDistortionELBO, steps=3)
         assert any(not torch.equal(old, new) for old, new in zip(before, trainable(model, guide), strict=True))
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+def test_base_and_new_classes_under_svi_and_predictive(elbo):
+    """Learning without forgetting: five known classes, of which each task has three, and two new ones."""
+    prior, predictor = MixturePrior(torch.randn(5, 4), torch.ones(5, 4)), DistancePredictor()
+    start, rules = SupportMeans(4), (GradientStep(2, 4) for _ in range(2))
+    guide = BaseAndNewGuide(prior, predictor, start, EquivariantGradient(), *rules, steps=2)
+    model, known = BaseAndNewModel(prior, predictor), torch.stack([torch.randperm(5)[:3] for _ in range(6)])
+    support, queries = torch.arange(2).repeat(2).expand(6, 4), torch.randint(5, (6, 8))
+    episode = BaseAndNewEpisode(torch.randn(6, 4, 4), support, torch.randn(6, 8, 4), queries, 2, known)
+    before = [p.detach().clone() for p in trainable(model, guide)]
+    by_pyro(model, guide, episode, elbo, steps=4)
+    assert all(not torch.equal(old, new) for old, new in zip(before, trainable(model, guide), strict=True))
+    for parallel in (False, True):
+        drawn = Predictive(model, guide=guide, num_samples=4, parallel=parallel)(*episode.unlabelled())
+        assert drawn["labels"].shape == (4, 6, 8)
+        assert set(drawn["labels"].unique().tolist()) <= set(range(5))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -174,7 +174,8 @@ def build_lwof(options: SibOptions, variant: Variant, base: LabelledItems) -> Ra
     Args:
         base: features of the base classes, in the space of the guide.
     """
-    chosen = replace(settings(GuideSettings, options), gate=False)
+    # tasks of one shape have nothing to learn from their numbers of classes and items, and no gate holds new classes back
+    chosen = replace(settings(GuideSettings, options), gate=False, counted=False)
     means = class_means(base.items, base.labels)
     kind, num_features = find_predictor(variant.predictor), means.shape[-1]
     with seeded(chosen.seed):

@@ -62,3 +62,13 @@ def test_every_base_item_is_as_likely():
     counts = base_x.unique(dim=0, return_counts=True)[1]
     assert len(counts) == len(drawn.base), "each of the base classes' items occurs"
     assert counts.max() < 1.4 * counts.min()
+
+
+@pytest.mark.parametrize("playing", [True, False])
+def test_same_tasks_of_mapped_items(playing):
+    drawn = sampler("train" if playing else "val", playing)
+    mapped, plain = drawn.on(-drawn.items).sample(6, seed=4), drawn.sample(6, seed=4)
+    assert torch.equal(mapped.support_x, -plain.support_x)
+    assert torch.equal(mapped.query_x, -plain.query_x)
+    assert torch.equal(mapped.query_y, plain.query_y)
+    assert torch.equal(mapped.base_classes, plain.base_classes)

@@ -16,6 +16,7 @@ from inference.meta.options import SibOptions
 from inference.meta.settings import VariantSettings, settings
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors, save_features
+from models.networks.feature_space import FeatureSpace
 from tests.conftest import classes_of, gaussian_bank, marked_splits, splits_of
 
 TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "test_tasks": 20, "progress": False, "holdout": 4}
@@ -107,11 +108,11 @@ def test_images_that_choose_a_checkpoint_do_not_test_it(tmp_path, monkeypatch):
             classes_of(episode.query_x[:, half:]).flatten(), episode.query_x[:, half:, -1].flatten(), strict=True
         )}, splits_of(episode.query_x[:, :half])  # fmt: skip
 
-    def no_training(objective, samplers, *rest):
+    def no_training(fit, samplers, *rest):
         seen["val"] = spy(samplers["val"])
 
     monkeypatch.setattr(base_and_new, "train_lwof", no_training)
-    monkeypatch.setattr(base_and_new, "map_items", lambda space, part: part)
+    monkeypatch.setattr(base_and_new, "in_space", lambda sampler, space: sampler)
 
     def columns(objective, sampler, **given):
         seen["test"] = spy(sampler)
@@ -151,10 +152,10 @@ def test_every_choice_of_the_options_counts(given, variants, tmp_path):
 def test_steps_that_validation_finds_to_cost_more_than_they_bring_are_left_out(tmp_path, monkeypatch, capsys):
     train = base_and_new.train_lwof
 
-    def astray(objective, *rest):
-        train(objective, *rest)
-        if objective.guide.steps:
-            objective.guide.rule.new.scale_shift.data.fill_(30.0)  # far too narrow
+    def astray(fit, *rest):
+        train(fit, *rest)
+        if fit.objective.guide.steps:
+            fit.objective.guide.rule.new.scale_shift.data.fill_(30.0)  # far too narrow
 
     monkeypatch.setattr(base_and_new, "train_lwof", astray)
     run = RunFolder.create(tmp_path / "run", "sib", "")
@@ -164,8 +165,8 @@ def test_steps_that_validation_finds_to_cost_more_than_they_bring_are_left_out(t
     some, none = sorted(fitted, key=lambda variant: -variant.steps)
     assert "left out" in capsys.readouterr().out
     saved = load_tensors(run.checkpoints / f"lwof-{some.name}.safetensors")[0]
-    assert bool((saved["guide.rule.new.scale_shift"] == 0).all())
-    columns = [lwof_columns(*fitted[variant], tasks=20, seed=1) for variant in (some, none)]
+    assert bool((saved["objective.guide.rule.new.scale_shift"] == 0).all())
+    columns = [lwof_columns(fitted[v].objective, fitted[v].testing, tasks=20, seed=1) for v in (some, none)]
     assert all(torch.equal(some, none) for some, none in zip(*columns, strict=True))
 
 
@@ -192,12 +193,26 @@ def test_splits_that_cannot_be_told_apart_are_refused_before_any_training():
     check_lwof(given, base, {"train": base, "held_out": base.choose_per_class(2, 0)})
 
 
+def test_map_of_features_is_trained_with_the_guide_and_read_back(tmp_path):
+    run = marked_run(tmp_path)
+    fitted = fit_lwof(options(steps=0), run)
+    (fit,) = fitted.values()
+    change = fit.space.change.detach()
+    assert bool((change != 0).any()), "it is trained"
+    again = fit_lwof(options(steps=0), run)
+    torch.testing.assert_close(next(iter(again.values())).space.change.detach(), change, rtol=0, atol=0)
+    raw, mapped = fit.tests.sample(2, seed=0), fit.testing.sample(2, seed=0)
+    torch.testing.assert_close(mapped.query_x, fit.space(raw.query_x).detach(), rtol=1e-4, atol=1e-6)
+    (frozen,) = fit_lwof(options(steps=0, train_features="none"), marked_run(tmp_path / "frozen")).values()
+    assert not list(frozen.space.parameters())
+
+
 def known_of(guide, episode):
     return tuple(h[episode.base_classes] for h in guide.prior.hyperparameters())
 
 
 def test_all_classes_rival_in_the_inner_steps_and_move_by_their_own_rule():
-    """One step of plain gradients by hand: of the expected outputs of all classes together, in the units of each one's prior."""
+    """One step of plain gradients by hand: of the expected outputs of all classes together, in each one's own units."""
     objective, episode, _ = objective_and_episode(beta=0.5, steps=1)
     guide, episode = objective.guide, episode.unlabelled()
     start, stepped = guide.unroll(*episode[:5], hyperparameters=known_of(guide, episode))
@@ -209,14 +224,11 @@ def test_all_classes_rival_in_the_inner_steps_and_move_by_their_own_rule():
     ξ = guide.gradient(outputs(start.loc)).detach()
     data = torch.autograd.functional.vjp(outputs, start.loc, ξ)[1]
     rate = guide.prior.kl_gradient(known_of(guide, episode), *start)[0]
-    variance, narrow = guide.prior.variance(known_of(guide, episode)), guide.prior.narrowest(known_of(guide, episode))
-    for rule, rows, units in (
-        (guide.rule.base, slice(known), slice(known)),
-        (guide.rule.new, slice(known, None), slice(known, None)),
-    ):
-        whitened = (data + guide.beta * rate)[:, rows] * variance[:, units]
-        size = torch.minimum(rule.log_size[0].exp(), narrow[:, units] / variance[:, units] / guide.beta)
-        torch.testing.assert_close(stepped.loc[:, rows], start.loc[:, rows] - size * whitened)
+    narrow, own = guide.prior.narrowest(known_of(guide, episode)), (2 * start.log_scale).exp()
+    for rule, rows in ((guide.rule.base, slice(known)), (guide.rule.new, slice(known, None))):
+        size = torch.minimum(rule.log_size[0].exp(), narrow[:, rows] / own[:, rows] / guide.beta)
+        expected = start.loc[:, rows] - size * own[:, rows] * (data + guide.beta * rate)[:, rows]
+        torch.testing.assert_close(stepped.loc[:, rows], expected)
 
 
 def test_base_classes_keep_their_own_components_where_no_step_is_taken():
@@ -267,10 +279,10 @@ def test_prior_starts_as_a_tight_classifier_of_the_base_classes(monkeypatch):
 
 
 def test_gains_are_paired_with_the_reference_of_the_same_predictor_and_beta():
-    objective, _, _ = objective_and_episode()
+    objective, _, sampler = objective_and_episode()
     chosen = options(beta="0.1,2")
     variants = sib.variants(settings(VariantSettings, chosen))
-    fitted = dict.fromkeys(variants, base_and_new.Fitted(objective, None))
+    fitted = dict.fromkeys(variants, base_and_new.Fitted(objective, FeatureSpace(6), sampler))
     accuracies = {v: torch.tensor([0.2, 0.6]) + 0.1 * (v.steps > 0) + 0.05 * (v.beta > 1) * (v.steps > 0) for v in variants}
     given = iter(variants)
 
