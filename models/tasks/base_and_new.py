@@ -85,11 +85,11 @@ class BaseAndNewPrior(Prior):
 
     def kl_gradient(self, hyperparameters: tuple[Tensor, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """Of known classes in closed form, of new ones as the mixture has it."""
-        known = hyperparameters[0].shape[-2]
-        base, new = ((loc[..., rows, :], log_scale[..., rows, :]) for rows in (slice(known), slice(known, None)))
-        pairs = zip(gaussian_kl_gradient(*hyperparameters, *base), self.mixture.kl_gradient(hyperparameters, *new), strict=True)
-        loc_gradient, log_scale_gradient = (torch.cat(pair, dim=-2) for pair in pairs)
-        return loc_gradient, log_scale_gradient
+        own_loc, own_log_scale = hyperparameters
+        base, new = slice(own_loc.shape[-2]), slice(own_loc.shape[-2], None)
+        to_own = gaussian_kl_gradient(own_loc, own_log_scale, loc[..., base, :], log_scale[..., base, :])
+        to_mixture = self.mixture.kl_gradient(hyperparameters, loc[..., new, :], log_scale[..., new, :])
+        return torch.cat([to_own[0], to_mixture[0]], dim=-2), torch.cat([to_own[1], to_mixture[1]], dim=-2)
 
 
 def own_variance(hyperparameters: tuple[Tensor, ...]) -> Tensor:
