@@ -26,5 +26,5 @@ def logarithms(module: nn.Module) -> Iterator[nn.Parameter]:
     """
     for part in module.modules():
         for name in getattr(part, "logarithms", ()):
-            if isinstance(number := getattr(part, name), nn.Parameter):
+            if isinstance(number := getattr(part, name, None), nn.Parameter):
                 yield number
