@@ -93,5 +93,5 @@ class BaseAndNewPrior(Prior):
 
 
 def own_variance(hyperparameters: tuple[Tensor, ...]) -> Tensor:
-    """Variance of each component's own weights."""
+    """Variance of the weights of each component of ψ, the ``hyperparameters``."""
     return (2 * hyperparameters[1]).exp()

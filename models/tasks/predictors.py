@@ -52,7 +52,7 @@ class Predictor(nn.Module):
         return self.outputs(features, weights)
 
     def mean_pull_back(self, features: Tensor, weights: Tensor, variance: Tensor, cotangent: Tensor) -> Tensor:
-        """Σ_i v_i ∂(E ŷ_i)/∂(the means) of :meth:`mean_outputs`, v the ``cotangent``."""
+        """Σ_i v_i ∂(E ŷ_i)/∂w, w the means: features, weights and variance as in :meth:`mean_outputs`, v the ``cotangent``."""
         return self.pull_back(features, weights, cotangent)
 
     def generic_pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:

@@ -102,8 +102,12 @@ class GaussianPrior(Prior):
 
 
 def gaussian_kl_gradient(prior_loc: Tensor, prior_log_scale: Tensor, loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """∇_θ KL(N(m, s²) ‖ N(μ, σ²)): (m − μ) / σ² for the mean ``loc`` and s² / σ² − 1 for ``log_scale``, the log standard
-    deviation; all of shapes that broadcast."""
+    """∇_θ KL(N(m, s²) ‖ N(μ, σ²)): (m − μ) / σ² for the mean and s² / σ² − 1 for the log standard deviation.
+
+    Args:
+        prior_loc, prior_log_scale: μ and log σ.
+        loc, log_scale: m and log s, of shapes that broadcast with them.
+    """
     precision = (-2 * prior_log_scale).exp()
     return (loc - prior_loc) * precision, (2 * log_scale).exp() * precision - 1
 
