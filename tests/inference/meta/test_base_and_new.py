@@ -264,7 +264,7 @@ def test_new_classes_far_from_every_query_leave_base_accuracy_as_it_is():
 
 
 def test_prior_starts_as_a_tight_classifier_of_the_base_classes(monkeypatch):
-    monkeypatch.setattr(base_and_new, "CLASSIFIER_PASSES", 100)
+    monkeypatch.setattr(base_and_new, "CLASSIFIER_RATE", 0.1)
     bank = gaussian_bank(classes=9, dim=6)
     means = base_and_new.class_means(bank.items, bank.labels)
     weights = base_and_new.base_classifier(base_and_new.find_predictor("linear")(), bank, means, seed=0)
