@@ -213,7 +213,7 @@ def known_of(guide, episode):
 
 def test_all_classes_rival_in_the_inner_steps_and_move_by_their_own_rule():
     """One step of plain gradients by hand: of the expected outputs of all classes together, in each one's own units."""
-    objective, episode, _ = objective_and_episode(beta=0.5, steps=1)
+    objective, episode, _ = objective_and_episode(beta=0.5, steps=1, predictor="cosine")
     guide, episode = objective.guide, episode.unlabelled()
     start, stepped = guide.unroll(*episode[:5], hyperparameters=known_of(guide, episode))
     queries, known = guide.predictor.prepare(episode.query_x), episode.base_classes.shape[1]
