@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick docs mutations lint format clean
+.PHONY: demo test quick docs mutations chaos lint format clean
 
 .venv/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -32,6 +32,10 @@ docs: .venv/ready
 # break one line at a time and see that a test notices; see CONTRIBUTING.md
 mutations: .venv/ready
 	$(BIN)/python -m tests.mutations
+
+# kill, terminate, interrupt and fill disks; see benchmarks/chaos.py. CHAOS has its options, which default to a few trials
+chaos: .venv/ready
+	$(BIN)/python -m benchmarks.chaos $(CHAOS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
