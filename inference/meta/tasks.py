@@ -58,8 +58,8 @@ def ranges(options: SibOptions, part: LabelledItems) -> tuple[Extent, Extent]:
 
 def varied(options: SibOptions, part: LabelledItems, split: str) -> VariedSampler:
     """Tasks of all the shapes that the options train on; ``split`` is named in error messages."""
-    make = partial(task_sampler, options, part, split)
-    return VariedSampler(lambda spec: make(spec=spec), options.spec(), *ranges(options, part))
+    make = partial(task_sampler, options, part, split)  # processes that are started get a copy, which a lambda has not
+    return VariedSampler(make, options.spec(), *ranges(options, part))
 
 
 def training_tasks(options: SibOptions, part: LabelledItems) -> VariedSampler:
