@@ -145,7 +145,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         if row.get("protocol"):
             return f"{row['variant']}/{row['protocol']}"
         kind = "balanced" if row["balanced"] else "imbalanced"
-        if self.options.test_way or self.options.test_shot:
+        if len({(spec.way, spec.shot) for spec in self.options.test_specs()}) > 1:
             kind = f"{row['way']}-way {row['shot']}-shot {kind}"
         return f"{row['variant']}/{kind}" if row["steps"] == row["trained_steps"] else None
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from inference.runs.folder import RunFolder, write_atomically, write_json
+from inference.runs.processes import TIMEOUT, is_main
 from sibyl._version import __version__
 
 READ = 2**28
@@ -32,14 +34,30 @@ def write_recorded(path: Path, write: Callable[[Path], Any], *, keep: Path | Non
     is of any.
 
     The manifest has it before the file has its name, beside that of the file before: whichever of the two a kill leaves is
-    known.
+    known. Of the processes of a run the main one writes; the others wait for the file to be there.
     """
+    if not is_main():
+        wait_for(path)
+        return path
 
     def both(file: Path) -> None:
         write(file)
         record(path, file, keep)
 
     return write_atomically(path, both, keep=keep)
+
+
+def wait_for(path: Path) -> None:
+    """Wait for the main process to have written ``path``.
+
+    Raises:
+        UserError: it has not, after :data:`~inference.runs.processes.TIMEOUT`.
+    """
+    end = time.monotonic() + TIMEOUT.total_seconds()
+    while not (path.is_file() and is_own(path)):
+        if time.monotonic() > end:
+            raise UserError(f"the main process has not written {path}: continue the run with `resume`")
+        time.sleep(0.02)
 
 
 def record(path: Path, file: Path, keep: Path | None = None) -> None:

@@ -70,5 +70,6 @@ VID = {"split": "test", "method": "vid", "per_class": 5, "labels": None, "run": 
     ],
 )
 def test_tags_say_split_and_whose_score_it_is(study, row, tag):
-    found = final_scores([(study.who(None, row), row | {"accuracy": 0.5, "nll": None})])
+    made = study(SibOptions()) if study is SibStudy else None
+    found = final_scores([(study.who(made, row), row | {"accuracy": 0.5, "nll": None})])
     assert found == ({} if tag is None else {tag: 0.5})

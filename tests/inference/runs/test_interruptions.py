@@ -15,6 +15,15 @@ from inference.runs.training import SharedTraining
 from tests.inference.runs.test_study import Steps
 from tests.inference.runs.test_training import Module, fit
 
+
+@pytest.fixture(autouse=True)
+def pythons_own_sigint():
+    """What runs in the background of a shell has been told to ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 BOTH = [(signal.SIGTERM, Terminated, "terminated", 143), (signal.SIGINT, KeyboardInterrupt, "interrupted", 130)]
 
 

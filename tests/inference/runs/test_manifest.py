@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,22 @@ def test_locks_of_folders_and_waiting(tmp_path):
 def test_writing_where_there_is_no_run_is_not_recorded(tmp_path):
     write_recorded(tmp_path / "file", lambda file: file.write_text("x"))
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_other_processes_leave_writing_to_the_main_one_and_wait(tmp_path, monkeypatch):
+    """Two that write one file could each note another content of it."""
+    run = RunFolder.create(tmp_path / "run", "steps", "")
+    path, written = run.checkpoints / "weights.bin", []
+    monkeypatch.setattr(manifest, "is_main", lambda: False)
+
+    def main_writes(_):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"by the main one")
+        manifest.record(path, path)
+
+    monkeypatch.setattr(manifest.time, "sleep", main_writes)
+    assert manifest.write_recorded(path, written.append) == path
+    assert not written
+    monkeypatch.setattr(manifest, "TIMEOUT", timedelta(0))
+    with pytest.raises(UserError, match="has not written"):
+        manifest.wait_for(run.checkpoints / "never.bin")
