@@ -42,7 +42,7 @@ from inference.runs.tensors import Features, dataset_name, load_features
 from models.networks.pretrained import size_to_load
 
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
-Without arguments it runs the whole job on embedded letters in about two minutes."""
+Without arguments it runs the whole job on embedded letters in under three minutes."""
 EXAMPLES = (
     Example("", "embedded letters"),
     Example("--data folder --root my_images --image-size 64", "images in folders by class"),
