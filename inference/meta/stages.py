@@ -235,14 +235,14 @@ def meta_train(learner: Learner, options: SibOptions, features: Features, run: R
     """Train one learner on tasks of the training split of ``features``, choosing its checkpoint on validation tasks; or read it
     back.
 
-    A method without parameters is ready as it is. Its map of features is trained with it where it has parameters; else items
-    are mapped once.
+    A method without parameters is ready as it is, and its map of features stays where it was found. That of another is trained
+    with it where it has parameters; else items are mapped once.
     """
     name, schedule = learner.variant.name, settings(MetaSchedule, options)
     finished = run.checkpoints / f"{name}.safetensors"
     if not finished.exists():
-        trained = any(parameter.requires_grad for parameter in learner.state().parameters())
-        embedding = learner.space if any(True for _ in learner.space.parameters()) else None
+        trained = any(parameter.requires_grad for parameter in learner.objective.parameters())
+        embedding = learner.space if trained and learner.space.learned else None
         parts = features if embedding is not None else map_parts(learner.space, features)
         if trained:
             with run.timed(name), seeded(schedule.seed):

@@ -19,7 +19,7 @@ from models.tasks.predictors import Predictor
 class NearestMeanModel(PyroModule):
     """y ~ Categorical(softmax ŷ(x, class means of the support)): p(y given x, support) written down directly.
 
-    Site: ``labels`` in ``tasks`` × ``queries``. Source: Snell et al. 2017, equation 2, on frozen features.
+    Site: ``labels`` in ``tasks`` × ``queries``. Source: Snell et al. 2017, equation 2, on features that are given.
 
     Args:
         predictor: ŷ, whose scale is learned.

@@ -123,7 +123,7 @@ def test_a_method_without_parameters_is_ready_as_it_is(tmp_path, monkeypatch):
         return learner
 
     monkeypatch.setattr(stages.Learner, "build", classmethod(frozen))
-    options = SibOptions(features=str(file), rank=0, methods="nearest-mean", train_features="none", **TINY)
+    options = SibOptions(features=str(file), rank=0, methods="nearest-mean", **TINY)
     (learner,) = fit(options, None, RunFolder.create(tmp_path / "run", "sib", "")).values()
     assert learner.variant.method == "nearest-mean"
 
