@@ -49,11 +49,11 @@ def ranges(options: SibOptions, part: LabelledItems) -> tuple[Extent, Extent]:
     """Ways and shots of training tasks: what the options say, or else from the usual way to 20 and from one shot to five, where
     the guide takes any number; as far as there are classes and images of ``part`` for it."""
     fixed = options.gradient == "mlp" or options.initialisation != "support"
-    fewest = max(options.shot, int(part.counts.min()) - options.queries)
+    served = max(options.shot, int(part.counts.min()) - options.queries)
     ways = options.train_way or Extent(options.way, options.way if fixed else max(options.way, MOST_WAYS))
     shots = options.train_shot or Extent(1, max(options.shot, MOST_SHOTS))
     ways = Extent(min(ways.least, part.num_classes), min(ways.most, part.num_classes))
-    return ways, Extent(min(shots.least, fewest), min(shots.most, fewest))
+    return ways, Extent(min(shots.least, served), min(shots.most, served))
 
 
 def varied(options: SibOptions, part: LabelledItems, split: str) -> VariedSampler:
