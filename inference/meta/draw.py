@@ -35,8 +35,9 @@ def figures(
     test = usual_records(records, learner.spec)
     tasks = f"{learner.dataset}, {learner.spec.way}-way {learner.spec.shot}-shot"
     own = f"{tasks}, {selected.title}"
+    watched = f"{learner.dataset}, mean over kinds of validation tasks"
     drawn: dict[str, Callable[[], Figure]] = {
-        "training_curves": lambda: plots.training_curves(histories(fitted, run), about=tasks),
+        "training_curves": lambda: plots.training_curves(histories(fitted, run), about=watched),
         "accuracy_by_step": lambda: plots.accuracy_by_step(test, about=own),
         "reliability": lambda: reliability(fitted, selected, test, run, about=f"{tasks}, balanced test tasks"),
     }
