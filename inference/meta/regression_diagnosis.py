@@ -40,7 +40,9 @@ DIAGONAL, FULL = "per task, diagonal", "per task, full covariance"
 SIMULATED = 3  # stream of tasks beside those of training, validation and test
 
 
-def diagnose_regression(run: RunFolder, options: SibOptions, *, tasks: int, simulations: int) -> list[Finding]:
+def diagnose_regression(
+    run: RunFolder, options: SibOptions, *, tasks: int, simulations: int, updates: int = STEPS
+) -> list[Finding]:
     """Every posterior of a run, and beside them Gaussians optimised on each task.
 
     Args:
@@ -48,6 +50,7 @@ def diagnose_regression(run: RunFolder, options: SibOptions, *, tasks: int, simu
         options: its own.
         tasks: test tasks for everything but calibration; NUTS has its own number.
         simulations: of calibration.
+        updates: of each Gaussian that is optimised on a task.
     """
     fits = load_fits(options, run)
     model = next(iter(fits.values())).model
@@ -56,7 +59,7 @@ def diagnose_regression(run: RunFolder, options: SibOptions, *, tasks: int, simu
     episode = episode.tasks(slice(tasks if reference is None or reference.weights is None else reference.tasks))
     simulated = simulated_tasks(options, simulations)
     print("optimising a Gaussian for each task ...")
-    free = per_task(model, episode)
+    free = per_task(model, episode, updates)
     best = task_losses(model, free[DIAGONAL].guide, episode, num_samples=DRAWN)
     findings = exact_findings(model, options, episode, reference, best, simulated)
     for variant, objective in fits.items():
@@ -74,11 +77,11 @@ def simulated_tasks(options: SibOptions, simulations: int) -> Episode:
     return Problem(options.data).tasks(simulations, queries=OUTPUTS, seed=mix_seed(options.seed, SIMULATED))
 
 
-def per_task(model: EmpiricalBayesModel, episode: Episode) -> dict[str, RateDistortionModule]:
-    """Gaussians optimised on each task: diagonal, and with all covariances."""
-    diagonal = optimise_tasks(model, prior_guide(model, episode), episode, steps=STEPS)
+def per_task(model: EmpiricalBayesModel, episode: Episode, updates: int) -> dict[str, RateDistortionModule]:
+    """Gaussians optimised on each task, in so many ``updates``: diagonal, and with all covariances."""
+    diagonal = optimise_tasks(model, prior_guide(model, episode), episode, steps=updates)
     begin, size = full_guide(diagonal), FULL_STEP_SIZE
-    full = optimise_tasks(model, begin, episode, steps=STEPS, step_size=size, particles=FULL_PARTICLES)
+    full = optimise_tasks(model, begin, episode, steps=updates, step_size=size, particles=FULL_PARTICLES)
     return {name: RateDistortionELBO()(model, guide) for name, guide in ((DIAGONAL, diagonal), (FULL, full))}
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from inference import svi_bnn, svi_sib
 from inference.runs.tensors import save_features
 from tests.conftest import ROOT, gaussian_bank
 
@@ -42,6 +43,12 @@ def run(*words, **options) -> str:
     printed, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     return printed
+
+
+def run_alone(command: str, arguments: list[str], out: Path) -> None:
+    """A run in this very process, which has imported all that a new one would have to."""
+    main = {"svi_sib": svi_sib.main, "svi_bnn": svi_bnn.main}[command]
+    main([*arguments, *COMMON, "--out", str(out)])
 
 
 def furthest(one: Path, two: Path) -> float:
@@ -84,8 +91,8 @@ def images(tmp_path_factory):
 def alone(tmp_path_factory, features):
     """Runs of one process: command -> folder."""
     folder = tmp_path_factory.mktemp("alone")
-    run("svi_sib", ["--features", features, *META], folder / "svi_sib")
-    run("svi_bnn", BNN, folder / "svi_bnn")
+    run_alone("svi_sib", ["--features", features, *META], folder / "svi_sib")
+    run_alone("svi_bnn", BNN, folder / "svi_bnn")
     return folder
 
 
@@ -106,8 +113,8 @@ def test_two_processes_end_with_the_parameters_of_one(command, way, alone, featu
 def test_draws_within_the_steps_and_a_hierarchical_prior_are_shared_too(features, tmp_path):
     arguments = ["--features", features, *META, "--batch", "16", "--gradient", "mlp", "--inner-samples", "2", "--steps", "2"]
     arguments += ["--prior", "hierarchical", "--inner-lr", "1e-3", "--units", "weights"]
-    run("svi_sib", arguments, tmp_path / "one")
-    run("svi_sib", arguments, tmp_path / "two", "devices")
+    run_alone("svi_sib", arguments, tmp_path / "one")
+    run("svi_sib", arguments, tmp_path / "two", "torchrun")
     assert furthest(tmp_path / "one", tmp_path / "two") < 1e-6
 
 
@@ -115,8 +122,8 @@ def test_pre_training_shares_images_augmentation_and_batch_norm(images, tmp_path
     """And the teacher's answers."""
     arguments = ["--data", "folder", "--root", images, "--image-size", "16", "--epochs", "1", "--way", "2", "--queries", "3"]
     arguments += ["--generations", "2", *META, "--queries", "3", "--tasks", "32", "--steps", "0"]
-    run("svi_sib", arguments, tmp_path / "one")
-    run("svi_sib", arguments, tmp_path / "two", "devices")
+    run_alone("svi_sib", arguments, tmp_path / "one")
+    run("svi_sib", arguments, tmp_path / "two", "torchrun")
     assert furthest(tmp_path / "one", tmp_path / "two") < 1e-6
 
 
