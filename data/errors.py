@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -10,7 +11,21 @@ class UserError(ValueError):
     """Bad input whose message is one line: what is wrong and what to do about it.
 
     Commands print it without a traceback and exit with code 2.
+
+    Args:
+        message: whatever stands in it, such as a file's name, is made :func:`readable`.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(readable(message))
+
+
+def readable(text: str) -> str:
+    """A text that can be printed, on one line: control characters, and bytes of a file's name that are no text (UTF-8), are
+    written as ``\\n`` or ``\\udcff``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 
 
 class DataWarning(UserWarning):

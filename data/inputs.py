@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchvision.transforms.functional import pil_to_tensor, rgb_to_grayscale
 
 from data.errors import UserError
+from data.files import check_plain, files_below, there
 from data.gather import gather
 from data.items import LabelledItems
-from data.sources.folder import SUFFIXES, files_below, flat, opened, read_images
+from data.sources.folder import GREY, SUFFIXES, flat, opened, read_images
 
 AT_ONCE = 256
 """Items of a data set that are read together."""
@@ -215,7 +216,6 @@ def one_tensor(item: Any, *, many: bool = False) -> Tensor:
     return tensor.movedim(-1, -3).contiguous() if channels_last else tensor
 
 
-GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F")
 CHANNELS = (1, 3)
 
 
@@ -254,11 +254,12 @@ def image_files(place: str | Path) -> list[Path]:
         UserError: there is nothing, or no image.
     """
     path = Path(place)
-    if path.is_file():
-        return [path]
-    if not path.exists():
+    if not there(path):
         raise UserError(f"no such file or folder: {path}")
-    files = sorted(p for p in files_below(path) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not path.is_dir():
+        check_plain(path)
+        return [path]
+    files = sorted(files_below(path, SUFFIXES))
     if not files:
         raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
     return files

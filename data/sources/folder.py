@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -11,15 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.errors import UserError
-from data.gather import gather
+from data.errors import DataWarning, UserError, readable
+from data.files import check_plain, files_below, there
+from data.gather import IN_MEMORY, gather
 from data.items import SPLITS, ImageSplits, LabelledItems, SupervisedData, split_classes
+from data.memory import check_memory
 from data.sources.archive import unpack
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""What is decoded, whatever a file is called: of Pillow's other formats some start other programs."""
+GREY = {"1", "L", "I", "I;16", "I;16L", "I;16B", "F"}
+"""Pillow's modes of grayscale images."""
 AT_ONCE = 1024  # images decoded together
+
+Folders = dict[tuple[str, ...], list[Path]]
+"""Folders that hold images: path parts below the root -> sorted image files."""
 
 
 def load_folder(root: str | Path, image_size: int, *, seed: int = 0, name: str = "folder", mirror: bool = True) -> ImageSplits:
@@ -41,14 +51,16 @@ def load_folder(root: str | Path, image_size: int, *, seed: int = 0, name: str =
         uint8 images of shape ``[n, 1 or 3, image_size, image_size]`` for each split.
 
     Raises:
-        UserError: nothing at ``root``, no images, an empty split, or an image that cannot be read (named).
+        UserError: nothing at ``root``, no images, an empty split, folders beside the splits, a class in several of them, or an
+            image that cannot be read (named).
     """
     folders = find_classes(root)
-    if any(parts[0] in SPLITS for parts in folders):
-        members = {split: {k[1:]: v for k, v in folders.items() if k[0] == split} for split in SPLITS}
+    if any(parts[0].lower() in SPLITS for parts in folders):
+        members = by_split(root, folders, SPLITS)
         for split in SPLITS:
             if not members[split]:
                 raise UserError(f"{root} has no images in {split}/: expected root/{{train,val,test}}/<class>/*.png or .jpg")
+        check_apart({split: ["/".join(parts) for parts in members[split]] for split in SPLITS}, root)
     else:
         groups = sorted({parts[:-1] or parts for parts in folders})
         grouped = len(groups) >= len(SPLITS) and any(len(parts) > 1 for parts in folders)
@@ -58,14 +70,54 @@ def load_folder(root: str | Path, image_size: int, *, seed: int = 0, name: str =
     return read_splits(members, image_size, name=name, mirror=mirror)
 
 
-def load_train_test_folder(root: str | Path, image_size: int) -> SupervisedData:
-    """``root/{train,test}/<class>/*.png or .jpg``.
+def by_split(root: str | Path, folders: Folders, splits: Sequence[str]) -> dict[str, Folders]:
+    """The ``folders`` of each of the ``splits`` that ``root`` has, without the split's own name.
 
     Raises:
-        UserError: no such folders, other classes in test than in training, or an unreadable image.
+        UserError: another folder stands beside those of the splits, or an image in one of them is of no class.
+    """
+    for parts, files in folders.items():
+        if parts[0] not in splits:
+            known = ", ".join(f"{split}/" for split in splits)
+            raise UserError(
+                f"{root} has the folder {parts[0]}/ beside {known}, whose images nothing reads: rename it, or move it away"
+            )
+        if len(parts) == 1:
+            raise UserError(f"{files[0]} is in no class's folder: move it into {files[0].parent / '<class>'}")
+    return {split: {parts[1:]: files for parts, files in folders.items() if parts[0] == split} for split in splits}
+
+
+def check_apart(classes: Mapping[str, Sequence[str]], root: str | Path) -> None:
+    """Refuse classes that are in several splits.
+
+    Args:
+        classes: the names of each split's.
+        root: what has them, for the message.
+
+    Raises:
+        UserError: there is one.
+    """
+    split_of: dict[str, str] = {}
+    for split, names in classes.items():
+        for name in names:
+            if (other := split_of.setdefault(name, split)) != split:
+                raise UserError(
+                    f"{root} has the class {name} in {other} and in {split}: splits of few-shot learning have different classes"
+                )
+
+
+def load_train_test_folder(root: str | Path, image_size: int) -> SupervisedData:
+    """``root/{train,test}/<class>/*.png or .jpg``; ``root/val`` is not read.
+
+    Raises:
+        UserError: no such folders, others beside them, other classes in test than in training, or an unreadable image.
     """
     folders = find_classes(root)
-    members = {split: {k[1:]: v for k, v in folders.items() if k[0] == split and len(k) > 1} for split in ("train", "test")}
+    if not any(parts[0].lower() in SPLITS for parts in folders):
+        raise UserError(f"{root} lacks train/ or test/: expected train/<class>/* and test/<class>/*, .png or .jpg")
+    members = by_split(root, folders, SPLITS)
+    if members.pop("val"):
+        warnings.warn(f"{root}/val is not read: validation images are taken from train", DataWarning, stacklevel=2)
     if not all(members.values()):
         raise UserError(f"{root} lacks train/ or test/: expected train/<class>/* and test/<class>/*, .png or .jpg")
     if odd := sorted(set(members["train"]) ^ set(members["test"])):
@@ -76,9 +128,7 @@ def load_train_test_folder(root: str | Path, image_size: int) -> SupervisedData:
     return SupervisedData("folder", train, test, mirror=True)
 
 
-def read_splits(
-    members: dict[str, dict[tuple[str, ...], list[Path]]], image_size: int, *, name: str, mirror: bool
-) -> ImageSplits:
+def read_splits(members: dict[str, Folders], image_size: int, *, name: str, mirror: bool) -> ImageSplits:
     """Read the files of every class of every split; all images share one size and one mode.
 
     ``mirror``: whether a mirrored image is one of the same class, for augmentation."""
@@ -88,11 +138,11 @@ def read_splits(
     return ImageSplits(name, train, val, test, mirror=mirror)
 
 
-def label_classes(images: torch.Tensor, classes: dict[tuple[str, ...], list[Path]]) -> LabelledItems:
+def label_classes(images: torch.Tensor, classes: Folders) -> LabelledItems:
     """Images that were read class by class, with their labels and names."""
     counts = torch.tensor([len(files) for files in classes.values()])
     labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    return LabelledItems(images, labels, tuple("/".join(parts) for parts in classes))
+    return LabelledItems(images, labels, tuple(readable("/".join(parts)) for parts in classes))
 
 
 def load_tree(root: str | Path, image_size: int) -> LabelledItems:
@@ -101,49 +151,41 @@ def load_tree(root: str | Path, image_size: int) -> LabelledItems:
     return label_classes(read_images([path for files in folders.values() for path in files], image_size), folders)
 
 
-def find_classes(root: str | Path) -> dict[tuple[str, ...], list[Path]]:
-    """Folders that hold images: path parts below the root -> sorted image files.
+def find_classes(root: str | Path) -> Folders:
+    """The class folders of a folder or a zip archive.
 
     A chain of single folders at the top (as archives have) is skipped.
 
     Raises:
-        UserError: no such folder, no images in it, or a file that is no zip archive.
+        UserError: no such folder, no images in it, one in no class's folder, or a file that is no zip archive; see also
+            :func:`~data.files.files_below`.
     """
     path = Path(root)
-    if not path.exists():
+    if not there(path):
         raise UserError(f"no such file or folder: {path}")
-    if path.is_file():
-        if path.suffix.lower() != ".zip":
+    if not path.is_dir():
+        if not path.is_file() or path.suffix.lower() != ".zip":
             raise UserError(f"{path} is neither a folder nor a .zip archive")
         path = unpack(path)
-    while len(inner := visible(path)) == 1 and inner[0].is_dir() and any(p.is_dir() for p in visible(inner[0])):
-        path = inner[0]
-    folders: dict[tuple[str, ...], list[Path]] = {}
-    for file in sorted(files_below(path)):
-        *parts, name = file.relative_to(path).parts
-        hidden = name.startswith(".") or any(part.startswith((".", "__")) for part in parts)
-        if file.suffix.lower() in SUFFIXES and parts and not hidden:
-            folders.setdefault(tuple(parts), []).append(file)
+    folders: Folders = {}
+    for file in sorted(files_below(path, SUFFIXES)):
+        folders.setdefault(file.relative_to(path).parts[:-1], []).append(file)
     if not folders:
         raise UserError(f"{root} holds no images: expected <class>/*.png or .jpg, or train/, val/ and test/ of these")
+    while is_chained(folders):
+        folders = {parts[1:]: files for parts, files in folders.items()}
+    if () in folders:
+        raise UserError(f"{folders[()][0]} is in no class's folder: move it into one, or away")
     return folders
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files of the folder and those below it; links to folders are followed, each folder once."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(place) / name for name in files)
-
-
-def visible(folder: Path) -> list[Path]:
-    """The folder's subfolders and images that are not hidden."""
-    entries = (p for p in folder.iterdir() if not p.name.startswith((".", "__")))
-    return [p for p in entries if p.is_dir() or p.suffix.lower() in SUFFIXES]
+def is_chained(folders: Folders) -> bool:
+    """Whether all stand in one folder that is no class, and no split."""
+    return (
+        len({parts[:1] for parts in folders}) == 1
+        and all(parts and parts[0] not in SPLITS for parts in folders)
+        and max(map(len, folders)) > 1
+    )
 
 
 def read_images(paths: Sequence[Path], image_size: int, *, channels: int | None = None) -> torch.Tensor:
@@ -155,12 +197,17 @@ def read_images(paths: Sequence[Path], image_size: int, *, channels: int | None 
         channels: 1 or 3; when not given 1 where all images are grayscale.
 
     Raises:
-        UserError: an image that cannot be read (named).
+        UserError: an image that cannot be read (named), or a size that memory has no room for.
     """
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        grey = channels == 1 if channels else set(pool.map(image_mode, paths)) <= {"1", "L", "I;16", "I"}
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    one = 4 * image_size**2  # Pillow has four bytes for each pixel of a colour image
+    check_memory(2 * threads * one, f"reading images of {image_size}×{image_size} pixels (`image_size={image_size}`)")
+    at_once = max(threads, min(AT_ONCE, IN_MEMORY // one))
+    with ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():  # decoding releases the interpreter lock
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image that large is refused
+        grey = channels == 1 if channels else set(pool.map(image_mode, paths)) <= GREY
         read = partial(read_image, image_size=image_size, mode="L" if grey else "RGB")
-        parts = (pool.map(read, paths[start : start + AT_ONCE]) for start in range(0, len(paths), AT_ONCE))
+        parts = (pool.map(read, paths[start : start + at_once]) for start in range(0, len(paths), at_once))
         return gather(torch.from_numpy(np.stack(list(arrays))) for arrays in parts)
 
 
@@ -191,7 +238,7 @@ def flat(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow would cut all above 255
     elif image.mode in ("I", "F"):
         low, high = image.getextrema()
-        if low < 0 or high > 255 or (image.mode == "F" and 0 < high <= 1):  # type: ignore[operator]
+        if not (low >= 0 and high <= 255) or (image.mode == "F" and 0 < high <= 1):  # type: ignore[operator] # NaN fails too
             raise UserError(f"its pixels are numbers of 32 bits from {low:g} to {high:g}: convert it to 8 bits first")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -200,14 +247,28 @@ def flat(image: Image.Image, mode: str) -> Image.Image:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file.
+    """An image file of one of :data:`FORMATS`.
 
     Raises:
-        UserError: it cannot be read, now or in the block.
+        UserError: it is no plain file, has more pixels than Pillow's ``Image.MAX_IMAGE_PIXELS`` (89 million), or cannot be
+            read, now or in the block.
     """
+    check_plain(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
             yield image
     except Exception as error:  # a broken file raises whatever its bytes lead to
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"cannot read the image {path}: {reason}") from error
+        raise UserError(f"cannot read the image {path}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why an image cannot be read, of the ``error`` that its bytes led to."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller".replace(",", " ")
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 import torch
 
-from data.errors import UserError
+from data.errors import UserError, readable
+from data.files import there
 from data.items import SPLITS, ImageSplits, LabelledItems
-from data.sources.folder import load_folder, read_images
+from data.sources.folder import check_apart, load_folder, read_images
 
 PICKLES = ("*.pkl", "*.pickle")
 
@@ -23,13 +25,14 @@ def load_mini_imagenet(root: str | Path, image_size: int, *, seed: int = 0) -> I
     Pickles, the third layout in use, are not read: a file of that format can run code, or end the process.
 
     Raises:
-        UserError: none of these is there, or a file is damaged.
+        UserError: none of these is there, a file is damaged, or a class is in several splits.
     """
     path = Path(root)
-    if not path.exists():
+    if not there(path):
         raise UserError(f"no such file or folder: {path}")
     if all((path / f"{split}.csv").is_file() for split in SPLITS):
         parts = {split: from_csv(path, split, image_size) for split in SPLITS}
+        check_apart({split: part.class_names for split, part in parts.items()}, path)
         return ImageSplits("mini-imagenet", parts["train"], parts["val"], parts["test"])
     pickles = [file.name for pattern in PICKLES for file in path.glob(pattern)]
     if pickles and not (path / "train").is_dir():
@@ -41,9 +44,37 @@ def load_mini_imagenet(root: str | Path, image_size: int, *, seed: int = 0) -> I
 
 
 def from_csv(root: Path, split: str, image_size: int) -> LabelledItems:
-    """One split listed in ``<split>.csv`` with its images in ``images/``."""
-    with open(root / f"{split}.csv", newline="") as file:
-        rows = sorted((row["label"], row["filename"]) for row in csv.DictReader(file))
+    """One split listed in ``<split>.csv`` with its images in ``images/``.
+
+    Raises:
+        UserError: the file is no such list, names an image outside ``images/``, or one that cannot be read.
+    """
+    rows = sorted(read_rows(root / f"{split}.csv"))
     names = sorted({label for label, _ in rows})
     images = read_images([root / "images" / filename for _, filename in rows], image_size)
-    return LabelledItems(images, torch.tensor([names.index(label) for label, _ in rows]), tuple(names))
+    numbers = {name: number for number, name in enumerate(names)}
+    return LabelledItems(images, torch.tensor([numbers[label] for label, _ in rows]), tuple(map(readable, names)))
+
+
+def read_rows(file: Path) -> Iterator[tuple[str, str]]:
+    """(label, filename) of each line of a CSV ``file``.
+
+    Raises:
+        UserError: it is no table with these columns, lists nothing, or a name leads elsewhere.
+    """
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as lines:
+            table = csv.DictReader(lines)
+            if not {"filename", "label"} <= set(table.fieldnames or ()):
+                raise UserError(f"{file} lacks the columns filename and label")
+            rows = [(row["label"], row["filename"]) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read as a table: {error}") from error
+    if not rows:
+        raise UserError(f"{file} lists no images")
+    for number, (label, name) in enumerate(rows, start=2):
+        if not label or not name:
+            raise UserError(f"{file}, line {number}: give a filename and a label")
+        if PurePath(name).anchor or ".." in PurePath(name).parts:
+            raise UserError(f"{file}, line {number}: {name} is not in images/, and images elsewhere are not read")
+        yield label, name

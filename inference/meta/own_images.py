@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
-from data.errors import UserError
+from data.errors import UserError, readable
+from data.files import there
 from data.gather import gather
 from data.inputs import as_tensor, image_files
 from data.sources.folder import find_classes
@@ -75,11 +76,6 @@ class OwnTask:
         return torch.tensor([label for label in self.truth if label is not None], dtype=torch.long)
 
 
-def readable(name: str) -> str:
-    """A file's name in which bytes that are no text (UTF-8) are written as ``\\udcff``, so that it can be printed."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def matching(place: str) -> list[Path]:
     """The path that ``place`` is, or all that match it as a pattern.
 
@@ -87,7 +83,7 @@ def matching(place: str) -> list[Path]:
         UserError: nothing does, or it is no pattern.
     """
     path = Path(place)
-    if path.exists() or not any(sign in place for sign in "*?["):
+    if there(path) or not any(sign in place for sign in "*?["):
         return [path]
     root = Path(path.anchor or ".")
     try:

@@ -28,10 +28,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """``{train,val,test}/class<c>/<i>``: three, two and two classes of four images, PNG and JPEG."""
+    """``{train,val,test}/<split><c>/<i>``: three, two and two classes of four images, PNG and JPEG."""
     root = tmp_path / "tree"
     for split, classes in {"train": 3, "val": 2, "test": 2}.items():
         for c in range(classes):
             for i in range(4):
-                save_image(root / split / f"class{c}" / f"{i}", red(split, c, i), suffix=".jpg" if i % 2 else ".png")
+                save_image(root / split / f"{split}{c}" / f"{i}", red(split, c, i), suffix=".jpg" if i % 2 else ".png")
     return root
