@@ -28,17 +28,22 @@ def unpack(archive: Path) -> Path:
     that would land outside the folder (absolute names, ``..``, links) and archives that are damaged are refused.
 
     Raises:
-        UserError: the file is no zip archive, is damaged, or is unsafe.
+        UserError: the file is no zip archive, is damaged, or is unsafe; or the cache cannot be written to.
     """
+    if not os.access(archive, os.R_OK):
+        raise UserError(f"{archive} cannot be read: permission denied")
     stat = archive.stat()
-    key = hashlib.sha256(f"{archive.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:16]
-    target = cache_dir() / f"{archive.stem}-{key}"
+    known = b"|".join((os.fsencode(archive.resolve()), f"{stat.st_size}|{stat.st_mtime_ns}".encode()))
+    target = cache_dir() / f"{archive.stem[:64]}-{hashlib.sha256(known).hexdigest()[:16]}"
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
     except OSError as error:
-        raise UserError(f"cannot create the cache folder {target.parent}: {error.strerror}; set SIBYL_CACHE") from error
+        said = f"cannot unpack into the cache folder {target.parent}: {error.strerror}"
+        raise UserError(f"{said}; set the environment variable SIBYL_CACHE to another") from error
     with locked(archive) as alone:
         if not target.is_dir():  # another process may have been faster
             unpack_into(target, archive, clear=alone)
@@ -64,8 +69,10 @@ def unpack_into(target: Path, archive: Path, *, clear: bool) -> None:
             contents.extractall(partial)
         if not target.is_dir():  # where there are no locks
             partial.rename(target)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{archive} cannot be unpacked: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive raises whatever its bytes lead to
+        raise UserError(f"{archive} cannot be unpacked: {error or type(error).__name__}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -20,6 +20,7 @@ import jsonargparse
 import yaml
 
 from data.errors import DataWarning, UserError
+from inference.runs.flat_yaml import MODE, read_yaml
 from inference.runs.folder import RunFolder, no_room, write_json
 from inference.runs.help import Example, format_help
 from inference.runs.interruptions import INTERRUPTIONS, last_words, quiet_about_room, terminable
@@ -145,7 +146,12 @@ class OptionParser(jsonargparse.ArgumentParser):
 
     def __init__(self, options: type[Options], command: str, description: str, examples: Sequence[Example] = ()) -> None:
         super().__init__(
-            prog=program(command), description=description, default_env=False, allow_abbrev=False, print_config=None
+            prog=program(command),
+            description=description,
+            default_env=False,
+            allow_abbrev=False,
+            print_config=None,
+            parser_mode=MODE,
         )
         self.options, self.examples, self.words, self.flags = options, examples, list[str](), list[str]()
         self.extra = {"--config FILE": "YAML file of options; flags override it"}
@@ -219,7 +225,7 @@ class OptionParser(jsonargparse.ArgumentParser):
                 name, equals, value = word[2:].partition("=")
                 found[name] = value if equals else following
         with suppress(KeyError, OSError, yaml.YAMLError):
-            content = yaml.safe_load(Path(found["config"]).read_text())
+            content = read_yaml(Path(found["config"]).read_text())
             found = (content if isinstance(content, dict) else {}) | found
         return found
 

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from data.errors import UserError, choose, closest
+from inference.runs.flat_yaml import MODE, read_yaml
 from inference.runs.help import Group
 from inference.runs.training import Loop
 from inference.runs.values import NonNegativeInt, PositiveInt, PositiveNumber, Several, plain
@@ -102,7 +103,7 @@ class RunOptions(Options):
 @functools.cache
 def value_parser(options: type[Options]) -> jsonargparse.ArgumentParser:
     """A parser of the values of ``options``, without flags of its own."""
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, default_env=False)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, default_env=False, parser_mode=MODE)
     parser.add_class_arguments(options)
     return parser
 
@@ -219,7 +220,7 @@ def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
         UserError: the file is damaged, or has unknown options or values that do not fit.
     """
     try:
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
         if not isinstance(content, dict):
             raise UserError("it holds no names and values")
         check_names(options, content)

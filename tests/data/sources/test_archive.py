@@ -1,5 +1,7 @@
 """Zip archives are unpacked once, and never outside their folder."""
 
+import os
+import shutil
 import zipfile
 
 import pytest
@@ -64,6 +66,53 @@ def test_damaged_archives_leave_nothing_behind(archive, tmp_path, cache):
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack(damaged)
     assert not list(cache.rglob("*"))
+
+
+def spoil_stream(content):
+    start = content.index(b"one.txt") + len("one.txt")
+    return content[:start] + b"\xff" * 8 + content[start + 8 :]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_stream,
+        lambda content: content.replace("é.txt".encode(), b"\xff\xfe.txt"),  # said to be UTF-8
+        lambda content: content.replace("é.txt".encode(), b"\0\0.txt"),
+        lambda content: content.replace(b"PK\x01\x02", b"PK\x09\x09"),
+        lambda content: content[:30],
+    ],
+)
+def test_corrupt_streams_and_names_are_refused_in_one_line_and_leave_nothing(tmp_path, cache, spoil):
+    path = tmp_path / "corrupt.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("one.txt", "text " * 100)
+        out.writestr("é.txt", "x")
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(UserError, match=r"corrupt\.zip (cannot be unpacked|holds an unsafe entry)") as error:
+        unpack(path)
+    assert "\n" not in str(error.value)
+    assert not list(cache.rglob("*"))
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(archive, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.sources.archive.tempfile.TemporaryFile", refuse)
+        with pytest.raises(UserError, match=r"the cache folder .*cache: Read-only file system; set the env.* SIBYL_CACHE"):
+            unpack(archive)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SIBYL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"the cache folder .*file: File exists; set"):
+        unpack(archive)
+
+
+def test_an_archive_may_have_any_name(archive, tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff" + 200 * b"a" + b".zip")
+    shutil.copy(archive, odd)
+    assert load_folder(odd, 16).train.num_classes == 3
 
 
 def test_what_a_killed_unpacking_left_is_cleared(archive, cache, monkeypatch):
