@@ -54,6 +54,9 @@ def below(
         folder, suffixes: as there.
         seen: device and number of the folders that were read -> their path; the folder is added.
         around: those of the folders that this one stands in.
+
+    Raises:
+        UserError: see there.
     """
     try:
         status = os.stat(folder)

@@ -16,7 +16,7 @@ LONGEST = 2**20
 
 
 def check_flat(text: str) -> None:
-    """Refuse aliases, depth and length before anything is built.
+    """Refuse aliases, depth and length of a ``text``, before anything is built.
 
     Raises:
         yaml.YAMLError: there are some.
@@ -33,7 +33,7 @@ def check_flat(text: str) -> None:
 
 
 def read_yaml(text: str) -> Any:
-    """What a text holds: plain values.
+    """What a ``text`` holds: plain values.
 
     Raises:
         yaml.YAMLError: it is damaged, or see :func:`check_flat`.
@@ -43,7 +43,7 @@ def read_yaml(text: str) -> Any:
 
 
 def load(text: str) -> Any:
-    """:func:`read_yaml` as jsonargparse reads values.
+    """:func:`read_yaml` of a ``text`` as jsonargparse reads values.
 
     Raises:
         yaml.YAMLError: see there.
