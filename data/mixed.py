@@ -61,18 +61,22 @@ class Extent(NamedTuple):
     def __str__(self) -> str:
         return str(self.least) if self.least == self.most else f"{self.least}-{self.most}"
 
+    def uniform(self, generator: torch.Generator) -> int:
+        """Each with the same probability."""
+        return self.least + int(torch.rand((), generator=generator).item() * (self.most - self.least + 1))
+
     def draw(self, usual: int, generator: torch.Generator) -> int:
         """``usual`` in half of the draws, else uniform."""
-        chance, place = torch.rand(2, generator=generator).tolist()
-        return usual if chance < 0.5 else self.least + int(place * (self.most - self.least + 1))
+        chance, drawn = torch.rand((), generator=generator).item(), self.uniform(generator)
+        return usual if chance < 0.5 else drawn
 
 
 class VariedSampler:
-    """Draws batches of tasks whose way and shot differ from batch to batch: each is the usual one in half of the batches, else
-    uniform in its range.
+    """Draws batches of tasks whose way, shot and queries differ from batch to batch: way and shot are the usual ones in half of
+    the batches each, else uniform in their ranges.
 
-    The number of queries of a task stays about the same: those of a class are fewer where there are more classes, and never
-    more than usual.
+    The queries of a class are uniform between the usual number and as few as leave the task with the usual number in all, for
+    the more classes there are.
 
     Args:
         make: a sampler of tasks of a given shape.
@@ -88,12 +92,14 @@ class VariedSampler:
         """``tasks`` tasks of one shape as one :class:`~data.episodes.Episode`; equal seeds give equal tasks."""
         generator = torch.Generator().manual_seed(mix_seed(seed, KIND))
         way = self.ways.draw(self.spec.way, generator)
-        return self.of(way, self.shots.draw(self.spec.shot, generator)).sample(tasks, seed=seed)
+        shot = self.shots.draw(self.spec.shot, generator)
+        fewest = max(1, min(self.spec.queries, self.spec.way * self.spec.queries // way))
+        return self.of(way, shot, Extent(fewest, self.spec.queries).uniform(generator)).sample(tasks, seed=seed)
 
-    def of(self, way: int, shot: int) -> Any:
-        """The sampler of tasks of ``way`` classes with ``shot`` support items each."""
-        queries = max(1, min(self.spec.queries, self.spec.way * self.spec.queries // way))
-        spec = replace(self.spec, way=way, shot=shot, queries=queries)
+    def of(self, way: int, shot: int, queries: int | None = None) -> Any:
+        """The sampler of tasks of ``way`` classes with ``shot`` support items and ``queries`` each, as many as usual when not
+        given."""
+        spec = replace(self.spec, way=way, shot=shot, queries=queries or self.spec.queries)
         if spec not in self.made:
             self.made[spec] = self.make(spec)
         return self.made[spec]

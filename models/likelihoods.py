@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Self
@@ -42,6 +43,10 @@ class Likelihood(nn.Module):
         """Targets as the distribution reads them: integers become floats of the outputs' type, unless they are classes."""
         return targets if targets.is_floating_point() else targets.to(outputs.dtype)
 
+    def given(self, shot: float) -> Likelihood:
+        """The likelihood in tasks of ``shot`` support items a class; itself where they do not matter."""
+        return self
+
     def copies(self, posteriors: int) -> Self:
         """The same likelihood with learned numbers ``[posteriors]`` of its own for each posterior; itself where it has none."""
         return self
@@ -72,26 +77,41 @@ class CategoricalLikelihood(Likelihood):
 class TemperedCategorical(CategoricalLikelihood):
     """y ~ Categorical(softmax(ŷ / T)), with a temperature T that is fitted after training, on other data than the rest.
 
-    T is 1 at first. Source: Guo et al. 2017, "On calibration of modern neural networks", section 4.2.
+    In tasks of n support items a class, of which :meth:`given` tells, T = T₁ nᵖ: what makes a learner too sure, or too careful,
+    of one item is not what makes it so of five. T₁ is 1 and p is 0 at first. Source: Guo et al. 2017, "On calibration of modern
+    neural networks", section 4.2.
     """
 
     log_temperature: Tensor
+    power: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("log_temperature", torch.zeros(()))
+        self.register_buffer("power", torch.zeros(()))
+        self.log_shot = 0.0
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        state_dict.setdefault(f"{prefix}log_temperature", torch.zeros_like(self.log_temperature))  # checkpoints of before: 1
+        for name in ("log_temperature", "power"):  # checkpoints of before: 1 and 0
+            state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    def given(self, shot: float) -> TemperedCategorical:
+        other = copy.copy(self)
+        other.log_shot = math.log(max(shot, 1.0))
+        return other
+
+    @property
+    def inverse(self) -> Tensor:
+        """1 / T."""
+        return (-self.log_temperature - self.power * self.log_shot).exp()
+
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
-        return super().forward(outputs * (-self.log_temperature).exp())
+        return super().forward(outputs * self.inverse)
 
     def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Closed form: (softmax(ŷ / T) − onehot(y)) / T."""
-        inverse = (-self.log_temperature).exp()
-        return inverse * super().output_gradient(inverse * outputs, targets)
+        return self.inverse * super().output_gradient(self.inverse * outputs, targets)
 
 
 class GaussianLikelihood(Likelihood):

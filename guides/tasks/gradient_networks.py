@@ -66,36 +66,43 @@ class MLPGradient(GradientNetwork):
 class EquivariantGradient(GradientNetwork):
     """One small perceptron shared by all classes, on features of each (query, class) pair: any way, any class order.
 
-    It has the form of a true gradient, softmax(ŷ) − y, with the hidden label y replaced by a soft one that it predicts,
+    It has the form of a true gradient, that of −a log p(y given x) − b log p(x, y) for predictors whose outputs are logarithms
+    of p(x, y), with the hidden label y replaced by a soft one that it predicts,
 
-        ξ_ic = a_i (p_ic − t_ic),    t_i = softmax_c(log p_ic + 4 s_ic),    a_i = softplus(mean_c u_ic),
+        ξ_ic = a_i (p_ic − t_ic) − b_ic t_ic,    t_i = softmax_c(log p_ic + 4 s_ic),    a_i = softplus(mean_c u_ic),
 
-    where (s, u) is the perceptron's output for the pair. Each query's gradient sums to zero over classes. The features,
-    :func:`pair_features`, tell how a class fares over the whole query set, so that t can follow unequal class proportions,
-    and are relative to the way: a free-form output on absolute features fits 5-way tasks as well but fails on 20-way ones. How
-    many classes and queries there are, :func:`task_features`, says how far proportions are to be trusted.
+    b_ic = softplus(v_ic − 2), where (s, u, v) is the perceptron's output for the pair. The first term tells classes apart; its
+    sum over classes is zero. The second draws a class's weights to the queries that are taken for its own: the M-step in a
+    mixture of Gaussians around the weights, where t are the responsibilities.
+
+    The features, :func:`pair_features`, tell how a class fares over the whole query set, so that t can follow unequal class
+    proportions, and are relative to the way: a free-form output on absolute features fits 5-way tasks as well but fails on
+    20-way ones. How many classes and queries there are, :func:`task_features`, says how far proportions are to be trusted.
 
     Args:
         hidden: units of the two hidden layers.
         counted: whether it sees the numbers of classes and queries; guides of versions before 0.5 do not.
+        drawn: whether there is the second term; guides of versions before 0.5 have the first alone.
     """
 
-    def __init__(self, hidden: int = 32, *, counted: bool = True) -> None:
+    def __init__(self, hidden: int = 32, *, counted: bool = True, drawn: bool = True) -> None:
         super().__init__()
-        self.counted = counted
+        self.counted, self.drawn = counted, drawn
         inputs = NUM_PAIR_FEATURES + (NUM_TASK_FEATURES if counted else 0)
+        outputs = 3 if drawn else 2
         self.layers = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
         )
 
     def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
         features = pair_features(outputs)
         if self.counted:
             features = torch.cat([features, task_features(outputs)], dim=-1)
-        tilt, weight = self.layers(features).unbind(-1)
+        tilt, weight, *pull = self.layers(features).unbind(-1)
         log_p = outputs.log_softmax(-1)
         soft_label = (log_p + 4 * tilt).softmax(-1)
-        return F.softplus(weight.mean(-1, keepdim=True)) * (log_p.exp() - soft_label)
+        gradient = F.softplus(weight.mean(-1, keepdim=True)) * (log_p.exp() - soft_label)
+        return gradient - F.softplus(pull[0] - 2) * soft_label if self.drawn else gradient
 
 
 NUM_PAIR_FEATURES, NUM_TASK_FEATURES = 6, 2
@@ -125,6 +132,32 @@ def pair_features(logits: Tensor) -> Tensor:
     per_class = (share, share.clamp_min(1e-4).log())
     features = [(log_p + log_way) / 4, p, *(f.expand_as(p) for f in (*per_query, *per_class))]
     return torch.stack(features, dim=-1)
+
+
+class LabelledGradient(GradientNetwork):
+    """The gradient of −a log p(y given x) − b log p(x, y) for items whose labels are known, with learned a and b > 0:
+
+        v_ic = a (p_ic − y_ic) − b y_ic.
+
+    On the support it holds weights that move with the queries to what is known for certain, so that more steps do not lose it.
+    The start at the support's class means is where the second term alone would end.
+
+    Raises:
+        ValueError: in a call: items without labels.
+    """
+
+    needs_labels = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([-2.0, 0.0]))  # of a and b, before softplus: 0.13 and 0.69
+
+    def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        if labels is None:
+            raise ValueError("this gradient network needs labels: it is for the support")
+        apart, drawn = F.softplus(self.weights)
+        known = F.one_hot(labels, outputs.shape[-1]).to(outputs.dtype)
+        return apart * (outputs.softmax(-1) - known) - drawn * known
 
 
 class ResidualGradient(GradientNetwork):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from enum import StrEnum
+from functools import reduce
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -28,6 +30,20 @@ class Evidence(StrEnum):
     """The labelled support: inductive."""
 
 
+class Part(NamedTuple):
+    """Items that the inner gradient is taken on.
+
+    Attributes:
+        items: prepared by the predictor, ``[tasks, n, *item]``.
+        labels: ``[tasks, n]``, ``None`` where they are hidden.
+        gradient: v of these items, from their outputs and labels.
+    """
+
+    items: Tensor
+    labels: Tensor | None
+    gradient: nn.Module
+
+
 class UnrolledGuide(PyroModule):
     """q_θ(w_t) with θ found by unrolling, from θ⁰ = λ(support, queries),
 
@@ -46,6 +62,7 @@ class UnrolledGuide(PyroModule):
         rule: how θ moves, see :mod:`guides.tasks.rules`.
         steps: K.
         on: A.
+        anchor: v of the support where A is the queries; the support is then part of A, too. ``None``: it is not.
         beta: weight of the rate in the inner steps; the same β as in the objective.
         inner_samples: draws of ε in each step; with 0 the expectation is taken at the mean.
         family: of the posterior.
@@ -57,7 +74,7 @@ class UnrolledGuide(PyroModule):
         gate: how far θ⁰ departs from the prior; λ alone where it is not given.
 
     Raises:
-        ValueError: negative ``steps`` or ``inner_samples``.
+        ValueError: negative ``steps`` or ``inner_samples``, or an ``anchor`` where A is the support already.
     """
 
     spread = False  # inner gradients taken at the mean are of E ŷ under the posterior, as far as it has a closed form
@@ -73,6 +90,7 @@ class UnrolledGuide(PyroModule):
         *,
         steps: int = 3,
         on: Evidence | str = Evidence.QUERIES,
+        anchor: nn.Module | None = None,
         beta: float = 1.0,
         inner_samples: int = 0,
         family: Family | str = Family.GAUSSIAN,
@@ -85,11 +103,13 @@ class UnrolledGuide(PyroModule):
         super().__init__()
         if steps < 0 or inner_samples < 0:
             raise ValueError(f"steps = {steps} and inner_samples = {inner_samples} must not be negative")
+        if anchor is not None and Evidence(on) is not Evidence.QUERIES:
+            raise ValueError("the inner gradient is taken on the support already: leave out the anchor")
         self.prior, self.predictor, self.hyper = prior, predictor, hyper
         self.start, self.gradient, self.rule = start, gradient, rule
         self.steps, self.on, self.beta, self.inner_samples = steps, Evidence(on), beta, inner_samples
         self.family, self.first_order, self.closed_form = Family(family), first_order, closed_form
-        self.num_tasks, self.gate = num_tasks, gate
+        self.num_tasks, self.gate, self.anchor = num_tasks, gate, anchor
 
     @property
     def saw_labels(self) -> bool:
@@ -164,13 +184,22 @@ class UnrolledGuide(PyroModule):
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = num_classes(support_y) if way is None else way
         parameters = self.begin(support_x, support_y, query_x, self.predictor.rows(way), hyperparameters)
-        items, labels = (query_x, query_y) if self.on is Evidence.QUERIES else (support_x, support_y)
-        prepared = self.predictor.prepare(items)
+        evidence = self.evidence(support_x, support_y, query_x, query_y)
         trajectory = [parameters]
         for k in range(self.steps):
-            parameters = self.step(parameters, prepared, labels, hyperparameters, k)
+            parameters = self.step(parameters, evidence, hyperparameters, k)
             trajectory.append(parameters)
         return trajectory
+
+    def evidence(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> list[Part]:
+        """A, with what each part pulls by; arguments as in :meth:`unroll`. A support without items is no part."""
+        prepare = self.predictor.prepare
+        if self.on is Evidence.SUPPORT:
+            return [Part(prepare(support_x), support_y, self.gradient)]
+        parts = [Part(prepare(query_x), query_y, self.gradient)]
+        if self.anchor is not None and support_x.shape[1]:
+            parts.append(Part(prepare(support_x), support_y, self.anchor))
+        return parts
 
     def begin(
         self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int, hyperparameters: tuple[Tensor, ...]
@@ -188,18 +217,17 @@ class UnrolledGuide(PyroModule):
     def step(
         self,
         parameters: PosteriorParameters,
-        items: Tensor,
-        labels: Tensor | None,
+        evidence: list[Part],
         hyperparameters: tuple[Tensor, ...],
         index: int,
     ) -> PosteriorParameters:
-        """θ after one step, from prepared items; ``index`` picks the step's own numbers, ``hyperparameters`` are ψ
-        of the prior."""
+        """θ after one step on the ``evidence``; ``index`` picks the step's own numbers, ``hyperparameters`` are ψ of the
+        prior."""
 
         spread = (2 * parameters.log_scale).exp() if self.spread and not self.inner_samples and self.family.has_rate else None
 
         def gradient(weights: Tensor) -> Tensor:
-            pulled = self.weight_gradient(weights, items, labels, spread)
+            pulled = reduce(torch.add, (self.weight_gradient(weights, part, spread) for part in evidence))
             return pulled.detach() if self.first_order else pulled
 
         data = self.family.expected_gradient(gradient, parameters, self.inner_samples)
@@ -207,13 +235,13 @@ class UnrolledGuide(PyroModule):
         variance, narrowest = self.prior.variance(hyperparameters), self.prior.narrowest(hyperparameters)
         return self.rule(index, parameters, Pull(data, rate, variance, self.beta, narrowest))
 
-    def weight_gradient(self, weights: Tensor, items: Tensor, labels: Tensor | None, variance: Tensor | None = None) -> Tensor:
-        """Σ_i v_i ∂ŷ_i/∂w: ``[..., tasks, rows, D]`` to the same shape; of E ŷ, where the ``weights`` are means of draws of
-        this ``variance``."""
-        predictor = self.predictor
+    def weight_gradient(self, weights: Tensor, part: Part, variance: Tensor | None = None) -> Tensor:
+        """Σ_i v_i ∂ŷ_i/∂w over the items of a ``part``: ``[..., tasks, rows, D]`` to the same shape; of E ŷ, where the
+        ``weights`` are means of draws of this ``variance``."""
+        predictor, (items, labels, gradient) = self.predictor, part
         if variance is not None:
             outputs = predictor.mean_outputs(items, weights, variance)
-            return predictor.mean_pull_back(items, weights, variance, self.gradient(outputs, labels))
+            return predictor.mean_pull_back(items, weights, variance, gradient(outputs, labels))
         outputs = predictor.outputs(items, weights)
         pull_back = predictor.pull_back if self.closed_form else predictor.generic_pull_back
-        return pull_back(items, weights, self.gradient(outputs, labels))
+        return pull_back(items, weights, gradient(outputs, labels))

@@ -208,7 +208,8 @@ def sample(model: EmpiricalBayesModel, episode: Episode, given: Episode, *, seed
         chains = run_nuts(known, *given, chains=CHAINS, draws=DRAWS, warmup=WARMUP, seed=seed)
     print(f"NUTS: {CHAINS} chains of {WARMUP} + {DRAWS} transitions on {len(episode.query_x)} tasks, {chains.seconds:.0f} s")
     weights = chains.sites["weights"].squeeze(-3)  # [chains, draws, tasks, way, D]
-    labels: Any = model.likelihood(model.predictor(episode.query_x, weights))
+    likelihood = model.likelihood.given(episode.support_x.shape[1] / (episode.way or 1))
+    labels: Any = likelihood(model.predictor(episode.query_x, weights))
     logs = mixture_log_density(labels.log_prob(episode.query_y), 1)
     judged = Judged(None, labels.probs.mean((0, 1)), mixture_log_density(logs))
     return Sampled(weights.flatten(0, 1), judged, logs, float(r_hat(labels.probs).max()))

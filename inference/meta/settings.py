@@ -62,7 +62,8 @@ class GuideSettings:
         tasks: N, training tasks in all.
         seed: of what starts at random.
         gate: whether a learned gate holds the start back towards the prior; checkpoints of versions before 0.3 have none.
-        counted: whether the start knows how many items a class has; in checkpoints of versions before 0.5 it does not.
+        counted: whether the start knows how many items a class has, and the steps how many queries, and what a class's items
+            draw it to; in checkpoints of versions before 0.5 they do not.
         power, train_features: of the feature space, see :class:`~models.networks.feature_space.FeatureSpace`.
     """
 

@@ -57,10 +57,11 @@ class EmpiricalBayesModel(PyroModule):
         Returns:
             The labels, observed or sampled, ``[..., tasks, query]``.
         """
-        rows = self.predictor.rows(num_classes(support_y) if way is None else way)
+        way = num_classes(support_y) if way is None else way
+        rows, likelihood = self.predictor.rows(way), self.likelihood.given(support_y.shape[-1] / way)
         hyperparameters = self.prior.hyperparameters()
         with task_plate(query_x, self.num_tasks if self.training else None):
             weights = pyro.sample("weights", self.prior.distribution(hyperparameters, rows))  # [..., tasks, 1, rows, D]
             outputs = self.predictor(query_x, weights.squeeze(-3))
             with pyro.plate("queries", query_x.shape[1], dim=-1):
-                return pyro.sample("labels", self.likelihood(outputs), obs=query_y)
+                return pyro.sample("labels", likelihood(outputs), obs=query_y)

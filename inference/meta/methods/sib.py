@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from guides.tasks.families import Family
 from guides.tasks.gate import PriorGate
-from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, GradientNetwork, MLPGradient
+from guides.tasks.gradient_networks import (
+    EquivariantGradient,
+    ExactGradient,
+    GradientNetwork,
+    LabelledGradient,
+    MLPGradient,
+)
 from guides.tasks.hyper import HyperGuide
 from guides.tasks.rules import GradientStep, Units
 from guides.tasks.starts import LearnedStart, QueryMeans, Start, SupportMeans
@@ -46,6 +52,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         build_start(settings, means),
         build_gradient(settings),
         build_rule(settings, variant, means.shape[-1]),
+        anchor=build_anchor(settings),
         steps=variant.steps,
         beta=variant.beta or 0.0,
         inner_samples=settings.inner_samples,
@@ -92,7 +99,13 @@ def build_gradient(settings: GuideSettings) -> GradientNetwork:
         return ExactGradient(CategoricalLikelihood())
     if settings.gradient == "mlp":
         return MLPGradient(settings.way)
-    return EquivariantGradient() if settings.counted else EquivariantGradient(16, counted=False)
+    return EquivariantGradient() if settings.counted else EquivariantGradient(16, counted=False, drawn=False)
+
+
+def build_anchor(settings: GuideSettings) -> GradientNetwork | None:
+    """What the support pulls by, beside the equivariant ξ; the paper's ξ and the exact gradient stand alone."""
+    anchored = settings.counted and settings.gradient == "equivariant" and settings.initialisation == "support"
+    return LabelledGradient() if anchored else None
 
 
 def build_rule(settings: GuideSettings, variant: Variant, num_features: int) -> GradientStep:

@@ -4,20 +4,66 @@ import pytest
 import torch
 from torch import nn
 
-from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, MLPGradient
+from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, LabelledGradient, MLPGradient
 from models.likelihoods import CategoricalLikelihood
+from models.networks.feature_space import class_means
+from models.tasks.predictors import DistancePredictor
 
 WAY = 4
 
 
+def tilted(labels, *, apart: float, drawn: float | None = None) -> EquivariantGradient:
+    """One that is certain of the ``labels``, with these weights of its terms before softplus."""
+    network = EquivariantGradient(drawn=drawn is not None)
+    tilt = 50 * torch.nn.functional.one_hot(labels, WAY).float()
+    values = [tilt, torch.full_like(tilt, apart)] + ([] if drawn is None else [torch.full_like(tilt, drawn + 2)])
+    network.layers = Fixed(torch.stack(values, dim=-1))
+    return network
+
+
 def test_equivariant_gradient_is_prediction_less_label_where_the_label_is_predicted():
     """With a tilt that is certain of one class, it is a multiple of softmax(ŷ) − onehot: the exact gradient, sign included."""
-    network = EquivariantGradient()
     outputs, labels = torch.randn(2, 5, WAY), torch.randint(WAY, (2, 5))
-    tilted = 50 * torch.nn.functional.one_hot(labels, WAY).float()
-    network.layers = Fixed(torch.stack([tilted, torch.ones_like(tilted)], dim=-1))
     exact = ExactGradient(CategoricalLikelihood())(outputs, labels)
-    torch.testing.assert_close(network(outputs), torch.nn.functional.softplus(torch.tensor(1.0)) * exact)
+    found = tilted(labels, apart=1.0)(outputs)
+    torch.testing.assert_close(found, torch.nn.functional.softplus(torch.tensor(1.0)) * exact)
+
+
+def joint_gradient(outputs, labels, apart, drawn):
+    """Of −a log p(y given x) − b log p(x, y), by autograd, where outputs are log p(x, y) up to what does not depend on w."""
+    outputs = outputs.detach().requires_grad_()
+    known = outputs.gather(-1, labels[..., None]).sum()
+    (found,) = torch.autograd.grad(-apart * (known - outputs.logsumexp(-1).sum()) - drawn * known, outputs)
+    return found
+
+
+def test_its_second_term_is_the_gradient_of_the_joint_density():
+    outputs, labels = torch.randn(2, 5, WAY), torch.randint(WAY, (2, 5))
+    a, b = torch.nn.functional.softplus(torch.tensor([1.0, 0.5])).tolist()
+    torch.testing.assert_close(tilted(labels, apart=1.0, drawn=0.5)(outputs), joint_gradient(outputs, labels, a, b))
+    torch.testing.assert_close(
+        joint_gradient(outputs, labels, -1.0, 1.0), -outputs.softmax(-1), msg="that of −log p(x), which no label enters"
+    )
+
+
+def test_that_of_known_labels_is_the_joint_densitys():
+    outputs, labels = torch.randn(2, 5, WAY), torch.randint(WAY, (2, 5))
+    network = LabelledGradient()
+    a, b = torch.nn.functional.softplus(network.weights).tolist()
+    torch.testing.assert_close(network(outputs, labels), joint_gradient(outputs, labels, a, b))
+    with pytest.raises(ValueError, match="support"):
+        network(outputs)
+
+
+def test_class_means_are_where_known_labels_draw_nothing():
+    """With distances and the second term alone: a start at the support's means is not moved by the support."""
+    x, labels = torch.randn(1, 8, 3), torch.arange(8)[None] % WAY
+    means, predictor, network = class_means(x, labels, WAY), DistancePredictor(), LabelledGradient()
+    network.weights.data[0] = -torch.inf
+    pull = lambda weights: predictor.pull_back(x, weights, network(predictor(x, weights), labels))  # noqa: E731
+    torch.testing.assert_close(pull(means), torch.zeros_like(means), atol=1e-5, rtol=0)
+    away = means + 0.1
+    assert (pull(away) * (away - means)).sum() > 0, "descent leads back"
 
 
 class Fixed(nn.Module):
@@ -31,8 +77,8 @@ class Fixed(nn.Module):
         return self.value
 
 
-def test_equivariant_gradient_sums_to_zero_over_classes():
-    gradient = EquivariantGradient()(torch.randn(3, 7, WAY))
+def test_its_first_term_sums_to_zero_over_classes():
+    gradient = EquivariantGradient(drawn=False)(torch.randn(3, 7, WAY))
     torch.testing.assert_close(gradient.sum(-1), torch.zeros(3, 7), atol=1e-6, rtol=0)
     assert gradient.abs().max() > 0
 

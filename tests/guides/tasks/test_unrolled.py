@@ -13,12 +13,12 @@ from torch.func import functional_call
 
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from guides.tasks.families import PosteriorParameters
-from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, MLPGradient
+from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, LabelledGradient, MLPGradient
 from guides.tasks.hyper import HyperGuide
 from guides.tasks.rules import GradientStep
 from guides.tasks.starts import LearnedStart, QueryMeans, SupportMeans
 from guides.tasks.synthetic import SyntheticGradientGuide
-from guides.tasks.unrolled import UnrolledGuide
+from guides.tasks.unrolled import Part, UnrolledGuide
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.predictive import predictive
 from models.likelihoods import CategoricalLikelihood
@@ -83,7 +83,7 @@ def test_whitened_step_is_descent_in_the_priors_units():
 @pytest.mark.parametrize("beta", [1.0, 30.0])
 def test_kl_pull_never_overshoots(units, beta):
     """Under a narrow prior and a large β, where plain descent diverges, every step brings the posterior closer to the prior."""
-    model, guide = build(steps=8, beta=beta, units=units, size=0.5)
+    model, guide = build(EquivariantGradient(drawn=False), steps=8, beta=beta, units=units, size=0.5)
     model.prior.log_scale.data.fill_(-4.6)
     for layer in guide.gradient.parameters():
         layer.data.zero_()  # leaves the KL alone
@@ -197,7 +197,7 @@ def test_unroll_is_differentiable_to_the_start():
     loc = torch.randn(3, WAY, DIM, dtype=torch.float64, requires_grad=True)
     log_scale = torch.full_like(loc, -2.0).requires_grad_()
     hyper = guide.prior.hyperparameters()
-    step = lambda m, s: guide.step(PosteriorParameters(m, s), tasks.query_x, None, hyper, 0)  # noqa: E731
+    step = lambda m, s: guide.step(PosteriorParameters(m, s), guide.evidence(*tasks[:3]), hyper, 0)  # noqa: E731
     assert torch.autograd.gradcheck(step, (loc, log_scale), atol=1e-4)
 
 
@@ -274,8 +274,37 @@ def test_steps_beyond_the_trained_ones_repeat_the_last():
     guide.rule.log_size.data.copy_(torch.tensor([0.1, 0.3]).log())
     tasks = episode()
     *_, before, after = guide.after(4).unroll(*tasks)
-    pull = guide.weight_gradient(before.loc, guide.predictor.prepare(tasks.query_x), None)
+    pull = guide.weight_gradient(before.loc, *guide.evidence(*tasks[:3]))
     torch.testing.assert_close(before.loc - after.loc, 0.3 * pull)
+
+
+def test_an_anchor_adds_the_pull_of_the_support():
+    _, guide = build(steps=1, beta=0.0, anchor=LabelledGradient())
+    tasks = episode()
+    before, after = guide.unroll(*tasks)
+    _, free = build(steps=1, beta=0.0)
+    queries = free.weight_gradient(before.loc, Part(free.predictor.prepare(tasks.query_x), None, guide.gradient))
+    support = free.weight_gradient(before.loc, Part(free.predictor.prepare(tasks.support_x), tasks.support_y, guide.anchor))
+    assert support.abs().max() > 0
+    torch.testing.assert_close(before.loc - after.loc, 0.1 * (queries + support))
+
+
+def test_without_a_support_an_anchor_holds_nothing():
+    _, guide = build(steps=1, start=LearnedStart, anchor=LabelledGradient())
+    tasks = episode()
+    none = tasks.support_x[:, :0], tasks.support_y[:, :0]
+    assert len(guide.evidence(*none, tasks.query_x)) == 1
+    assert guide.unroll(*none, tasks.query_x, way=WAY)[-1].loc.isfinite().all()
+
+
+def test_an_anchor_on_the_support_is_refused():
+    with pytest.raises(ValueError, match="already"):
+        UnrolledGuide(*parts_of_a_guide(), on="support", anchor=LabelledGradient())
+
+
+def parts_of_a_guide():
+    _, guide = build(steps=1)
+    return guide.prior, guide.predictor, guide.start, guide.gradient, guide.rule
 
 
 def test_each_step_has_its_own_size():
@@ -283,8 +312,7 @@ def test_each_step_has_its_own_size():
     guide.rule.log_size.data.copy_(torch.tensor([0.1, 0.2]).log())
     tasks = episode()
     _, once, twice = guide.unroll(*tasks)
-    items = guide.predictor.prepare(tasks.query_x)
-    pull = guide.weight_gradient(once.loc, items, None)
+    pull = guide.weight_gradient(once.loc, *guide.evidence(*tasks[:3]))
     torch.testing.assert_close(once.loc - twice.loc, 0.2 * pull)
 
 

@@ -1,6 +1,7 @@
 """Temperatures: the one that makes a learner as sure as it is right, from its own draws, and for what it is good."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,32 +26,46 @@ def objective_of(sharp: float):
     return RateDistortionELBO(beta=0.1)(model, guide)
 
 
-def kinds():
-    return (EpisodeSampler(gaussian_bank(), TaskSpec(way=WAY, shot=1, queries=5)),)
+def kinds(*shots: int):
+    return tuple(EpisodeSampler(gaussian_bank(), TaskSpec(way=WAY, shot=shot, queries=5)) for shot in shots or (1,))
 
 
-def nll(objective) -> float:
-    return evaluate(objective.model, objective.guide, kinds()[0], tasks=40, seed=4).nll
+def nll(objective, shot: int = 1) -> float:
+    return evaluate(objective.model, objective.guide, kinds(shot)[0], tasks=40, seed=4).nll
 
 
-def test_it_is_the_temperature_with_the_lowest_nll():
-    """By evaluating the learner at each of a few."""
-    objective = objective_of(sharp=40.0)
+@pytest.mark.parametrize("sharp", [40.0, 2.0])
+def test_it_is_the_temperature_with_the_lowest_nll(sharp):
+    """By evaluating the learner at each of a few; one that is far too sure is softened, one that is too careful sharpened."""
+    objective = objective_of(sharp=sharp)
     likelihood = objective.model.likelihood
-    found = fit_temperature(objective, kinds(), SCHEDULE)
+    found = fit_temperature(objective, kinds(), SCHEDULE)[1]
     assert found == pytest.approx(float(likelihood.log_temperature.exp()))
     best = nll(objective)
     for other in GRID[::4].tolist():
         likelihood.log_temperature.fill_(math.log(other))
         assert nll(objective) >= best - 1e-6
-    assert found > 1.2, "far too sure, and so softened"
+    assert found > 1.2 if sharp > 10 else found < 0.9
 
 
-def test_what_is_not_too_sure_stays_as_it_is():
+def test_each_number_of_shots_has_its_own():
+    """Two numbers have one power between them; a third one, tasks of another way alike, is on that line."""
+    objective = objective_of(sharp=40.0)
+    likelihood, shots = objective.model.likelihood, (1, 6)
+    found = fit_temperature(objective, kinds(*shots), replace(SCHEDULE, validation_tasks=80))
+    assert found[1] != pytest.approx(found[6], rel=0.02)
+    for shot in shots:
+        alone = objective_of(sharp=40.0)
+        assert found[shot] == pytest.approx(fit_temperature(alone, kinds(shot), SCHEDULE)[shot], rel=1e-5)
+        assert nll(objective, shot) == pytest.approx(nll(alone, shot), abs=1e-5)
+    assert 1 / float(likelihood.given(6**0.5).inverse) == pytest.approx((found[1] * found[6]) ** 0.5)
+    assert float(likelihood.given(0).inverse) == pytest.approx(1 / found[1]), "no support counts as one item"
+
+
+def test_a_likelihood_without_a_temperature_stays_as_it_is():
     objective = objective_of(sharp=0.5)
-    assert fit_temperature(objective, kinds(), SCHEDULE) == 1
     objective.model.likelihood = CategoricalLikelihood()
-    assert fit_temperature(objective, kinds(), SCHEDULE) == 1, "one without a temperature"
+    assert fit_temperature(objective, kinds(), SCHEDULE) == {}
 
 
 def test_it_averages_probabilities_of_draws_and_not_their_logarithms():
@@ -63,6 +78,9 @@ def test_it_averages_probabilities_of_draws_and_not_their_logarithms():
 def test_the_gradient_of_a_tempered_likelihood_is_its_own():
     likelihood = TemperedCategorical().double()
     likelihood.log_temperature.fill_(0.4)
+    likelihood.power.fill_(-0.7)
+    likelihood = likelihood.given(3)
+    assert float(likelihood.inverse) == pytest.approx(math.exp(-0.4) * 3**0.7)
     outputs = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 4, 2])
     (expected,) = torch.autograd.grad(-likelihood(outputs).log_prob(labels).sum(), outputs)
@@ -72,5 +90,6 @@ def test_the_gradient_of_a_tempered_likelihood_is_its_own():
 def test_files_of_before_have_temperature_one():
     likelihood = TemperedCategorical()
     likelihood.log_temperature.fill_(0.4)
+    likelihood.power.fill_(0.4)
     likelihood.load_state_dict({})
-    assert float(likelihood.log_temperature) == 0
+    assert float(likelihood.log_temperature) == float(likelihood.power) == 0
