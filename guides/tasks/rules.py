@@ -35,7 +35,7 @@ class Rule(nn.Module):
     """Base class of update rules."""
 
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
-        """θ after step ``index`` (from 0); steps beyond the trained number repeat the last one's numbers."""
+        """θ after step ``index`` (from 0); there may be more steps than were trained."""
         raise NotImplementedError
 
     def shrink(self, index: int, factor: float) -> None:
@@ -75,6 +75,9 @@ class GradientStep(Rule):
 
     Where the expectation over w was taken at the mean, the distortion says nothing about log σ: its pull is then a learned
     shift per step and dimension.
+
+    Steps beyond the trained number have the last one's numbers and each goes half as far as the one before, so that all of them
+    together go no further than one: what was trained to be good after K steps stays so after more.
 
     What :meth:`shrink` makes smaller is the step that is taken, after all bounds: a size far beyond them could be halved, and
     the step be the same.
@@ -133,7 +136,7 @@ class GradientStep(Rule):
         return pull.variance if self.units is Units.PRIOR else 1.0
 
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
-        index = min(index, len(self.log_size) - 1)
+        index, beyond = min(index, len(self.log_size) - 1), max(0, index + 1 - len(self.log_size))
         size = self.log_size[index].exp()
         loc_gradient, log_scale_gradient = pull.data
         loc_size = scale_size = size
@@ -148,7 +151,7 @@ class GradientStep(Rule):
             scale_size = size.clamp(max=0.5 / pull.beta)
             log_scale = log_scale - bounded_fall(scale_size * (pull.beta * pull.rate[1]), log_scale, narrowest)
         log_scale = log_scale - (self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient)
-        loc, share = parameters.loc - loc_size * unit * loc_gradient, self.share[index]
+        loc, share = parameters.loc - loc_size * unit * loc_gradient, self.share[index] * 0.5**beyond
         return PosteriorParameters(torch.lerp(parameters.loc, loc, share), torch.lerp(parameters.log_scale, log_scale, share))
 
 

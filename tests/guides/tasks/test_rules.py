@@ -72,7 +72,7 @@ def test_every_step_has_a_size_and_a_shift_of_its_own():
     rule.scale_shift.data.copy_(torch.tensor([[1.0], [2.0]]).expand(2, 4))
     θ = PosteriorParameters(torch.zeros(SHAPE), torch.zeros(SHAPE))
     pull = Pull((torch.ones(SHAPE), None), None, torch.ones(1, 4), 0.0)
-    for index, size, shift in ((0, 0.1, 1.0), (1, 0.4, 2.0), (7, 0.4, 2.0)):
+    for index, size, shift in ((0, 0.1, 1.0), (1, 0.4, 2.0), (3, 0.1, 0.5)):  # the last is a quarter of the second
         after = rule(index, θ, pull)
         torch.testing.assert_close(after.loc, torch.full(SHAPE, -size))
         torch.testing.assert_close(after.log_scale, torch.full(SHAPE, -shift))

@@ -269,13 +269,15 @@ class TestNetworksAsPredictors:
         assert not torch.allclose(self.maml(network, tasks)[1], self.maml(network, tasks, create_graph=False)[1])
 
 
-def test_steps_beyond_the_trained_ones_repeat_the_last():
+def test_steps_beyond_the_trained_ones_go_half_as_far_each():
+    """All of them together no further than one more: what is good after K steps stays so."""
     _, guide = build(steps=2, beta=0.0)
     guide.rule.log_size.data.copy_(torch.tensor([0.1, 0.3]).log())
     tasks = episode()
-    *_, before, after = guide.after(4).unroll(*tasks)
-    pull = guide.weight_gradient(before.loc, *guide.evidence(*tasks[:3]))
-    torch.testing.assert_close(before.loc - after.loc, 0.3 * pull)
+    *_, trained, third, fourth = guide.after(4).unroll(*tasks)
+    for share, before, after in ((1 / 2, trained, third), (1 / 4, third, fourth)):
+        pull = guide.weight_gradient(before.loc, *guide.evidence(*tasks[:3]))
+        torch.testing.assert_close(before.loc - after.loc, share * 0.3 * pull)
 
 
 def test_an_anchor_adds_the_pull_of_the_support():
