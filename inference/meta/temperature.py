@@ -23,7 +23,8 @@ GRID = 2 ** torch.linspace(-1, 1, 49, dtype=torch.float64)
 @torch.no_grad()
 def fit_temperature(objective: RateDistortionModule, kinds: Kinds, schedule: MetaSchedule) -> dict[float, float]:
     """Give the likelihood the temperatures with the lowest NLL on tasks that decide; nothing happens where the model's
-    likelihood has none.
+    likelihood has none, or β is 1 or more: there the objective is a bound, which another temperature would loosen for the sake
+    of averages over draws.
 
     That of each number of shots is found by itself; with several, the line through their logarithms that is nearest by least
     squares says what it is for any number.
@@ -37,7 +38,7 @@ def fit_temperature(objective: RateDistortionModule, kinds: Kinds, schedule: Met
     """
     model: Any = objective.model
     likelihood = getattr(model, "likelihood", None)
-    if not isinstance(likelihood, TemperedCategorical):
+    if not isinstance(likelihood, TemperedCategorical) or objective.elbo.beta >= 1:
         return {}
     likelihood.log_temperature.zero_()
     likelihood.power.zero_()

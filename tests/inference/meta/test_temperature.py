@@ -62,6 +62,13 @@ def test_each_number_of_shots_has_its_own():
     assert float(likelihood.given(0).inverse) == pytest.approx(1 / found[1]), "no support counts as one item"
 
 
+def test_a_bound_stays_the_bound_that_was_trained():
+    objective = objective_of(sharp=40.0)
+    objective.elbo.beta = 1.0
+    assert fit_temperature(objective, kinds(), SCHEDULE) == {}
+    assert float(objective.model.likelihood.log_temperature) == 0
+
+
 def test_a_likelihood_without_a_temperature_stays_as_it_is():
     objective = objective_of(sharp=0.5)
     objective.model.likelihood = CategoricalLikelihood()
