@@ -26,9 +26,12 @@ def unequal(queries=6):
 def test_equals_the_posterior():
     fitted, (support_x, support_y, query_x) = learner(), task()
     predicted = fitted.predict(support_x, support_y, query_x, num_samples=32)
-    expected = fitted.posterior(support_x, support_y, query_x).probabilities(num_samples=32)[0]
+    posterior = fitted.posterior(support_x, support_y, query_x)
+    expected = posterior.probabilities(num_samples=32)[0]
     torch.testing.assert_close(predicted.probabilities, expected, atol=1e-5, rtol=1e-4)
-    assert bool((predicted.lower <= predicted.probabilities).all() & (predicted.probabilities <= predicted.upper).all())
+    draws = posterior.predictive(num_samples=32).labels.probs[:, 0]
+    for found, level in ((predicted.lower, 0.05), (predicted.upper, 0.95)):
+        torch.testing.assert_close(found, draws.quantile(level, dim=0), atol=1e-5, rtol=1e-4)
     assert predicted.class_names == ("0", "1", "2")
 
 
