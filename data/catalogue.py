@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from data.arguments import as_path, as_whole, shown
 from data.errors import UserError, choose
 from data.items import ImageSplits, SupervisedData
 from data.regression import load_curve
@@ -135,11 +136,12 @@ def load_from(
     Raises:
         UserError: an unknown name, files missing that it needs, or a ``root`` that it has no use for.
     """
-    if name not in table:
-        raise UserError(f"unknown data set {name!r}: {choose(name, table)}")
+    if not isinstance(name, str) or name not in table:
+        raise UserError(f"unknown data set {shown(name)!r}: {choose(shown(name), table)}")
     entry = table[name]
     if root is None and not entry.embedded:
         raise UserError(f"the data set {name!r} needs `root`: the folder or archive that holds its images")
     if root is not None and entry.embedded:
         raise UserError(f"the data set {name!r} is drawn, and reads no files: leave out `root={root}`, or choose `data=folder`")
-    return entry.load(Path(root or ""), image_size or entry.image_size, seed)
+    size = entry.image_size if image_size is None else as_whole(image_size, "image_size", 1)
+    return entry.load(Path() if root is None else as_path(root, "root"), size, as_whole(seed, "seed"))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.arguments import as_number, as_whole
 from data.errors import DataWarning, UserError
 from data.items import LabelledItems
 
@@ -76,6 +77,9 @@ class TaskSpec:
             for more items than it has beside the support, p is drawn again. So the law is the Dirichlet exactly where every
             class has shot + way · queries items, and otherwise the Dirichlet *truncated* at what the classes can serve, whose
             proportions vary less; ``EpisodeSampler.acceptance`` says how near it is.
+
+    Raises:
+        UserError: an argument that is no such number.
     """
 
     way: int = 5
@@ -85,10 +89,9 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         for name, least in (("way", 2), ("shot", 0), ("queries", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} = {getattr(self, name)} is too small: at least {least}")
-        if self.imbalance is not None and self.imbalance <= 0:
-            raise UserError(f"imbalance = {self.imbalance} must be positive (2 is usual), or none for balanced tasks")
+            object.__setattr__(self, name, as_whole(getattr(self, name), name, least))  # frozen from here on
+        if self.imbalance is not None:
+            object.__setattr__(self, "imbalance", as_number(self.imbalance, "imbalance"))
 
     @property
     def guess(self) -> float:
@@ -170,11 +173,14 @@ class EpisodeSampler:
     def sample_indices(self, tasks: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Indices into the source instead of items.
 
+        Raises:
+            UserError: ``tasks`` below 1, or a seed that is none.
+
         Returns:
             support ``[tasks, way * shot]`` (grouped by class), query ``[tasks, way * queries]``, query labels of the same
             shape, and the tasks' classes ``[tasks, way]``.
         """
-        spec, generator = self.spec, torch.Generator().manual_seed(seed)
+        tasks, spec, generator = as_whole(tasks, "tasks", 1), self.spec, torch.Generator().manual_seed(as_whole(seed, "seed"))
         classes = torch.rand(tasks, len(self.counts), generator=generator).topk(spec.way, dim=-1).indices
         available = self.counts[classes]  # [tasks, way]
         query_counts = self._query_counts(available - spec.shot, generator)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from inference.runs.beginning import begin
+
+if __name__ == "__main__":
+    begin()
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -87,7 +92,7 @@ def find(run: RunFolder, options: DiagnoseOptions) -> Diagnosis:
     made_by = run.results()
     command = made_by.get("command")
     if command == "svi_sib" and made_by.get("dataset") in PROBLEMS:
-        own = options_from_yaml(SibOptions, run.config.read_text(), run.config)
+        own = options_from_yaml(SibOptions, run.read_config(), run.config)
         if own.data not in PROBLEMS:
             raise UserError(f"{run.path} holds files of two runs: config.yaml is of {own.data}, metrics.json is not")
         tasks = options.tasks or REGRESSION_TASKS
@@ -97,7 +102,7 @@ def find(run: RunFolder, options: DiagnoseOptions) -> Diagnosis:
         return found._replace(findings=found.findings + examine_files(sorted(run.posteriors.glob("lwof-*.nc"))))
     files = sorted(run.posteriors.glob("*.nc"))
     if files and command == "svi_bnn":
-        trained = options_from_yaml(BnnOptions, run.config.read_text(), run.config)
+        trained = options_from_yaml(BnnOptions, run.read_config(), run.config)
         return diagnose_networks(run, trained, simulations=options.simulations, nuts=options.nuts)
     if not files:
         raise UserError(f"{run.path} has no posteriors/*.nc to look at: runs of earlier versions wrote none, so run it again")

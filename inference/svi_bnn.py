@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from inference.runs.beginning import begin
+
+if __name__ == "__main__":
+    begin()
+
 from collections.abc import Sequence
 
 from data.catalogue import load_supervised

@@ -7,29 +7,35 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from inference.runs.commands import run_process
+from inference.runs.beginning import begin
+
+
+def run(command: str) -> None:
+    """Run a ``command``, a module below ``inference``, and end the process."""
+    begin()
+    import_module("sibyl.inference.runs.commands").run_process(import_module(f"sibyl.inference.{command}").main)
 
 
 def sib() -> None:
     """``sibyl-sib``: few-shot learning by synthetic gradients."""
-    run_process(import_module("sibyl.inference.svi_sib").main)
+    run("svi_sib")
 
 
 def bnn() -> None:
     """``sibyl-bnn``: Bayesian neural networks by rate and distortion."""
-    run_process(import_module("sibyl.inference.svi_bnn").main)
+    run("svi_bnn")
 
 
 def vid() -> None:
     """``sibyl-vid``: variational information distillation."""
-    run_process(import_module("sibyl.inference.svi_vid").main)
+    run("svi_vid")
 
 
 def predict() -> None:
     """``sibyl-predict``: a finished run on other tasks."""
-    run_process(import_module("sibyl.inference.predict").main)
+    run("predict")
 
 
 def diagnose() -> None:
     """``sibyl-diagnose``: is a finished run's posterior right?"""
-    run_process(import_module("sibyl.inference.diagnose").main)
+    run("diagnose")

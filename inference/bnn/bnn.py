@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from data.arguments import as_path, as_whole, check_kind
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.checks import (
@@ -112,6 +113,7 @@ class BNN(Fit):
         Raises:
             UserError: bad data or arguments, or a loss that is not finite.
         """
+        check_kind("network", network, nn.Module, "a module")
         if unknown := settings.keys() - (known := {field.name for field in fields(FitSettings)}):
             raise UserError(f"unknown argument {', '.join(sorted(unknown))}: choose {', '.join(sorted(known))}")
         chosen, way = FitSettings(**settings), choose_algorithm(algorithm)
@@ -123,7 +125,7 @@ class BNN(Fit):
         check_device(device, devices)
         if devices > 1:
             check_sent(network=network, prior=m, likelihood=observation)
-        if out is not None and RunFolder(out).config.exists():
+        if out is not None and RunFolder(out := as_path(out, "out")).config.exists():
             raise UserError(f"{out} already holds a run: choose another `out`")
         recipe = Recipe(way, weight, observation, m, scales, chosen)
         prepare(network, data, recipe)
@@ -154,7 +156,7 @@ class BNN(Fit):
         Raises:
             UserError: another suffix, or a place that cannot be written to.
         """
-        return write_fit(Path(path), self)
+        return write_fit(as_path(path), self)
 
     @classmethod
     def load(
@@ -183,7 +185,8 @@ class BNN(Fit):
         """
         own = None if likelihood is None else choose_likelihood(likelihood, torch.empty(0))
         given = as_module(prior) if isinstance(prior, Distribution) else prior
-        place = Path(path)
+        place = as_path(path)
+        check_kind("network", network, nn.Module | None, "a module")
         if place.is_dir() and not (place / SAVED).is_file():
             return cls.of(load_run(place, algorithm, beta))
         return cls.of(read_fit(place / SAVED if place.is_dir() else place, network, prior=given, likelihood=own))
@@ -219,7 +222,6 @@ class BNN(Fit):
         Raises:
             UserError: items of another shape than those it was fitted to, or numbers that are not finite.
         """
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise UserError(f"`num_samples={num_samples!r}` must be a whole number, above 0")
+        draws, seed = as_whole(num_samples, "num_samples", 1), as_whole(seed, "seed")
         items = read_items(x, self.item_shape)
-        return predict_items(self.posterior, items, num_samples=num_samples, seed=seed, class_names=self.class_names)
+        return predict_items(self.posterior, items, num_samples=draws, seed=seed, class_names=self.class_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from data.arguments import shown
 from data.catalogue import load_supervised
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm
@@ -30,12 +31,12 @@ def load_run(path: Path, algorithm: Algorithm | str | None = None, beta: float |
     run = RunFolder.existing(path)
     if run.metrics.exists() and run.results().get("command") != "svi_bnn":
         raise UserError(f"{path} is no run of svi_bnn: its command was {run.results().get('command')}")
-    options = options_from_yaml(BnnOptions, run.config.read_text(), run.config)
+    options = options_from_yaml(BnnOptions, run.read_config(), run.config)
     tested = [row for row in run.results().get("results", []) if row.get("split") == "test"]
     chosen = [row for row in tested if algorithm in (None, row["algorithm"]) and beta in (None, row["beta"])]
     if len(chosen) != 1:
         known = ", ".join(f"{row['algorithm']} at β = {row['beta']:g}" for row in tested)
-        asked = f"no fit of {algorithm or 'any algorithm'} at β = {beta or 'any'}" if not chosen else "several fits"
+        asked = "several fits" if chosen else f"no fit of {shown(algorithm or 'any algorithm')} at β = {shown(beta or 'any')}"
         raise UserError(f"{path} has {asked}: choose `algorithm` and `beta` from {known}")
     way, weight = Algorithm(chosen[0]["algorithm"]), chosen[0]["beta"]
     if not (file := run.checkpoints / f"{stage_name(way, weight)}.safetensors").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from data.arguments import as_path, as_truth, as_whole, check_kind
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.items import LabelledItems, as_images
@@ -102,8 +104,11 @@ class Learner:
         Raises:
             UserError: the folder, the file or the variant is missing or damaged.
         """
-        whole = not isinstance(run, RunFolder) and Path(run).is_file()
-        path = Path(run) if whole else variant_file(run, variant)  # type: ignore[arg-type]
+        check_kind("variant", variant, str | None, "a name")
+        check_kind("backbone", backbone, nn.Module | None, "a module")
+        folder = run if isinstance(run, RunFolder) else RunFolder(as_path(run, "run"))
+        whole = os.path.isfile(folder.path)
+        path = folder.path if whole else variant_file(folder if folder is run else folder.path, variant)
         tensors, metadata = load_tensors(path)
         if "space.directions" not in tensors or "base_classes" not in metadata:
             raise UserError(f"{path} holds no learner of SIB")
@@ -144,6 +149,7 @@ class Learner:
         Raises:
             UserError: a place that cannot be written to.
         """
+        path, network = as_path(path), as_truth(network, "network")
         centres = getattr(getattr(self.model, "prior", None), "loc", None)
         metadata = {
             "variant": asdict(self.variant),
@@ -156,7 +162,7 @@ class Learner:
         if network and self.network is not None:
             metadata["network"] = self.network.description()
         with writing(path):
-            return save_tensors(Path(path), self.state(network=network).state_dict(), metadata)
+            return save_tensors(path, self.state(network=network).state_dict(), metadata)
 
     def state(self, *, network: bool = False) -> nn.ModuleDict:
         """Everything learned, with or without the feature network, as one module."""
@@ -233,8 +239,7 @@ class Learner:
         Raises:
             UserError: what is no tensor, a negative number of steps, or labels missing that the guide reads.
         """
-        if steps is not None and steps < 0:
-            raise UserError(f"steps = {steps} must be 0 or more")
+        steps = None if steps is None else as_whole(steps, "steps")
         for name, given in {"support_x": support_x, "support_y": support_y, "query_x": query_x}.items():
             if not isinstance(given, Tensor):
                 raise UserError(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from data.arguments import as_whole
 from data.episodes import Episode, TaskSpec
 from data.errors import UserError
 from data.inputs import as_targets, as_tensor
@@ -87,8 +88,8 @@ def predict(
     Raises:
         UserError: items or labels that do not fit, no queries, or another way than the guide was built for.
     """
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise UserError(f"`num_samples={num_samples!r}` must be a whole number, above 0")
+    steps = None if steps is None else as_whole(steps, "steps")
+    num_samples, seed = as_whole(num_samples, "num_samples", 1), as_whole(seed, "seed")
     labels, names = as_targets(support_y)
     if not names:
         raise UserError("support_y holds real numbers: give whole numbers or names of classes")
@@ -132,8 +133,7 @@ def predict_features(
     """
     if not len(queries):
         raise UserError("query_x has no items: give one at least")
-    if batch is not None and (not isinstance(batch, int) or batch < 1):
-        raise UserError(f"`batch={batch}` must be a whole number, 1 or more")
+    batch = None if batch is None else as_whole(batch, "batch", 1)
     names = tuple(class_names)
     most = batch or len(names) * learner.spec.queries
     learner.check_way(len(names), min(len(queries), most))

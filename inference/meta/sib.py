@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.arguments import as_truth, as_whole, check_kind
 from data.errors import UserError
 from data.gather import gather
 from data.inputs import AT_ONCE, as_items
@@ -61,7 +62,9 @@ class SIB(Learner):
         Raises:
             UserError: bad options, data that cannot serve them, or a network for other images.
         """
-        splits = own_splits(data, labels, seed=options.get("seed", 0), mirror=mirror)
+        check_kind("network", network, FeatureNetwork | None, "a FeatureNetwork")
+        check_kind("backbone", backbone, str | nn.Module | None, "a name or a module")
+        splits = own_splits(data, labels, seed=as_whole(options.get("seed", 0), "seed"), mirror=as_truth(mirror, "mirror"))
         given = {"beta": 0.1, "progress": False, **options}
         with tempfile.TemporaryDirectory() as scratch:
             if splits.train.items.dim() == 2:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.arguments import as_whole, shown
 from data.errors import UserError
 from data.inputs import as_tensor
 from data.items import LabelledItems
@@ -44,8 +45,7 @@ def check_device(device: str, devices: int = 1) -> None:
     Raises:
         UserError: an unknown name, a GPU that is not there, or fewer than one process.
     """
-    if not isinstance(devices, int) or devices < 1:
-        raise UserError(f"`devices={devices!r}` must be a whole number, above 0")
+    as_whole(devices, "devices", 1)
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {device!r}: choose auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
@@ -66,13 +66,13 @@ def check_place(*place: Any) -> None:
     Raises:
         UserError: neither, or a device that is not here.
     """
-    shown = ", ".join(map(str, place))
+    given = ", ".join(map(shown, place))
     if not place or not all(isinstance(part, torch.device | str) or is_floating(part) for part in place):
-        raise UserError(f"cannot go to {shown or 'nowhere'}: give a device, a floating-point type, or one of each")
+        raise UserError(f"cannot go to {given or 'nowhere'}: give a device, a floating-point type, or one of each")
     try:
         torch.empty(0).to(*place)
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise UserError(f"cannot go to {shown}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cannot go to {given}: {str(error).splitlines()[0]}") from None
 
 
 def is_floating(kind: Any) -> bool:

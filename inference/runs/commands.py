@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import functools
+import io
 import itertools
 import os
 import re
+import signal
 import sys
 import time
 import warnings
@@ -19,14 +21,16 @@ from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 import jsonargparse
 import yaml
 
+from data.arguments import shown
 from data.errors import DataWarning, UserError
 from inference.runs.flat_yaml import MODE, read_yaml
-from inference.runs.folder import RunFolder, no_room, write_json
+from inference.runs.folder import RunFolder, no_room, plainly, read_text, write_json
 from inference.runs.help import Example, format_help
-from inference.runs.interruptions import INTERRUPTIONS, last_words, quiet_about_room, terminable
+from inference.runs.interruptions import INTERRUPTIONS, last_words, nothing_lost, terminable
 from inference.runs.options import (
     Kind,
     Options,
+    RunOptions,
     as_flags,
     check_names,
     options_from_yaml,
@@ -60,7 +64,7 @@ def run_command(main: Main[Any]) -> None:
     """Run ``main`` and exit: 0; 2 with one line on standard error where the user can fix what is wrong; 130 or 143 with one
     that says how to go on where SIGINT or SIGTERM has ended it."""
     try:
-        with terminable(), quiet_about_room():
+        with terminable(), nothing_lost():
             main(None)
     except UserError as error:
         if is_main():  # all processes of a run meet the same error
@@ -76,9 +80,10 @@ def run_command(main: Main[Any]) -> None:
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has gone
     except Exception as error:
-        if (said := no_room(error)) is None:
+        said = no_room(error)
+        if (plain := f"{said}: make room, and start again" if said else plainly(error)) is None:
             raise
-        print(f"error: {said}: make room, and start again", file=sys.stderr)
+        print(f"error: {as_flags(plain, RunOptions)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -89,10 +94,15 @@ def run_process(main: Main[Any]) -> None:
     than a second where so many are loaded (mypy ends in the same way).
     """
     status: Any = 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an encoding without β, or a file name that is no text
     try:
         run_command(main)
     except SystemExit as end:
         status = end.code
+    with suppress(ValueError):  # no main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -174,6 +184,9 @@ class OptionParser(jsonargparse.ArgumentParser):
         """As jsonargparse does, dashes in option names being as good as underscores, and spaces between the values of one
         option as good as commas: a shell makes several words of ``photos/*.jpg``."""
         self.words = self.joined([underscored(word) for word in (sys.argv[1:] if args is None else args)])
+        for word, following in itertools.zip_longest(self.words, self.words[1:], fillvalue=""):
+            if (flag := word.partition("="))[0] == "--config":
+                check_text(flag[2] if flag[1] else following)
         return super().parse_args(self.words, *rest, **settings)
 
     def joined(self, words: Sequence[str]) -> list[str]:
@@ -224,10 +237,26 @@ class OptionParser(jsonargparse.ArgumentParser):
             if word.startswith("--"):
                 name, equals, value = word[2:].partition("=")
                 found[name] = value if equals else following
-        with suppress(KeyError, OSError, yaml.YAMLError):
-            content = read_yaml(Path(found["config"]).read_text())
+        with suppress(KeyError, OSError, ValueError, yaml.YAMLError):
+            content = read_yaml(read_text(Path(found["config"])))
             found = (content if isinstance(content, dict) else {}) | found
         return found
+
+
+def check_text(path: str) -> None:
+    """Refuse a ``--config`` that is no file of text, which ``path`` must lead to.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        text = read_text(Path(path))
+    except OSError as error:
+        raise UserError(f"`config={shown(path)}`: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"`config={shown(path)}` is no text in UTF-8: {error}") from error
+    if "\0" in text:
+        raise UserError(f"`config={shown(path)}` is no text: it holds null bytes")
 
 
 def takes_several(hint: Any) -> bool:
@@ -281,7 +310,7 @@ def read_command(
     if others := parser.named() - {"resume"}:
         raise UserError(f"`resume={resumed}` goes on with the options of that run: leave out `{min(others)}`")
     run = RunFolder.existing(resumed)
-    return options_from_yaml(options, run.config.read_text(), run.config), run
+    return options_from_yaml(options, run.read_config(), run.config), run
 
 
 def given_value(options: type[Options], name: str, arguments: Sequence[str] | None) -> Any:

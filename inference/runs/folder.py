@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data.errors import UserError
 from inference.runs.processes import agree, is_main, rank
 from sibyl._version import __version__
@@ -22,6 +24,15 @@ TEMPORARY = re.compile(r"\..+\.\d+\.\d+(\.\w+)?")
 """Names that :func:`write_atomically` writes under."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system calls a disk, a quota or a file that takes no more."""
+
+REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO),
+    *(errno.EIO, errno.ESTALE, errno.ENOTEMPTY, errno.EBUSY, errno.EMFILE, errno.ENFILE),
+)
+"""What the system says of paths that it does not let us use."""
+MEMORY = "there is not enough memory for this: lower `batch`, or what else says how large arrays are"
+TOO_LARGE = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed", "array is too big")
+"""What torch and NumPy call an array that there is no memory for; numbers that stand for its size may overflow before."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: Path | None = None, new: bool = False) -> Path:
@@ -81,6 +92,25 @@ def no_room(error: BaseException | None) -> str | None:
             if number == full or os.strerror(full) in str(error):
                 return os.strerror(full)
         error = error.__cause__ or error.__context__
+    return None
+
+
+def no_memory(error: BaseException | None) -> bool:
+    """Whether an ``error``, or one that led to it, is of memory that is too small, or of an array beyond any memory."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in TOO_LARGE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def plainly(error: Exception) -> str | None:
+    """What to tell the user of an ``error`` that is of the machine: too little memory, or a path that the system refuses;
+    ``None`` where it is another."""
+    if no_memory(error):
+        return MEMORY
+    if isinstance(error, OSError) and error.errno in REFUSED and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return None
 
 
@@ -180,7 +210,7 @@ class RunFolder:
         run.found = tuple(file for file in run.own if file.exists())
         try:
             with writing(path), suppress(FileExistsError):
-                write_atomically(run.config, lambda file: file.write_text(config), new=True)
+                write_atomically(run.config, lambda file: file.write_text(config, encoding="utf-8"), new=True)
                 write_json(run.manifest, {"sibyl": __version__, "command": command, "config": checksum(config), "files": {}})
                 return run
         except UserError:
@@ -196,15 +226,23 @@ class RunFolder:
             UserError: it is missing, or has no configuration that is text, or another one than it began with.
         """
         run = cls(path)
-        if not run.config.is_file():
+        if not os.path.isfile(run.config):
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
-        try:
-            config = run.config.read_text()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{run.config} is damaged: {error}") from error
+        config = run.read_config()
         if run.manifest.exists() and run.read_manifest().get("config") != checksum(config):
             raise UserError(f"{run.config} is not what the run began with: put that back, or delete {run.manifest}")
         return run
+
+    def read_config(self) -> str:
+        """What ``config.yaml`` holds.
+
+        Raises:
+            UserError: it cannot be read, or is no text.
+        """
+        try:
+            return read_text(self.config)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.config} is damaged: {error}") from error
 
     def read_manifest(self) -> dict[str, Any]:
         """What :mod:`inference.runs.manifest` knows of the run.
@@ -265,8 +303,15 @@ class RunFolder:
                 write_json(self.seconds_file, totals)
 
     def seconds(self) -> dict[str, float]:
-        """Stage -> seconds so far."""
-        return read_json(self.seconds_file) if self.seconds_file.exists() else {}
+        """Stage -> seconds so far.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        found = read_json(self.seconds_file) if self.seconds_file.exists() else {}
+        if not isinstance(found, dict) or not all(type(value) in (int, float) for value in found.values()):
+            raise UserError(f"{self.seconds_file} is damaged: delete it, and what it counts begins at 0")
+        return found
 
 
 def checksum(text: str) -> str:
@@ -277,7 +322,7 @@ def checksum(text: str) -> str:
 def write_json(path: Path, content: Any) -> Path:
     """``content`` as one JSON document, atomically; NaN is refused, ``null`` is the way to say "none"."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    return write_atomically(path, lambda file: file.write_text(text))
+    return write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:
@@ -287,6 +332,27 @@ def read_json(path: Path) -> Any:
         UserError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is missing or damaged: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, UTF-8 whatever the system's own encoding is.
+
+    Raises:
+        OSError: it is missing, or no file: what reads a pipe may wait for ever.
+        ValueError: it is no text.
+    """
+    check_file(path)
+    return path.read_text(encoding="utf-8")
+
+
+def check_file(path: Path) -> None:
+    """Fail where a path leads to a folder, pipe or device: what opens a pipe may wait for ever.
+
+    Raises:
+        OSError: it does.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no file", str(path))

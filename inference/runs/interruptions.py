@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from data.errors import UserError
 from data.locks import locked
-from inference.runs.folder import RunFolder, Unfinished, no_room, writing
+from inference.runs import beginning
+from inference.runs.folder import RunFolder, Unfinished, no_room, plainly, writing
 from inference.runs.processes import agree
 
 
@@ -29,36 +32,76 @@ class Terminated(BaseException):
 INTERRUPTIONS = (KeyboardInterrupt, Terminated)
 
 
-def terminate(number: int, frame: Any) -> NoReturn:
+AGAIN = 5.0
+"""Seconds in which a second signal of a kind does not break into what the first one makes us do."""
+struck: dict[int, float] = {}
+"""Signal -> when it last raised something."""
+
+
+def terminate(number: int, frame: Any) -> None:
     """The handler of SIGTERM in a command; Python calls it with the signal's ``number`` and the ``frame`` that it broke into.
 
     Raises:
-        Terminated: always.
+        Terminated: but for a second one soon after.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the second of two would break into what the first one makes us do
-    raise Terminated
+    if is_first(number):
+        raise Terminated
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """The handler of SIGINT in a command; ``number`` and ``frame`` as for :func:`terminate`.
+
+    Raises:
+        KeyboardInterrupt: but for a second one soon after.
+    """
+    if is_first(number):
+        raise KeyboardInterrupt
+
+
+def is_first(number: int) -> bool:
+    """Whether no signal of this ``number`` was here in the last seconds."""
+    now, before = time.monotonic(), struck.get(number)
+    if before is not None and now - before < AGAIN:
+        return False
+    struck[number] = now
+    return True
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """A block in which SIGTERM raises :class:`Terminated`, so that what is open is closed and temporary files go; only where
-    the main thread runs it, for others have no signals."""
+    """A block in which SIGTERM raises :class:`Terminated`, and SIGINT ``KeyboardInterrupt``, so that what is open is closed and
+    temporary files go; only where the main thread runs it, for others have no signals. Where SIGINT is ignored, as in the
+    background of a shell, or has a handler of the user's, it stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    struck.clear()
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, beginning.end):
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
-def quiet_about_room() -> Iterator[None]:
-    """A block in which threads and destructors print no traceback of a full disk: the main thread meets it too, and speaks."""
+def nothing_lost() -> Iterator[None]:
+    """A block in which threads and destructors print no traceback of a full disk, for the main thread meets it too, and speaks;
+    and in which an interruption that strikes a destructor, where Python drops what is raised, strikes again after it."""
     threads, others = threading.excepthook, sys.unraisablehook
+
+    def unraisable(found: Any) -> None:
+        if isinstance(found.exc_value, INTERRUPTIONS):
+            number = signal.SIGTERM if isinstance(found.exc_value, Terminated) else signal.SIGINT
+            struck.pop(number, None)
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()  # now it would strike this function
+        elif no_room(found.exc_value) is None:
+            others(found)
+
     threading.excepthook = lambda found: threads(found) if no_room(found.exc_value) is None else None
-    sys.unraisablehook = lambda found: others(found) if no_room(found.exc_value) is None else None
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
@@ -96,6 +139,7 @@ def working_in(run: RunFolder, *, new: bool = False, resumes: bool = True) -> It
 
     Raises:
         Unfinished: another process is at it, or the disk is full.
+        UserError: there is too little memory, or the system refuses a path.
     """
     try:
         with ExitStack() as held:
@@ -116,7 +160,11 @@ def working_in(run: RunFolder, *, new: bool = False, resumes: bool = True) -> It
         raise
     except Exception as error:
         if (said := no_room(error)) is None:
-            raise
+            if (plain := plainly(error)) is None:
+                raise
+            if new and not run.has_trained:
+                run.discard()
+            raise UserError(plain) from error
         then = f"continue with `resume={run.path}`" if resumes else "start again"
         raise Unfinished(f"{run.path}: {said}: make room, then {then}") from error
 

@@ -7,24 +7,32 @@ there, ``--image-size 8`` (see :func:`as_flags`).
 from __future__ import annotations
 
 import functools
+import math
+import os
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
+import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
+from data.arguments import shown
 from data.errors import UserError, choose, closest
 from inference.runs.flat_yaml import MODE, read_yaml
 from inference.runs.help import Group
 from inference.runs.training import Loop
-from inference.runs.values import NonNegativeInt, PositiveInt, PositiveNumber, Several, plain
+from inference.runs.values import LARGEST, MOST, SMALLEST, NonNegativeInt, PositiveInt, PositiveNumber, Several, plain
 
 Kind = TypeVar("Kind", bound="Options")
+LIMITS = (MOST, SMALLEST, LARGEST)
+"""Bounds of machines, which are told to those alone who go beyond."""
 Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"]
 
 
@@ -114,6 +122,10 @@ def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, A
     Raises:
         UserError: a value does not fit its option's type.
     """
+    given = {name: natural(value) for name, value in given.items()}
+    for name, value in given.items():
+        if isinstance(value, int) and abs(value) > 10**300:  # float() raises another error than jsonargparse knows
+            refuse_value(options, f'Parser key "{name}": out of range', given)
     try:
         parsed = value_parser(options).parse_object(dict(given))  # type: ignore[arg-type]
     except jsonargparse.ArgumentError as error:
@@ -123,6 +135,15 @@ def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, A
         if value is None and type(None) not in get_args(hints[name]):
             refuse_value(options, f'Parser key "{name}": not given', {name: "null"})
     return {name: settle(value, hints[name]) for name, value in vars(parsed).items()}
+
+
+def natural(value: Any) -> Any:
+    """A value of Python's own where it is NumPy's or torch's scalar, or a path."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0 and value.device.type != "meta"):
+        return value.item()
+    return value
 
 
 def settle(value: Any, hint: Any) -> Any:
@@ -169,7 +190,7 @@ def refuse_value(options: type[Options], message: str, given: Mapping[str, Any])
     if found is None:
         raise UserError(" ".join(message.split()))
     name = found[1]
-    named = f"`{name}={given[name]}`" if name in given else f"`{name}`"
+    named = f"`{name}={shown(given[name])}`" if name in given else f"`{name}`"
     own = re.search(r"Not of type \w+: (.*)", message)
     wanted = describe_type(get_type_hints(options).get(name), given.get(name, ""))
     rest = message[message.index(found[0]) + len(found[0]) + 1 :]
@@ -190,9 +211,18 @@ def describe_type(hint: Any, given: object) -> str | None:
     limits = getattr(hint, "_restrictions", None)
     if limits is None:
         return {int: "must be a whole number", float: "must be a number", str: "must be text"}.get(hint)
+    broken = [(compare, limit) for compare, limit in limits if limit in LIMITS and is_beyond(given, compare, limit)]
     words = {"gt": "above {}", "ge": "{} or more", "lt": "below {}", "le": "at most {}"}
-    bounds = [words[compare.__name__].format(f"{limit:g}") for compare, limit in limits if abs(limit) < float("inf")]
+    shown = broken or [(compare, limit) for compare, limit in limits if limit not in LIMITS]
+    bounds = [words[compare.__name__].format(limit if isinstance(limit, int) else f"{limit:g}") for compare, limit in shown]
     return f"must be a {'whole ' if issubclass(hint, int) else ''}number, {' and '.join(bounds)}"
+
+
+def is_beyond(given: object, compare: Callable[[Any, Any], bool], limit: float) -> bool:
+    """Whether a value, as it was ``given``, is a number above 0 that does not ``compare`` as it should with a ``limit``."""
+    with suppress(TypeError, ValueError, OverflowError):
+        return 0 < float(given) < math.inf and not compare(float(given), limit)  # type: ignore[arg-type]
+    return False
 
 
 def as_flags(message: str, options: type[Options]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.items import SPLITS, LabelledItems
+from inference.runs.folder import check_file
 from inference.runs.manifest import verify, write_recorded
 
 AT_ONCE = 4096
@@ -43,10 +44,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     verify(Path(path))
     try:
+        check_file(Path(path))
         with safe_open(str(path), framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is missing, damaged or no safetensors file: {error}") from error
 
 

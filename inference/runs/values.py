@@ -14,6 +14,11 @@ from data.mixed import Extent
 
 T = TypeVar("T")
 
+MOST = 2**31 - 1
+"""Of a whole number: the most that counts, sizes of tensors and seeds can be in every library below."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Of other numbers, apart from 0: what single precision has room to compute with."""
+
 if TYPE_CHECKING:  # what a checked value is
     NonNegativeInt = int
     PositiveInt = int
@@ -25,14 +30,14 @@ if TYPE_CHECKING:  # what a checked value is
     PositiveNumber = float
 else:
     from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval
-    from jsonargparse.typing import NonNegativeInt as NonNegativeInt
     from jsonargparse.typing import OpenUnitInterval as OpenUnitInterval
-    from jsonargparse.typing import PositiveInt as PositiveInt
 
-    TwoOrMore = restricted_number_type("TwoOrMore", int, (">=", 2))
-    FourOrMore = restricted_number_type("FourOrMore", int, (">=", 4))
-    NonNegativeNumber = restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<", math.inf)])
-    PositiveNumber = restricted_number_type("PositiveNumber", float, [(">", 0), ("<", math.inf)])
+    NonNegativeInt = restricted_number_type("WholeNumber", int, [(">=", 0), ("<=", MOST)])
+    PositiveInt = restricted_number_type("WholeNumberAboveZero", int, [(">", 0), ("<=", MOST)])
+    TwoOrMore = restricted_number_type("TwoOrMore", int, [(">=", 2), ("<=", MOST)])
+    FourOrMore = restricted_number_type("FourOrMore", int, [(">=", 4), ("<=", MOST)])
+    NonNegativeNumber = restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<=", LARGEST)])
+    PositiveNumber = restricted_number_type("PositiveNumber", float, [(">", 0), (">=", SMALLEST), ("<=", LARGEST)])
 
 
 class Several(tuple[T, ...]):
@@ -108,10 +113,12 @@ class Sweep(Several[float]):
         """
         try:
             value = math.nan if isinstance(part, bool) else float(part)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not 0 <= value < math.inf:
             raise ValueError(f"{part} is not a finite number, 0 or more")
+        if value > LARGEST or 0 < value < SMALLEST:
+            raise ValueError(f"{part} is not 0, nor from {SMALLEST:g} to {LARGEST:g}")
         return value
 
 
@@ -198,6 +205,8 @@ def read_count(part: Any, wanted: str = "a positive whole number") -> int:
     text = str(part).strip()
     if isinstance(part, bool) or not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{part} is not {wanted}")
+    if int(text) > MOST:
+        raise ValueError(f"{part} is more than {MOST}")
     return int(text)
 
 

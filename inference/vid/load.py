@@ -63,7 +63,7 @@ def load_student(
         UserError: there is none such, its files are damaged, or it was fitted to networks that are not given.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.existing(run)
-    options = options_from_yaml(VidOptions, run.config.read_text(), run.config)
+    options = options_from_yaml(VidOptions, run.read_config(), run.config)
     file = find_checkpoint(run, options, method, per_class, labels, number)
     tensors, metadata = load_tensors(file)
     if file.stem == OWN and (student is None or "pairs" not in metadata):

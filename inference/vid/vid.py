@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from data.arguments import as_path, as_whole, check_kind
 from data.errors import UserError
 from data.gather import gather
 from data.inputs import as_items, as_tensor
@@ -164,6 +166,8 @@ class VID:
         Raises:
             UserError: bad data or options, layers that cannot be found or compared, or a loss that is not finite.
         """
+        for name, network in (("student", student), ("teacher", teacher)):
+            check_kind(name, network, nn.Module, "a module")
         chosen = VidOptions(**{"progress": False, **options, "methods": method})
         data, labelled = read_classes(x, y)
         everything = without_classes(data, unlabelled) if unlabelled is not None or not labelled else None
@@ -193,7 +197,9 @@ class VID:
         """
         if self.kind is None:
             raise UserError("this VID does not know its items: fit or load one")
-        return save_student(Path(path), Loaded(self.model, self.teacher, self.method, self.strength, self.kind, self.network))
+        return save_student(
+            as_path(path), Loaded(self.model, self.teacher, self.method, self.strength, self.kind, self.network)
+        )
 
     @classmethod
     def load(
@@ -223,8 +229,12 @@ class VID:
         Raises:
             UserError: no such run or student, a damaged file, one of something else, or another network.
         """
-        if not isinstance(run, RunFolder) and not Path(run).is_dir():
-            return cls(*load_saved(Path(run), student, teacher))
+        for name, network in (("student", student), ("teacher", teacher)):
+            check_kind(name, network, nn.Module | None, "a module")
+        if not isinstance(run, RunFolder) and not os.path.isdir(path := as_path(run, "run")):
+            return cls(*load_saved(path, student, teacher))
+        check_kind("method", method, str, "a name")
+        number = as_whole(number, "number")
         return cls(*load_student(run, method, per_class, labels, number, student=student, teacher=teacher))
 
     @classmethod

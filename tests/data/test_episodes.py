@@ -143,5 +143,5 @@ def test_bad_tasks_are_named():
 def test_without_a_support_classes_must_keep_their_numbers():
     with pytest.raises(UserError, match="shot = 0 leaves nothing to tell them by"):
         EpisodeSampler(numbered(), TaskSpec(3, 0, 5))
-    with pytest.raises(UserError, match="shot = -1 is too small: at least 0"):
+    with pytest.raises(UserError, match="`shot=-1` must be a whole number, 0 or more"):
         TaskSpec(3, -1, 5)

@@ -348,7 +348,7 @@ class TestArguments:
             ({"prior_scale": -1.0}, "`prior_scale=-1.0` must be a positive number"),
             ({"prior_scale": "wide"}, "`prior_scale='wide'` must be a positive number"),
             ({"noise": torch.tensor(0.1)}, r"`noise=tensor\(0.1000\)` must be a positive number"),
-            ({"devices": 0}, "`devices=0` must be a whole number, above 0"),
+            ({"devices": 0}, "`devices=0` must be a whole number, 1 or more"),
             ({"prior": GaussianWeightPrior(), "prior_scale": 2.0}, "`prior_scale=2` is of a prior by name"),
             ({"prior": GaussianWeightPrior(), "prior_scales": "input"}, "`prior_scales=input` is of a prior by name"),
             ({"prior_scales": "unit"}, "unknown prior_scales 'unit': choose layer, input, fan-in, fixed"),

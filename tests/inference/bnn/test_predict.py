@@ -170,7 +170,7 @@ def test_bad_inputs_are_named_in_one_line(x, y, message):
         (torch.randn(4), {}, "x has shape 4: give n×4"),
         (torch.full((2, 4), torch.inf), {}, "x holds NaN or infinite numbers"),
         (torch.randn(0, 4), {}, "x has no items"),
-        (torch.randn(2, 4), {"num_samples": 0}, "`num_samples=0` must be a whole number, above 0"),
+        (torch.randn(2, 4), {"num_samples": 0}, "`num_samples=0` must be a whole number, 1 or more"),
     ],
 )
 def test_items_that_cannot_be_predicted_are_named(values, x, options, message):

@@ -1,6 +1,7 @@
 """The command line: the lines it answers bad options with, YAML files, and exit codes."""
 
 import json
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def test_dashes_or_underscores_and_several_values():
         (["--protocols", "lwof"], "add --holdout 50"),
         (["--way"], "--way: expected one argument"),
         (["stray"], "unrecognized arguments: stray"),
-        (["--config", "/no/such.yaml"], "--config /no/such.yaml: File does not exist"),
+        (["--config", "/no/such.yaml"], "--config /no/such.yaml: No such file or directory"),
         (["--resume", "/no/such/run"], "/no/such/run is not a run folder"),
     ],
 )
@@ -112,6 +113,24 @@ def test_options_are_printed_as_a_file_that_is_read_back(capsys, tmp_path):
     (file := tmp_path / "options.yaml").write_text(capsys.readouterr().out)
     assert "prior: scale-mixture" in file.read_text()
     assert read("--config", str(file), options=BnnOptions) == BnnOptions(likelihood="poisson", prior="scale-mixture")
+
+
+ODD = {
+    "latin-1": (lambda file: file.write_bytes(b"data: \xe9"), "is no text in UTF-8"),
+    "nulls": (lambda file: file.write_bytes(b"way: 5\0"), "null bytes"),
+    "a folder": (lambda file: file.mkdir(), "it is no file"),
+    "a pipe": (lambda file: os.mkfifo(file), "it is no file"),
+    "a device": (lambda file: file.symlink_to("/dev/zero"), "it is no file"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), ODD.values(), ids=list(ODD))
+def test_a_configuration_that_is_no_text_is_one_line(make, said, tmp_path):
+    make(file := tmp_path / "odd.yaml")
+    with pytest.raises(UserError, match=said) as raised:
+        read("--config", str(file))
+    assert "\n" not in str(raised.value)
+    assert given_value(SibOptions, "data", ["--config", str(file)]) is None
 
 
 def test_a_missing_option_is_one_line():

@@ -10,12 +10,13 @@ import arviz
 import pytest
 import torch
 
+from data.errors import UserError
 from inference.evaluation.arviz import most_bytes, write_netcdf
 from inference.runs.commands import run_command
 from inference.runs.folder import RunFolder, Unfinished, no_room, reserve, write_json
-from inference.runs.interruptions import quiet_about_room, working_in
+from inference.runs.interruptions import nothing_lost, working_in
 from inference.runs.study import draw_all
-from inference.runs.tensors import save_tensors
+from inference.runs.tensors import load_tensors, save_tensors
 
 
 @contextmanager
@@ -128,9 +129,38 @@ def test_a_thread_says_nothing_of_a_full_disk(monkeypatch):
     def fail(error):
         raise error
 
-    with quiet_about_room():
+    with nothing_lost():
         for error in (full("first"), RuntimeError("second")):
             thread = threading.Thread(target=fail, args=(error,))
             thread.start()
             thread.join()
     assert said == ["second"]
+
+
+DAMAGE = {
+    "deep": b"[" * 100_000,
+    "no text": b"\xff\xfe",
+    "of others": b'["a", "b"]',
+    "no numbers": b'{"stage": "long"}',
+    "truth": b'{"stage": true}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=list(DAMAGE))
+def test_damaged_seconds_are_one_line(content, tmp_path):
+    run = RunFolder.create(tmp_path / "run", "test", "")
+    run.checkpoints.mkdir()
+    run.seconds_file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        run.seconds()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    run = RunFolder.create(tmp_path / "run", "test", "")
+    os.mkfifo(run.metrics)
+    with pytest.raises(UserError, match="it is no file"):
+        run.results()
+    os.mkfifo(run.features)
+    with pytest.raises(UserError, match="it is no file"):
+        load_tensors(run.features)

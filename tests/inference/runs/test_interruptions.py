@@ -3,13 +3,18 @@
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from data.errors import UserError
+from inference.runs import interruptions
 from inference.runs.commands import run_command
-from inference.runs.folder import RunFolder, Unfinished
-from inference.runs.interruptions import Terminated, terminable, terminate, working_in
+from inference.runs.folder import MEMORY, RunFolder, Unfinished
+from inference.runs.interruptions import Terminated, nothing_lost, terminable, terminate, working_in
 from inference.runs.options import RunOptions
 from inference.runs.training import SharedTraining
 from tests.inference.runs.test_study import Steps
@@ -70,16 +75,53 @@ def test_a_resumed_run_says_so_too_while_it_loads(tmp_path, capsys):
     assert capsys.readouterr().err == f"interrupted: continue with --resume {run.path}\n"
 
 
-def test_a_second_signal_does_not_break_into_the_end_of_the_first():
+@pytest.mark.parametrize(("number", "raised"), [row[:2] for row in BOTH])
+def test_a_second_signal_does_not_break_into_the_end_of_the_first(number, raised):
     def twice():
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(Terminated) as raised, terminable():
+    with pytest.raises(raised) as found, terminable():
         twice()
-    assert raised.value.__context__ is None
+    assert found.value.__context__ is None
+
+
+@pytest.mark.parametrize(("number", "raised"), [row[:2] for row in BOTH])
+def test_one_that_comes_much_later_does(number, raised, monkeypatch):
+    """The first may have been lost, or what it made us do may hang."""
+    with terminable():
+        for now in (0.0, interruptions.AGAIN + 1):
+            monkeypatch.setattr(interruptions.time, "monotonic", lambda now=now: now)
+            with pytest.raises(raised):
+                os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "raised"), [row[:2] for row in BOTH])
+def test_a_signal_that_strikes_a_destructor_is_not_lost(number, raised, capsys):
+    """Python prints what a destructor raises, and goes on."""
+
+    class Struck:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+
+    def strike():
+        Struck()
+        time.sleep(5)
+
+    with pytest.raises(raised), terminable(), nothing_lost():
+        strike()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_handler_of_the_users_own_stays(capsys):
+    own = signal.signal(signal.SIGINT, print)
+    try:
+        with terminable():
+            assert signal.getsignal(signal.SIGINT) is print
+    finally:
+        signal.signal(signal.SIGINT, own)
 
 
 def test_threads_have_no_signals():
@@ -163,3 +205,43 @@ def test_a_run_that_cannot_be_continued_does_not_say_that_it_can(trained, tmp_pa
     )
     assert capsys.readouterr().err == f"interrupted: {how}\n"
     assert (tmp_path / "run").exists() == trained
+
+
+ARRAYS = {
+    "torch": lambda: torch.empty(2**60),
+    "overflow": lambda: torch.empty(2**40, 2**40),
+    "numpy": lambda: np.empty(2**60),
+    "a list": lambda: [0] * 2**60,
+}
+
+
+@pytest.mark.parametrize("make", ARRAYS.values(), ids=list(ARRAYS))
+@pytest.mark.parametrize("trained", [True, False])
+def test_too_little_memory_is_one_line(make, trained, tmp_path, capsys):
+    def main(_):
+        with working_in(RunFolder.create(tmp_path / "run", "test", ""), new=True):
+            if trained:
+                (tmp_path / "run/checkpoints").mkdir()
+                (tmp_path / "run/checkpoints/stage.safetensors").write_text("weights")
+            make()
+
+    with pytest.raises(UserError, match=MEMORY):
+        main(None)
+    assert (tmp_path / "run").exists() == trained
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda _: make())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {MEMORY.replace('`batch`', '--batch')}\n"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/below", "loop/below"])
+def test_a_path_that_the_system_refuses_is_one_line(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda _: Path(name).read_text())
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {name}: ")
+    assert said.count("\n") == 1

@@ -2,7 +2,9 @@
 
 import copy
 from dataclasses import fields, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -67,6 +69,17 @@ def test_run_folders_of_the_first_version_are_read():
         ({"way": None}, "`way=null`: must be"),
         ({"shot": True}, "`shot=True`: must be a whole number, above 0"),
         ({"learning_rate": float("inf")}, "`learning_rate=inf`: must be a number, above 0"),
+        ({"seed": 2**31}, "`seed=2147483648`: must be a whole number, at most 2147483647"),
+        ({"seed": 10**400}, "must be a whole number, 0 or more"),
+        ({"batch": 10**10}, "`batch=10000000000`: must be a whole number, at most 2147483647"),
+        ({"learning_rate": 1e300}, "`learning_rate=1e+300`: must be a number, at most 1e+30"),
+        ({"learning_rate": 10**400}, "must be a number, above 0"),
+        ({"imbalance": 1e308}, "`imbalance=1e+308`: must be a number, at most 1e+30"),
+        ({"imbalance": 1e-300}, "`imbalance=1e-300`: must be a number, 1e-30 or more"),
+        ({"beta": 1e300}, "1e+300 is not 0, nor from 1e-30 to 1e+30"),
+        ({"test_way": 10**10}, "is more than 2147483647"),
+        ({"precision": "nonsense"}, "choose 32-true, 64-true, 16-mixed, bf16-mixed, bf16-true"),
+        ({"predictor": ""}, "give at least one value"),
         ({"seed": -1}, "`seed=-1`: must be a whole number, 0 or more"),
         ({"rank": -1}, "`rank=-1`: must be a whole number, 0 or more"),
         ({"beta": -1}, "`beta=-1`: -1 is not a finite number, 0 or more"),
@@ -131,3 +144,11 @@ def test_every_option_is_documented(options):
     documented = "".join(kind.__doc__ or "" for kind in options.__mro__)
     for name in (field.name for field in fields(options)):
         assert f"        {name}: " in documented, name
+
+
+def test_numpys_and_torchs_scalars_and_paths_are_taken():
+    given = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "mixed": np.bool_(False), "out": Path("runs/x")}
+    options = SibOptions(**given, way=torch.tensor(7), beta=np.float64(0.1))
+    assert (options.seed, options.learning_rate, options.mixed, options.out, options.way) == (3, 0.5, False, "runs/x", 7)
+    assert [type(value) for value in (options.seed, options.learning_rate, options.mixed)] == [int, float, bool]
+    assert options_from_yaml(SibOptions, options_to_yaml(options), "it") == options
