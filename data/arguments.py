@@ -61,8 +61,8 @@ def as_path(value: Any, name: str = "path") -> Path:
     return Path(text)
 
 
-def as_number(value: Any, name: str) -> float:
-    """A finite number above 0, from an argument of this ``name``.
+def as_number(value: Any, name: str, *, zero: bool = False) -> float:
+    """A finite number above 0, or ``zero`` too, from an argument of this ``name``.
 
     Raises:
         UserError: it is none, or beyond what single precision computes with.
@@ -71,8 +71,8 @@ def as_number(value: Any, name: str) -> float:
         number = math.nan if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
-    if not 1e-30 <= number <= 1e30:
-        raise UserError(f"`{name}={shown(value)}` must be a number, above 0 (from 1e-30 to 1e30)")
+    if not 1e-30 <= number <= 1e30 and not (zero and number == 0):
+        raise UserError(f"`{name}={shown(value)}` must be a number, {'0 or' if zero else 'above 0:'} from 1e-30 to 1e30")
     return number
 
 

@@ -127,6 +127,8 @@ class BNN(Fit):
             check_sent(network=network, prior=m, likelihood=observation)
         if out is not None and RunFolder(out := as_path(out, "out")).config.exists():
             raise UserError(f"{out} already holds a run: choose another `out`")
+        if out is not None:
+            RunFolder(out).check_new()
         recipe = Recipe(way, weight, observation, m, scales, chosen)
         prepare(network, data, recipe)
         with tempfile.TemporaryDirectory() as scratch:

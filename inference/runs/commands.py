@@ -54,6 +54,8 @@ __all__ = [
     "write_metrics",
 ]
 
+SHOWN = 500
+"""Characters from both ends of a very long error that are shown."""
 PATIENCE = 20.0
 """Seconds that other processes than the main one leave it to say what is wrong."""
 Result = TypeVar("Result")
@@ -68,7 +70,7 @@ def run_command(main: Main[Any]) -> None:
             main(None)
     except UserError as error:
         if is_main():  # all processes of a run meet the same error
-            print(f"error: {error}", file=sys.stderr)
+            print(shortened(f"error: {error}"), file=sys.stderr)
         else:
             time.sleep(PATIENCE)  # torchrun ends all where one has ended, the main one before it could speak
         sys.exit(2)
@@ -83,8 +85,13 @@ def run_command(main: Main[Any]) -> None:
         said = no_room(error)
         if (plain := f"{said}: make room, and start again" if said else plainly(error)) is None:
             raise
-        print(f"error: {as_flags(plain, RunOptions)}", file=sys.stderr)
+        print(shortened(f"error: {as_flags(plain, RunOptions)}"), file=sys.stderr)
         sys.exit(2)
+
+
+def shortened(line: str) -> str:
+    """A ``line`` without its middle where it is very long, as with a path of thousands of characters."""
+    return line if len(line) <= 2 * SHOWN else f"{line[:SHOWN]} … {line[-SHOWN:]}"
 
 
 def run_process(main: Main[Any]) -> None:

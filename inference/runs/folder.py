@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from data.arguments import shown
 from data.errors import UserError
 from inference.runs.processes import agree, is_main, rank
 from sibyl._version import __version__
@@ -142,15 +143,22 @@ def writing(path: str | Path) -> Iterator[None]:
         raise UserError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
-def check_out(path: Path) -> None:
-    """Refuse, before any work, a folder that can neither be made nor written to.
+def check_out(path: Path, option: str = "out") -> None:
+    """Refuse, before any work, a folder that can neither be made nor written to; ``option`` is who names it.
 
     Raises:
         UserError: it is one.
     """
-    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"`{option}={shown(path)}` cannot be made: {reason}") from error
+    place = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not (place.is_dir() and os.access(place, os.W_OK)):
-        raise UserError(f"`out={path}` cannot be made: {place} is no folder that can be written to")
+        raise UserError(f"`{option}={shown(path)}` cannot be made: {place} is no folder that can be written to")
 
 
 class RunFolder:
@@ -176,8 +184,6 @@ class RunFolder:
         self.seconds_file = self.checkpoints / "seconds.json"
         self.made: tuple[Path, ...] = ()
         """Folders that were made for it: its own, and those above."""
-        self.found: tuple[Path, ...] = ()
-        """What was there before it under names that it writes to."""
 
     @property
     def own(self) -> tuple[Path, ...]:
@@ -203,11 +209,8 @@ class RunFolder:
         """
         path = Path(out) if out else Path("runs") / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}"
         run = cls(path)
-        taken = UserError(f"{path} already holds a run: continue it with --resume {path}, or choose another --out")
-        if run.config.exists():
-            raise taken
+        run.check_new()
         run.made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
-        run.found = tuple(file for file in run.own if file.exists())
         try:
             with writing(path), suppress(FileExistsError):
                 write_atomically(run.config, lambda file: file.write_text(config, encoding="utf-8"), new=True)
@@ -216,7 +219,24 @@ class RunFolder:
         except UserError:
             run.discard()
             raise
-        raise taken
+        raise run.taken  # by another process, since we looked
+
+    @property
+    def taken(self) -> UserError:
+        """That there is a run already."""
+        return UserError(f"{self.path} already holds a run: continue it with --resume {self.path}, or choose another --out")
+
+    def check_new(self) -> None:
+        """Refuse, before any work, a folder that cannot be made, or that a run would write over something in.
+
+        Raises:
+            UserError: it is one.
+        """
+        check_out(self.path)
+        if os.path.lexists(self.config):
+            raise self.taken
+        if found := [file.name for file in self.own if os.path.lexists(file)]:
+            raise UserError(f"{self.path} holds {found[0]}, which is of no run: choose another `out`, or take it away")
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -271,9 +291,9 @@ class RunFolder:
         if not is_main():
             return
         for file in self.own:
-            if file.is_dir() and file not in self.found:
+            if file.is_dir():
                 shutil.rmtree(file, ignore_errors=True)
-            elif file not in self.found:
+            else:
                 file.unlink(missing_ok=True)
         with suppress(OSError):  # it is not there, or holds files of others
             for folder in self.made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,10 @@ from torch import nn
 from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, check_out
 from inference.runs.training import Loop
 from inference.vid.methods import Method, few_layers
-from inference.vid.networks import TeacherSettings, make_network, replace_head, starting_network, trained_network
+from inference.vid.networks import Recipe, TeacherSettings, make_network, replace_head, starting_network, trained_network
 from inference.vid.options import Size, VidOptions
 from inference.vid.report import VidRecord, format_accuracy, make_record
 from inference.vid.settings import StudentSettings, stage_name
@@ -44,12 +45,14 @@ def check(options: VidOptions, data: Sources) -> Networks:
     """Build the networks, and fail before any work where data, networks and methods do not fit together.
 
     Raises:
-        UserError: more images asked for than there are, unknown layers, methods that do not apply, or weights that fit nothing.
+        UserError: more images asked for than there are, unknown layers, methods that do not apply, weights that fit nothing, or
+            a cache that cannot be written to.
     """
     for size in options.sizes:
         held = options.validation if len(options.strengths) > 1 else None
         choose_items(data.target.train, size, seed=options.seed, validation=held)
     networks = build_networks(options, data)
+    check_cache(options, data, networks)
     student = make_network(options.student, data.target.train, options.seed)
     example, settings = data.target.train.items[:2], StudentSettings.of(options)
     for name, method in options.parsed_methods.items():
@@ -62,6 +65,20 @@ def check(options: VidOptions, data: Sources) -> Networks:
         for note in dict.fromkeys(filter(None, notes)):
             print(f"note: {note}")
     return networks
+
+
+def check_cache(options: VidOptions, data: Sources, networks: Networks) -> None:
+    """Refuse a cache that networks are to be kept in once they are trained, and cannot be.
+
+    Raises:
+        UserError: it is no folder, or cannot be written to.
+    """
+    settings = TeacherSettings.of(options)
+    trained = [options.teacher] if options.teacher_weights is None else []
+    trained += [options.student] if networks.pretrained is not None and options.student_weights is None else []
+    for name in trained:
+        if not os.path.isfile(settings.cache / f"{Recipe.of(name, data.source, settings).name}.safetensors"):
+            check_out(settings.cache, "cache")
 
 
 def build_networks(options: VidOptions, data: Sources) -> Networks:

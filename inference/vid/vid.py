@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from data.arguments import as_path, as_whole, check_kind
+from data.arguments import as_number, as_path, as_truth, as_whole, check_kind
 from data.errors import UserError
 from data.gather import gather
 from data.inputs import as_items, as_tensor
@@ -168,6 +168,7 @@ class VID:
         """
         for name, network in (("student", student), ("teacher", teacher)):
             check_kind(name, network, nn.Module, "a module")
+        strength, mirror = as_number(strength, "strength", zero=True), as_truth(mirror, "mirror")
         chosen = VidOptions(**{"progress": False, **options, "methods": method})
         data, labelled = read_classes(x, y)
         everything = without_classes(data, unlabelled) if unlabelled is not None or not labelled else None

@@ -159,6 +159,18 @@ def test_exit_codes(capsys):
         run_command(fail(RuntimeError("a fault of ours keeps its traceback")))
 
 
+def test_very_long_errors_lose_their_middle(capsys):
+    def main(_):
+        raise UserError(f"{'d/' * 3000} is no folder")
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    said = capsys.readouterr().err
+    assert said.startswith("error: d/d/")
+    assert said.endswith("d/ is no folder\n")
+    assert len(said) < 1100
+
+
 def test_metrics_name_the_data_set(tmp_path):
     run = RunFolder(tmp_path)
     write_metrics(run, "svi_sib", RunOptions(), [])

@@ -171,10 +171,10 @@ def test_a_refusal_leaves_nothing_behind(error, trained, new, kept, tmp_path):
 
 def test_a_refusal_leaves_files_of_others_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "plots").mkdir()
+    (tmp_path / "pictures").mkdir()
     with pytest.raises(UserError), working_in(RunFolder.create(tmp_path, "test", "seed: 0"), new=True):
         raise UserError
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", "plots"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", "pictures"]
 
 
 def test_a_run_that_is_there_stays_where_another_is_refused(tmp_path):

@@ -218,7 +218,7 @@ def test_file_systems_without_locks_are_said(run, monkeypatch, capsys):
 
 def test_of_two_that_make_a_run_one_does(run, monkeypatch):
     """Even where both have seen that there is none."""
-    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(RunFolder, "check_new", lambda run: None)
     with pytest.raises(UserError, match="already holds a run"):
         RunFolder.create(run.path, "test", "way: 3")
     monkeypatch.undo()

@@ -84,7 +84,8 @@ def test_a_failing_picture_costs_itself_and_a_line(options, capsys, error):
     assert study.done == ORDER
     assert [p.stem for p in run.plots.iterdir()] == ["second"]
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "first" in line]
-    assert line == f"plot:    could not draw first: {error.__name__}: first is broken"
+    said = " ".join(str(error("first is\nbroken")).split())
+    assert line == f"plot:    could not draw first: {error.__name__}: {said}"
 
 
 def test_pictures_that_cannot_be_listed_cost_all_of_them(options, capsys):
@@ -106,6 +107,35 @@ def test_results_that_cannot_be_saved_are_an_error(options):
     """Unlike a picture, ``posterior.nc`` is a result."""
     with pytest.raises(RuntimeError, match="save is"):
         Steps(options, broken="save").run()
+
+
+IN_THE_WAY = {
+    "a file": (lambda out: out.write_text(""), "is no folder"),
+    "a link to nothing": (lambda out: out.symlink_to("nothing"), "is no folder"),
+    "a link to itself": (lambda out: out.symlink_to(out.name), "is no folder"),
+    "another's plots": (lambda out: (out / "plots").mkdir(parents=True), "holds plots, which is of no run"),
+    "another's features": (lambda out: out.mkdir() or (out / "features.safetensors").write_text(""), "holds features"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), IN_THE_WAY.values(), ids=list(IN_THE_WAY))
+def test_a_folder_that_cannot_be_a_runs_is_refused_before_data_are_read(make, said, options, tmp_path):
+    make(tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    study = Steps(options)
+    with pytest.raises(UserError, match=said):
+        study.run()
+    assert study.done == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "d/" * 3000, "/proc/self/x", "/dev/null/x"])
+def test_a_path_that_cannot_be_is_refused_before_data_are_read(out):
+    study = Steps(RunOptions(out=out))
+    with pytest.raises(UserError, match="cannot be made") as raised:
+        study.run()
+    assert study.done == []
+    assert len(str(raised.value)) < 300
 
 
 def test_a_run_is_continued_in_its_folder(options, tmp_path):

@@ -11,6 +11,7 @@ import inference.vid.fit
 from data.errors import UserError
 from data.items import SupervisedData
 from inference.vid.fit import build_networks, check
+from inference.vid.networks import Recipe, TeacherSettings
 from inference.vid.options import Size, VidOptions
 from inference.vid.sources import Sources
 from models.networks.classifiers import build_network, pretrained_network
@@ -152,3 +153,16 @@ class TestNetworks:
         monkeypatch.setattr("inference.vid.fit.few_layers", lambda *where: "only one pair of layers was found")
         check(VidOptions(student="conv4-4", teacher="conv4-8", methods="vid,at", per_class="5"), self.data())
         assert capsys.readouterr().out == "note: only one pair of layers was found\n"
+
+
+def test_a_cache_that_cannot_keep_the_teacher_is_refused_before_it_is_trained(tmp_path):
+    data = SupervisedData("folder", images(10), images(5, seed=1, first=100))
+    (cache := tmp_path / "cache").write_text("a file")
+    options = VidOptions(teacher="conv4-4", student="conv4-4", per_class=5, methods="kd", cache=str(cache))
+    with pytest.raises(UserError, match=r"`cache=.*` cannot be made"):
+        check(options, Sources(data, data))
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / f"{Recipe.of('conv4-4', data, TeacherSettings.of(options)).name}.safetensors").write_text("")
+    kept.chmod(0o555)
+    check(replace(options, cache=str(kept)), Sources(data, data))  # the teacher is there: nothing is written
