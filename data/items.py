@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.gather import gather
+from data.memory import check_images
 
 SPLITS = ("train", "val", "test")
 
@@ -206,6 +207,7 @@ def split_classes(names: Sequence[str], seed: int, fractions: Sequence[float] = 
 
 def resize(images: Tensor, image_size: int) -> Tensor:
     """uint8 ``[n, channels, height, width]`` to ``image_size`` squared, a thousand images at a time."""
+    check_images(len(images), image_size, images.shape[1])
     parts = []
     for part in images.split(1000):
         size = (image_size, image_size)

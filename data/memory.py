@@ -39,6 +39,21 @@ def check_memory(needed: float, what: str) -> None:
         )
 
 
+def check_images(count: int, image_size: int, channels: int = 1) -> None:
+    """Refuse so many images as memory has no room for.
+
+    Args:
+        count: how many there will be.
+        image_size: height and width in pixels.
+        channels: bytes of a pixel.
+
+    Raises:
+        UserError: they need more memory than there is.
+    """
+    said = f"{count} images of {image_size}×{image_size} pixels (`image_size={image_size}`)"
+    check_memory(count * channels * image_size**2, said)
+
+
 def in_words(count: float) -> str:
     """A ``count`` of bytes in a unit of its size: ``16.0 GB``."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):

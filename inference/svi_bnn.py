@@ -18,6 +18,7 @@ from inference.bnn.fit import fit_run, make_problem, split_validation
 from inference.bnn.fitting import Fit, prepare
 from inference.bnn.options import BnnOptions
 from inference.bnn.report import BnnRecord, final_records, format_agreement, format_table, legend, outside_items, save_fits
+from inference.runs.checks import check_network_memory
 from inference.runs.commands import flags_in_errors, read_command, run_process
 from inference.runs.folder import RunFolder
 from inference.runs.help import Example
@@ -62,6 +63,8 @@ class BnnStudy(Study[BnnOptions, SupervisedData, Fits]):
             raise UserError(f"`data={options.data}` has real targets: `likelihood=gaussian`")
         if options.likelihood in ("gaussian", "bernoulli", "poisson") and data.is_classification:
             raise UserError(f"`data={options.data}` has classes: `likelihood=categorical`")
+        outputs = data.train.num_classes or 1
+        check_network_memory(options.network, data.item_shape, outputs, options.batch, options.loop, hidden=options.widths)
         problem = make_problem(options, data)
         for algorithm in options.algorithms:
             betas = algorithm.betas(options.betas)

@@ -22,6 +22,7 @@ from torch import Tensor
 from data.augmentation import Warp, affine_maps
 from data.episodes import Episode, TaskSpec, draw_counts
 from data.errors import UserError
+from data.memory import check_images
 from data.seeding import mix_seed
 from data.sources.glyphs import MASTER_SIZE, draw_letter
 
@@ -200,6 +201,7 @@ def render(masters: Tensor, styles: Styles, labels: Tensor, image_size: int, gen
         styles: one for each letter.
     """
     count, size = len(labels), (image_size, image_size)
+    check_images(count, image_size, channels=4)  # floats
     hand = affine_maps(count, HAND, generator)
     maps = torch.cat([styles.shape @ hand[..., :2], hand[..., 2:]], dim=-1)
     grid = F.affine_grid(maps, [count, 1, *size], align_corners=False)

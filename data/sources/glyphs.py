@@ -22,6 +22,7 @@ from torch import Tensor
 from data.augmentation import Warp, affine_maps, warp
 from data.errors import UserError
 from data.items import ImageSplits, LabelledItems, SupervisedData
+from data.memory import check_images
 
 SCRIPTS = {
     "train": ("CANADIAN SYLLABICS", "LATIN", "ARABIC", "TIFINAGH", "LAO"),
@@ -61,6 +62,7 @@ def load_glyphs(
     """
     if image_size < 16:
         raise UserError(f"image size {image_size} is too small for letters: use at least 16")
+    check_images(max_classes * images_per_class, image_size)
     alphabet = draw_alphabet()
     parts = {}
     for index, (split, letters) in enumerate(alphabet.items()):
@@ -226,5 +228,6 @@ def render_letters(characters: str, count: int, image_size: int, seed: int, degr
     """``count`` images of each of ``characters``."""
     generator = torch.Generator().manual_seed(seed)
     drawings = draw_letters(characters)
+    check_images(count * len(characters), image_size)
     images = torch.cat([render(drawings[c], count, image_size, generator, degradation) for c in characters])
     return LabelledItems(images, torch.arange(len(characters)).repeat_interleave(count), tuple(characters))

@@ -28,6 +28,7 @@ from inference.meta.temperature import fit_temperature
 from inference.meta.training import MetaTraining
 from inference.meta.tuning import tune
 from inference.meta.variants import Variant
+from inference.runs.checks import check_network_memory
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import (
     Features,
@@ -66,6 +67,9 @@ def check_training(
     """
     if features is None:
         assert data is not None
+        if network is None:
+            batch = options.batch if options.epochs else 1
+            check_network_memory(options.backbone, data.image_shape, data.train.num_classes, batch, options.loop)
         num_features = (network or starting_network(settings(PretrainSettings, options), data)).num_features
         parts = {"train": kept_labels(data.train, options.holdout), "val": data.val}
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +12,11 @@ from data.arguments import as_whole, shown
 from data.errors import UserError
 from data.inputs import as_tensor
 from data.items import LabelledItems
+from data.memory import check_memory
+from inference.runs.training import Loop
+from models.networks.classifiers import build_network
 from models.networks.layers import embed
+from models.networks.memory import training_memory
 
 
 def check_items(network: nn.Module, data: LabelledItems, *, classes: bool) -> None:
@@ -37,6 +42,30 @@ def check_items(network: nn.Module, data: LabelledItems, *, classes: bool) -> No
         low, high = int(data.labels.min()), int(data.labels.max())
         if low < 0 or high >= outputs:
             raise UserError(f"labels from {low} to {high}, but the network has outputs for 0 to {outputs - 1}")
+
+
+def check_network_memory(name: str, item_shape: tuple[int, ...], outputs: int, batch: int, loop: Loop, **options: Any) -> None:
+    """Fail, before it is built, where memory has no room to train a network by name.
+
+    Args:
+        name, item_shape, outputs, options: of :func:`~models.networks.classifiers.build_network`.
+        batch: items of a training step.
+        loop: how it trains; on a GPU its weights alone are counted, which are made here.
+
+    Raises:
+        UserError: there is no room, or no such network.
+    """
+    counted = batch if chosen_device(loop.device) == "cpu" else 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights without numbers
+            needed = training_memory(lambda: build_network(name, item_shape, outputs, **options), item_shape, counted)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    shape = "×".join(map(str, item_shape))
+    if needed is not None:
+        halved = needed / (1 if loop.precision in ("32-true", "64-true") else 2)
+        check_memory(halved, f"training {name} with batches of {batch} items of {shape} numbers")
 
 
 def check_device(device: str, devices: int = 1) -> None:

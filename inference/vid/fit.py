@@ -13,6 +13,7 @@ from torch import nn
 from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
+from inference.runs.checks import check_network_memory
 from inference.runs.folder import RunFolder, check_out
 from inference.runs.training import Loop
 from inference.vid.methods import Method, few_layers
@@ -51,6 +52,8 @@ def check(options: VidOptions, data: Sources) -> Networks:
     for size in options.sizes:
         held = options.validation if len(options.strengths) > 1 else None
         choose_items(data.target.train, size, seed=options.seed, validation=held)
+    for name, part in ((options.teacher, data.source), (options.student, data.target)):
+        check_network_memory(name, part.item_shape, part.train.num_classes, options.batch, options.loop)
     networks = build_networks(options, data)
     check_cache(options, data, networks)
     student = make_network(options.student, data.target.train, options.seed)

@@ -82,13 +82,13 @@ class WideResNet(nn.Module):
     usual for 84×84 images; ``channels`` of the images.
 
     Raises:
-        ValueError: a ``depth`` other than 6 n + 4.
+        ValueError: a ``depth`` other than 6 n + 4, or above 1000.
     """
 
     def __init__(self, channels: int = 3, *, depth: int = 28, width: int = 10, stem_stride: int = 1) -> None:
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"a wide ResNet has depth 6 n + 4, not {depth}")
+        if not 10 <= depth <= 1000 or (depth - 4) % 6:
+            raise ValueError(f"a wide ResNet has depth 6 n + 4 up to 1000, not {depth}")
         widths = (16 * width, 32 * width, 64 * width)
         self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.groups = nn.Sequential()

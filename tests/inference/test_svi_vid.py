@@ -168,7 +168,7 @@ class TestErrors:
             (["--methods", "kd", "--teacher-data", "glyphs"], "kd compares the same classes"),
             (["--strength", "-1"], "--strength -1: -1 is not a finite number, 0 or more"),
             (["--strength", "1,2", "--per-class", "1"], "cannot hold out 1 images per class"),
-            (["--teacher", "wrn-9-1"], "depth 6 n + 4, not 9"),
+            (["--teacher", "wrn-9-1"], "depth 6 n + 4 up to 1000, not 9"),
             (["--student", "magic"], "unknown network 'magic'"),
             (["--teacher", "vgg9"], "at least 32×32"),
             (["--data", "curve"], "has no classes"),
