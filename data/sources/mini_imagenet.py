@@ -37,8 +37,8 @@ def load_mini_imagenet(root: str | Path, image_size: int, *, seed: int = 0) -> I
     pickles = [file.name for pattern in PICKLES for file in path.glob(pattern)]
     if pickles and not (path / "train").is_dir():
         raise UserError(
-            f"{path} holds pickles ({pickles[0]}), which are not read, for they can run code: "
-            "give folders train/, val/, test/ of class folders, or images/ with train.csv, val.csv, test.csv"
+            f"{path} holds pickles ({pickles[0]}), which are not read, for they can run code: give folders train/, val/, test/"
+            " of class folders, or images/ with train.csv, val.csv, test.csv; data/mini_imagenet.py converts what you trust"
         )
     return load_folder(path, image_size, seed=seed, name="mini-imagenet")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +17,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from data.errors import UserError
+from data.files import check_plain
 from models.networks.libraries import DEFAULT, ImageInput, Library, did_you_mean, find_library
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 DESCRIBED = ("backbone", "image_shape", "mirror")
 """Metadata of a file that Sibyl wrote of a feature network."""
+FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""The environment variable by which PyTorch is told so."""
 
 
 class State(NamedTuple):
@@ -166,13 +171,28 @@ def download(library: Library, name: str, weights: str) -> nn.Module:
         UserError: they are not in the library's cache, and there is no network to download by.
     """
     try:
-        return library.classifier(name, weights=weights)
+        with tensors_alone():
+            return library.classifier(name, weights=weights)
     except (OSError, RuntimeError) as error:  # no network; a broken download
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"the weights {weights} of {name} cannot be downloaded ({reason}): fetch {library.url(name, weights)} where there"
             " is a network, and give the file in place of the name"
         ) from error
+
+
+@contextmanager
+def tensors_alone() -> Iterator[None]:
+    """A block in which ``torch.load`` reads tensors and plain values alone, whoever calls it and however."""
+    before = os.environ.get(FORCED)
+    os.environ[FORCED] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FORCED]
+        else:
+            os.environ[FORCED] = before
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
@@ -198,6 +218,7 @@ def read_file(path: Path) -> Any:
     Raises:
         UserError: it is damaged, or has code in it.
     """
+    check_plain(path)
     if path.suffix == ".safetensors":
         return open_safetensors(path, tensors=True)[0]
     try:
