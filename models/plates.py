@@ -68,7 +68,9 @@ def ordered_like(weights: Tensor, noise: Tensor) -> Tensor:
         noise: independent of them and equally distributed in all rows, ``[samples, ..., rows, D]``.
     """
     ranks = weights.sum(-1).argsort(-1).argsort(-1)
-    return noise.take_along_dim(ranks.expand(noise.shape[:-1])[..., None], -2)
+    ranks, rows = ranks.expand(noise.shape[:-1]), ranks.shape[-1]
+    first = torch.arange(0, ranks.numel(), rows, device=ranks.device).view(*ranks.shape[:-1], 1)
+    return noise.flatten(0, -2)[(ranks + first).flatten()].view(noise.shape)  # whole rows at a time
 
 
 def num_classes(support_y: Tensor) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,11 @@ from data.episodes import Episode
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.evaluation.metrics import Scores, score
-from inference.evaluation.predictive import Predictive, place_of, predictive
+from inference.evaluation.predictive import CommonNoise, Predictive, place_of, predictives
 
 TASKS_AT_ONCE = 50
+NUMBERS_AT_ONCE = 2**22
+"""Numbers of posterior draws and of what they say that are held at a time, for each of the few steps of a computation."""
 
 
 def batches(sampler: Any, tasks: int, seed: int) -> Iterator[Any]:
@@ -39,14 +41,36 @@ def predictions(
     Args:
         model, guide, sampler, tasks, seed, num_samples: see :func:`evaluate`.
     """
-    device, dtype = place_of(guide, model)
+    for episode, (predicted,) in predictions_of(model, [guide], sampler, tasks=tasks, seed=seed, num_samples=num_samples):
+        yield episode, predicted
+
+
+def predictions_of(
+    model: nn.Module, guides: Sequence[nn.Module], sampler: Any, *, tasks: int, seed: int, num_samples: int = 32
+) -> Iterator[tuple[Any, list[Predictive]]]:
+    """What :func:`predictions` gives for each of several readings of one guide, which share what they can; fewer tasks at a
+    time where all draws of a whole batch would take more than :data:`NUMBERS_AT_ONCE`.
+
+    Args:
+        model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
+        guides: the readings, longer ones after shorter ones.
+    """
+    device, dtype = place_of(*guides, model)
     for number, tasks_at_once in enumerate(batches(sampler, tasks, seed)):
-        episode = tasks_at_once.to(device, dtype=dtype)
-        own = mix_seed(seed, number)
-        yield episode, predictive(model, guide, episode, num_samples=num_samples, seed=own, batch=TASKS_AT_ONCE)
+        episode, own = tasks_at_once.to(device, dtype=dtype), mix_seed(seed, number)
+        noise, at_once = CommonNoise(own), tasks_that_fit(episode, num_samples)
+        for first in range(0, len(episode.query_x), at_once):
+            part = episode.tasks(slice(first, first + at_once)) if at_once < len(episode.query_x) else episode
+            how: dict[str, Any] = {"num_samples": num_samples, "first": first, "batch": TASKS_AT_ONCE}
+            yield part, predictives(model, guides, part, noise, **how)
 
 
-@torch.no_grad()
+def tasks_that_fit(episode: Any, draws: int) -> int:
+    """How many of the tasks' weights and outputs under so many ``draws`` are :data:`NUMBERS_AT_ONCE`; one at least."""
+    queries, width = episode.query_x.shape[1], episode.query_x[0, 0].numel()
+    return max(1, NUMBERS_AT_ONCE // (draws * (episode.way or 1) * (queries + width)))
+
+
 def evaluate(model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, seed: int, num_samples: int = 32) -> Scores:
     """Scores on ``tasks`` tasks (features, not images).
 
@@ -58,18 +82,54 @@ def evaluate(model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, se
             :class:`~data.episodes.Episode`; items are features.
         num_samples: posterior draws of the predictive distribution.
     """
-    probabilities: list[Tensor] = []
+    return evaluate_readings(model, {0: guide}, sampler, tasks=tasks, seed=seed, num_samples=num_samples)[0]
+
+
+@torch.no_grad()
+def evaluate_readings(
+    model: nn.Module, guides: Mapping[int, nn.Module], sampler: Any, *, tasks: int, seed: int, num_samples: int = 32
+) -> dict[int, Scores]:
+    """What :func:`evaluate` gives for each of several :func:`readings` of one guide, on the same tasks, from one unrolling.
+
+    Args:
+        model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
+        guides: the readings, longer ones after shorter ones.
+    """
     labels: list[Tensor] = []
-    distortions: list[Tensor] = []
-    rates: list[Tensor | None] = []
-    for episode, predicted in predictions(model, guide, sampler, tasks=tasks, seed=seed, num_samples=num_samples):
+    parts: dict[int, list[Read]] = {k: [] for k in guides}
+    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples}
+    for episode, predicted in predictions_of(model, list(guides.values()), sampler, **how):
         labels.append(episode.query_y.cpu())
-        probabilities.append(predicted.probabilities().cpu())
-        distortions.append(predicted.distortion(episode.query_y).cpu())
-        rates.append(None if predicted.rate is None else predicted.rate.cpu())
+        for k, one in zip(guides, predicted, strict=True):
+            parts[k].append(Read.of(one, episode.query_y))
+    return {k: score_parts(read, torch.cat(labels)) for k, read in parts.items()}
+
+
+class Read(NamedTuple):
+    """What scores need of a prediction, on the CPU.
+
+    Attributes:
+        probabilities: ``[tasks, query, way]``.
+        distortion: ``[tasks]``, nats.
+        rate: ``[tasks]``, nats, or ``None``.
+    """
+
+    probabilities: Tensor
+    distortion: Tensor
+    rate: Tensor | None
+
+    @classmethod
+    def of(cls, predicted: Predictive, query_y: Tensor) -> Read:
+        """Of a prediction and the labels ``[tasks, query]``."""
+        rate = None if predicted.rate is None else predicted.rate.cpu()
+        return cls(predicted.probabilities().cpu(), predicted.distortion(query_y).cpu(), rate)
+
+
+def score_parts(parts: Sequence[Read], labels: Tensor) -> Scores:
+    """Scores of all ``parts``; ``labels`` are ``[tasks, query]``."""
+    probabilities, distortions, rates = zip(*parts, strict=True)
     known = [rate for rate in rates if rate is not None]
-    rate = torch.cat(known) if known else None
-    return score(torch.cat(probabilities), torch.cat(labels), rate=rate, distortion=torch.cat(distortions))
+    return score(torch.cat(probabilities), labels, rate=torch.cat(known) if known else None, distortion=torch.cat(distortions))
 
 
 def readings(guide: nn.Module, steps: int | None = None) -> dict[int, nn.Module]:

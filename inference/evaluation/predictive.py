@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +54,10 @@ class Predictive:
 
     def probabilities(self) -> Tensor:
         """Posterior predictive class probabilities, averaged over draws: ``[tasks, query, way]``."""
-        return self.labels.probs.mean(0)
+        labels = self.labels
+        if isinstance(labels, dist.Categorical):  # its logits are normalised, and exp is cheaper than softmax
+            return labels.logits.exp().mean(0)
+        return labels.probs.mean(0)
 
     def log_likelihood(self, query_y: Tensor) -> Tensor:
         """log p(y_i given x_i, w_s), nats: ``[tasks, query]`` to ``[draws, tasks, query]``."""
@@ -74,6 +79,8 @@ class CommonNoise(Messenger):
     :func:`data.seeding.draw_part` says. Rows of a task's weights take their noise in the order of their means, so that
     renaming classes renames predictions and nothing else. Sites of other kinds draw as usual.
 
+    What was drawn once is kept, for other programs that run under the same one.
+
     Args:
         seed: of the noise.
     """
@@ -81,20 +88,33 @@ class CommonNoise(Messenger):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
+        self.kept: dict[tuple, Tensor] = {}
+
+    def draw(self, shape: Sequence[int], *, name: str, like: Tensor) -> Tensor:
+        """Standard normal numbers of a site, with the dtype and device of ``like``: the same ones on every device."""
+        key = name, tuple(shape), like.dtype, like.device
+        if key not in self.kept:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, *name.encode()))
+            self.kept[key] = torch.randn(tuple(shape), generator=generator).to(like)
+        return self.kept[key]
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
         if msg["is_observed"] or msg["done"] or not is_gaussian(fn):
             return
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, *msg["name"].encode()))
-        draws, shape = fn.batch_shape[0], (*fn.batch_shape[1:], *fn.event_shape)
-        draw = partial(torch.randn, generator=generator)
-        wanted = (math.ceil(draws / 2), *shape)
-        half = (draw_part(draw, wanted, TASKS_DIM) if is_of_tasks(msg) else draw(wanted)).to(fn.mean)
-        noise = torch.stack([half, -half], dim=1).flatten(0, 1)[:draws]
+        mean, scale = innermost(fn).loc, innermost(fn).scale
+        draws, draw = fn.batch_shape[0], partial(self.draw, name=msg["name"], like=mean)
+        wanted = (math.ceil(draws / 2), *fn.batch_shape[1:], *fn.event_shape)
+        noise = draw_part(draw, wanted, TASKS_DIM) if is_of_tasks(msg) else draw(wanted)
+        alike = repeats(mean) and repeats(scale)
+        if alike:
+            mean, scale = mean[:1], scale[:1]
+        else:
+            noise = torch.stack([noise, -noise], dim=1).flatten(0, 1)[:draws]
         if len(fn.event_shape) == 2:
-            noise = ordered_like(fn.mean, noise.expand(fn.shape()))
-        msg["value"], msg["done"] = fn.mean + noise * fn.stddev, True
+            noise = ordered_like(mean, noise)
+        msg["value"] = antithetic(mean, scale, noise)[:draws] if alike else mean + noise * scale
+        msg["done"] = True
 
 
 class Unread(Messenger):
@@ -113,6 +133,22 @@ def is_of_tasks(site: Any) -> bool:
 def is_gaussian(fn: Any) -> bool:
     """Whether a distribution is an independent Gaussian in all its numbers."""
     return isinstance(innermost(fn), torch.distributions.Normal)
+
+
+def repeats(tensor: Tensor) -> bool:
+    """Whether the first dimension, of draws, says the same thing over and over."""
+    return tensor.stride(0) == 0 or len(tensor) == 1
+
+
+def antithetic(mean: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
+    """Gaussian draws in pairs on both sides of their mean: ``mean`` and ``scale`` ``[1, tasks, ...]`` and ``noise`` ``[pairs,
+    tasks, ...]`` to ``[2 · pairs, tasks, ...]``, in memory task by task, as products of each task with all its draws read them.
+    """
+    mean, scale, noise = (part.movedim(0, 1) for part in (mean, scale, noise))
+    both = torch.empty((*noise.shape[:2], 2, *noise.shape[2:]), dtype=mean.dtype, device=mean.device)
+    for side, sign in enumerate((1, -1)):
+        torch.addcmul(mean, noise, scale, value=sign, out=both[:, :, side])
+    return both.flatten(1, 2).movedim(1, 0)
 
 
 def is_point(fn: Any) -> bool:
@@ -159,14 +195,59 @@ def predictive(
             gives each task draws of its own, those of its place among the first of so many: means over tasks need them, for
             the error of shared draws does not average out.
     """
-    place = shared_draws() if batch is None else part_of_batch(slice(0, len(episode.query_x)), batch)
-    with seeded(seed, device=episode.query_x.device), place, CommonNoise(seed):
-        guide_trace = trace_guide(guide, episode, num_samples)
-        if is_determined(guide_trace):
-            num_samples, guide_trace = 1, trace_guide(guide, episode, 1)
+    return predictives(model, [guide], episode, CommonNoise(seed), query_x=query_x, num_samples=num_samples, batch=batch)[0]
+
+
+@torch.no_grad()
+def predictives(
+    model: nn.Module,
+    guides: Sequence[nn.Module],
+    episode: Episode,
+    noise: CommonNoise,
+    *,
+    query_x: Tensor | None = None,
+    num_samples: int = 32,
+    first: int = 0,
+    batch: int | None = None,
+) -> list[Predictive]:
+    """What :func:`predictive` gives for each of several readings of one guide, which unroll it once and share their draws.
+
+    Args:
+        model, episode, query_x, num_samples, batch: see :func:`predictive`.
+        guides: the readings, longer ones after shorter ones.
+        noise: of the draws.
+        first: place of the first task in a batch of ``batch``.
+    """
     asked = episode if query_x is None else episode._replace(query_x=query_x)
-    model_trace = trace_model(model, guide_trace, asked, num_samples)
-    return Predictive(labels_of(model_trace), total_rate(model_trace, guide_trace))
+    rows, draws, found = slice(first, first + len(episode.query_x)), num_samples, []
+    for guide in reversed(sharing_steps(guides)):
+        place = shared_draws() if batch is None else part_of_batch(rows, batch)
+        with seeded(noise.seed, device=episode.query_x.device), place, noise:
+            guide_trace = trace_guide(guide, episode, draws)
+            if draws > 1 and is_determined(guide_trace):  # and so are the other readings
+                draws, guide_trace = 1, trace_guide(guide, episode, 1)
+        model_trace = trace_model(model, guide_trace, asked, draws)
+        found.append(Predictive(labels_of(model_trace), total_rate(model_trace, guide_trace)))
+    return found[::-1]
+
+
+def sharing_steps(guides: Sequence[nn.Module]) -> list[nn.Module]:
+    """The same readings of one guide, which unroll the same tasks once where the longest is called first: its steps begin with
+    those of the shorter ones. A guide that cannot be unrolled is left as it is."""
+    kept: list[Any] = []
+
+    def shared(guide: Any) -> nn.Module:
+        def unroll(*args: Any, hyperparameters: Sequence[Tensor] | None = None) -> list[Any]:
+            given = (*args, *(hyperparameters or ()))
+            if not (kept and len(kept[1]) > guide.steps and all(a is b for a, b in zip(given, kept[0], strict=True))):
+                kept[:] = given, guide.unroll(*args, hyperparameters=hyperparameters)
+            return kept[1][: guide.steps + 1]
+
+        other = copy.copy(guide)
+        other.unroll = unroll
+        return other
+
+    return [shared(guide) if hasattr(guide, "unroll") else guide for guide in guides]
 
 
 def trace_guide(guide: nn.Module, episode: Episode, num_samples: int) -> Trace:
@@ -218,10 +299,20 @@ def total_rate(model_trace: Trace, guide_trace: Trace) -> Tensor | None:
             continue
         if is_point(site["fn"]):
             return None
-        rate = divergence(site["fn"], model_trace.nodes[name]["fn"], site["value"])
+        posterior, prior = of_one_draw(site["fn"], model_trace.nodes[name]["fn"])
+        rate = divergence(posterior, prior, site["value"])
         rate = rate.mean(0).sum(tuple(range(1, rate.dim() - 1)))  # over draws, and over plates inside a task
         total = rate if total is None else total + rate
     return total
+
+
+def of_one_draw(*distributions: Any) -> tuple[Any, ...]:
+    """Gaussians ``[draws, ...]`` that are the same under all draws as those of one draw, ``[1, ...]``; others as they are."""
+    if not all(is_gaussian(fn) and repeats(innermost(fn).loc) and repeats(innermost(fn).scale) for fn in distributions):
+        return distributions
+    return tuple(
+        dist.Normal(innermost(fn).loc[:1], innermost(fn).scale[:1]).to_event(len(fn.event_shape)) for fn in distributions
+    )
 
 
 def divergence(posterior: Any, prior: Any, drawn: Tensor) -> Tensor:

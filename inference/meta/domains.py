@@ -23,8 +23,7 @@ from data.mixed import MixedSampler
 from data.seeding import mix_seed, seeded
 from data.sources.domains import FACES, LetterDomains
 from inference.evaluation.arviz import save_posteriors
-from inference.evaluation.evaluate import evaluate, readings
-from inference.evaluation.metrics import Scores
+from inference.evaluation.evaluate import evaluate_readings, readings
 from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import place_of
 from inference.meta.classifiers import DomainClassifier, classifier_training
@@ -326,15 +325,9 @@ def guide_records(learner: Learner, pools: Pools, pool: str, *, steps: int | Non
     tasks, split = mapped(learner, pools[pool]), "val" if pool == "val" else "test"
     law = None if split == "val" else PROTOCOLS[Protocol(pool)]
     spec, seeing = replace(learner.spec, imbalance=law), bool(getattr(learner.guide, "saw_labels", False))
-    return [
-        make_record(learner.variant, spec, split, k, scored(learner, guide, tasks), saw_labels=seeing)
-        for k, guide in readings(learner.guide, steps if learner.variant.steps else None).items()
-    ]
-
-
-def scored(learner: Learner, guide: Any, tasks: Episode) -> Scores:
-    """Scores of a reading of the guide on each of the tasks."""
-    return evaluate(learner.model, guide, tasks, tasks=len(tasks.query_x), seed=mix_seed(TEST_SEED))
+    guides = readings(learner.guide, steps if learner.variant.steps else None)
+    scores = evaluate_readings(learner.model, guides, tasks, tasks=len(tasks.query_x), seed=mix_seed(TEST_SEED))
+    return [make_record(learner.variant, spec, split, k, found, saw_labels=seeing) for k, found in scores.items()]
 
 
 def classifier_records(options: DomainOptions, data: LetterDomains, fitted: Fits) -> list[TaskRecord]:

@@ -17,7 +17,7 @@ from data.errors import UserError
 from data.items import LabelledItems, as_images
 from data.seeding import mix_seed, seeded
 from inference.elbo import RateDistortionELBO, RateDistortionModule
-from inference.evaluation.evaluate import evaluate, readings
+from inference.evaluation.evaluate import evaluate_readings, readings
 from inference.evaluation.metrics import Scores
 from inference.evaluation.posterior import TaskPosterior, infer
 from inference.evaluation.predictive import place_of
@@ -307,8 +307,8 @@ class Learner:
         sampler = EpisodeSampler(mapped, spec, split=f"{split} split")
         seed = mix_seed(TEST_SEED)
         guides = list(readings(self.guide, steps).items())
-        scored = guides if earlier else guides[-1:]
-        return {k: evaluate(self.model, guide, sampler, tasks=tasks, seed=seed) for k, guide in scored}
+        scored = dict(guides if earlier else guides[-1:])
+        return evaluate_readings(self.model, scored, sampler, tasks=tasks, seed=seed)
 
     def attributes(self) -> Mapping[str, Any]:
         """What made this posterior, for ArviZ."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from data.seeding import mix_seed, seeded
 from guides.tasks.every_step import EveryStep, step_weights
 from inference.elbo import RateDistortionModule
-from inference.evaluation.evaluate import evaluate, readings
+from inference.evaluation.evaluate import evaluate_readings, readings
 from inference.evaluation.metrics import Scores
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
@@ -144,7 +144,7 @@ class MetaTraining(lightning.LightningModule):
         for sampler in kinds:
             tasks = max(1, schedule.validation_tasks // len(kinds))
             settings: dict[str, Any] = {"tasks": tasks, "seed": schedule.seed, "num_samples": 8}
-            scores = [evaluate(model, guide, sampler, **settings) for guide in guides.values()]
+            scores = list(evaluate_readings(model, guides, sampler, **settings).values())
             spec = getattr(sampler, "spec", None)
             share = relative(self.training_tasks, spec.way, spec.way * spec.queries) if spec else 1.0
             for name, value in self.validated(scores, share).items():

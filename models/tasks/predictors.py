@@ -94,8 +94,8 @@ class CosinePredictor(ScaledPredictor):
         return F.normalize(features, dim=-1)
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        cosine = features @ F.normalize(weights, dim=-1).mT
-        return self.scale * (cosine + self.bias)
+        length = torch.linalg.vector_norm(weights, dim=-1).clamp_min(1e-12)
+        return self.scale * (inner_products(features, weights) / length[..., None, :] + self.bias)
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖."""
@@ -103,7 +103,7 @@ class CosinePredictor(ScaledPredictor):
 
     def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
         """Draws are longer than their mean, ‖w‖² = ‖μ‖² + Σ_d σ_d² on average, so their cosines are smaller: by that length."""
-        return self.scale * (features @ (weights / length_of(weights, variance)).mT + self.bias)
+        return self.scale * (inner_products(features, weights / length_of(weights, variance)) + self.bias)
 
     def mean_pull_back(self, features: Tensor, weights: Tensor, variance: Tensor, cotangent: Tensor) -> Tensor:
         """As :meth:`pull_back`, with the length of :meth:`mean_outputs`."""
@@ -113,7 +113,7 @@ class CosinePredictor(ScaledPredictor):
         """:meth:`pull_back` (features, weights and cotangent as there), where the outputs divide by this ``length`` and its
         square is that of the weights and a constant."""
         unit_weights = weights / length
-        ascent = cotangent.mT @ features  # [..., way, D]
+        ascent = row_products(cotangent.mT, features)  # [..., way, D]
         radial = (ascent * unit_weights).sum(-1, keepdim=True)  # Σ_i v_ic cos(f_i, w_c)
         return self.scale * (ascent - radial * unit_weights) / length
 
@@ -134,15 +134,16 @@ class DistancePredictor(ScaledPredictor):
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        return self.scale * (features @ weights.mT - 0.5 * weights.square().sum(-1)[..., None, :])
+        return self.scale * (inner_products(features, weights) - 0.5 * weights.square().sum(-1)[..., None, :])
 
     def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
         """Exact: E ‖w‖² = ‖μ‖² + Σ_d σ_d²; the gradient for the means is that of :meth:`outputs`."""
-        return self.scale * (features @ weights.mT - 0.5 * (weights.square() + variance).sum(-1)[..., None, :])
+        half = 0.5 * (weights.square() + variance).sum(-1)
+        return self.scale * (inner_products(features, weights) - half[..., None, :])
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f_i − w_c Σ_i v_ic)."""
-        return self.scale * (cotangent.mT @ features - weights * cotangent.sum(-2)[..., None])
+        return self.scale * (row_products(cotangent.mT, features) - weights * cotangent.sum(-2)[..., None])
 
 
 class LinearPredictor(ScaledPredictor):
@@ -157,11 +158,34 @@ class LinearPredictor(ScaledPredictor):
         declare(self, "log_scale", torch.tensor(scale).log(), learned=learned)
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        return self.scale * features @ weights.mT
+        return self.scale * inner_products(features, weights)
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s Σ_i v_ic f_i."""
-        return self.scale * cotangent.mT @ features
+        return self.scale * row_products(cotangent.mT, features)
+
+
+def inner_products(features: Tensor, weights: Tensor) -> Tensor:
+    """⟨f_i, w_c⟩: ``[..., query, D], [..., way, D] -> [..., query, way]``, where the weights may have more leading dimensions
+    than the features; see :func:`row_products`."""
+    if weights.dim() <= features.dim():
+        return features @ weights.mT
+    return row_products(weights, features.mT).mT
+
+
+def row_products(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``[draws..., ..., r, n] @ [..., n, m] -> [draws..., ..., r, m]``.
+
+    Leading dimensions that the ``matrix`` lacks, such as draws, become more rows of one product, which reads the matrix once:
+    broadcasting would copy it for every draw.
+    """
+    extra = rows.dim() - matrix.dim()
+    if extra <= 0:
+        return rows @ matrix
+    front, inside = tuple(range(extra)), tuple(range(-2 - extra, -2))
+    folded = rows.movedim(front, inside)  # [..., draws..., r, n]
+    product = folded.flatten(-2 - extra, -2) @ matrix
+    return product.unflatten(-2, folded.shape[-2 - extra : -1]).movedim(inside, front)
 
 
 class NetworkPredictor(Predictor):

@@ -1,6 +1,7 @@
 """The predictive distribution, read from traces: exact where it is known, and the same whatever tasks share a batch."""
 
 import math
+from dataclasses import asdict
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +15,7 @@ from data.errors import UserError
 from data.regression import linear_posterior
 from data.seeding import mix_seed
 from guides.empty import EmptyGuide
-from inference.evaluation.evaluate import TASKS_AT_ONCE, batches, evaluate, predictions, readings
+from inference.evaluation.evaluate import TASKS_AT_ONCE, batches, evaluate, evaluate_readings, predictions, readings
 from inference.evaluation.predictive import divergence, place_of, predictive
 from inference.meta.methods.nearest_mean import NearestMeanModel
 from inference.meta.regression_guides import build_regression
@@ -269,6 +270,36 @@ class TestEvaluate:
         assert torch.equal(first[0].query_x, more[0].query_x[:30])
         assert sum(len(e.query_x) for e in more) == 80
         assert not torch.equal(more[1].query_x, more[0].query_x[:30]), "no task is counted twice"
+
+    @pytest.mark.parametrize("options", [{}, {"family": "delta"}, {"inner_samples": 2}, {"prior": HierarchicalGaussianPrior}])
+    def test_readings_scored_together_are_each_as_it_is_alone(self, options):
+        """From one unrolling, and from tasks in parts."""
+        model, guide = hierarchical() if "prior" in options else build(**options)
+        guides, settings = readings(guide), {"tasks": 60, "seed": 3, "num_samples": 5}
+        alone = {k: evaluate(model, one, self.sampler(), **settings) for k, one in guides.items()}
+        steps = []
+        guide.gradient.register_forward_hook(lambda *_: steps.append(1))
+        together = evaluate_readings(model, guides, self.sampler(), **settings)
+        for k, score in alone.items():
+            assert (together[k].rate is None) == (score.rate is None)
+            numbers = [{name: value or 0 for name, value in asdict(one).items()} for one in (together[k], score)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-12)
+        if "prior" not in options:
+            assert len(steps) == 2 * guide.steps, "two batches, each unrolled once"
+
+    def test_parts_of_a_batch_take_its_draws(self, monkeypatch):
+        model, guide = build()
+
+        def found():
+            return list(predictions(model, guide, self.sampler(), tasks=60, seed=3))
+
+        whole = found()
+        monkeypatch.setattr("inference.evaluation.evaluate.NUMBERS_AT_ONCE", 20_000)
+        parts = found()
+        assert [len(e.query_x) for e, _ in parts] == [4] * 12 + [2, 4, 4, 2], "of batches of 50 and 10 tasks"
+        for read in (lambda p: p.probabilities(), lambda p: p.rate):
+            both = (torch.cat([read(predicted) for _, predicted in some]) for some in (parts, whole))
+            torch.testing.assert_close(*both, rtol=1e-12, atol=1e-12)
 
     def test_a_method_without_latent_sites_has_no_rate(self):
         model, guide = NearestMeanModel(DistancePredictor()), pyro.nn.PyroModule()

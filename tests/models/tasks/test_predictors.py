@@ -1,5 +1,7 @@
 """Closed-form pull-backs against torch.func, and predictors against their definitions."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,6 +45,33 @@ def test_expected_outputs_are_those_of_draws_and_their_pull_back_the_derivative(
     cotangent = torch.randn(5, 3)
     derivative = torch.autograd.functional.vjp(lambda w: predictor.mean_outputs(features, w, scale.square()), loc, cotangent)[1]
     torch.testing.assert_close(predictor.mean_pull_back(features, loc, scale.square(), cotangent), derivative)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", PREDICTORS)
+@pytest.mark.parametrize("draws", [(1,), (4,), (4, 2)])
+def test_draws_in_front_of_the_weights_are_each_what_it_is_alone(name, draws):
+    """Although they are one product."""
+    predictor = PREDICTORS[name](7.0).double()
+    features, weights = predictor.prepare(torch.randn(3, 11, 6)), torch.randn(*draws, 3, 4, 6, requires_grad=True)
+    cotangent, variance = torch.randn(*draws, 3, 11, 4), torch.rand(3, 4, 6)
+    together = [
+        predictor.outputs(features, weights),
+        predictor.pull_back(features, weights, cotangent),
+        predictor.mean_outputs(features, weights, variance),
+        predictor.mean_pull_back(features, weights, variance, cotangent),
+    ]
+    (slope,) = torch.autograd.grad(together[0], weights, cotangent)
+    for at in itertools.product(*map(range, draws)):
+        one, along = weights[at].detach().requires_grad_(), cotangent[at]
+        alone = [
+            predictor.outputs(features, one),
+            predictor.pull_back(features, one, along),
+            predictor.mean_outputs(features, one, variance),
+            predictor.mean_pull_back(features, one, variance, along),
+        ]
+        torch.testing.assert_close([part[at] for part in together], alone, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(slope[at], torch.autograd.grad(alone[0], one, along)[0], rtol=1e-12, atol=1e-12)
 
 
 def test_distance_is_squared_distance_up_to_a_constant_of_the_query():
