@@ -1,19 +1,16 @@
-"""The original SIB code on our feature file: how it is trained and read, and the speed of its step beside ours.
+"""The original SIB code on our feature files: how it is trained and read.
 
-    python -m benchmarks.original_sib --original CHECKOUT --features FILE
-
-CHECKOUT is one of the authors' release (github.com/hushell/sib_meta_learn); only its ``sib.py`` and ``networks.py`` are
-imported. Training follows its configuration: one task per step, SGD 1e-3, Nesterov momentum 0.9, weight decay 5e-4; or else
-Adam 1e-3 with eight tasks per step, which converges sooner. What it reaches is in :mod:`benchmarks.few_shot_peers`.
+It is imported from a checkout of the authors' release (github.com/hushell/sib_meta_learn), of which ``sib.py`` and
+``networks.py`` are needed. Training follows its configuration: one task per step, SGD 1e-3, Nesterov momentum 0.9, weight
+decay 5e-4; or else Adam 1e-3 with eight tasks per step, which converges sooner. What it reaches is in
+:mod:`benchmarks.few_shot_peers`, its speed in :mod:`benchmarks.speed.sib`.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,13 +23,6 @@ from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.errors import UserError, choose
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
-from inference.evaluation.tables import plural
-from inference.meta.learner import build_objective
-from inference.meta.mapping import feature_space, map_items
-from inference.meta.options import SibOptions
-from inference.meta.settings import GuideSettings, settings
-from inference.meta.stages import all_variants
-from inference.runs.tensors import load_features
 
 STEPS, STEP_SIZE = 3, 1e-3
 RECIPES: dict[str, tuple[int, Callable[..., torch.optim.Optimizer]]] = {
@@ -99,10 +89,10 @@ def classifier_of(checkout: str) -> Callable[[int, int, int], nn.Module]:
         sys.path.remove(checkout)
 
 
-def train_original(classifier: nn.Module, samplers: Sequence[EpisodeSampler], *, tasks: int, recipe: str) -> float:
-    """Train in place, with tasks of the ``samplers`` in turn, step by step; returns tasks per second."""
+def train_original(classifier: nn.Module, samplers: Sequence[EpisodeSampler], *, tasks: int, recipe: str) -> None:
+    """Train in place, with tasks of the ``samplers`` in turn, step by step."""
     batch, optimizer_of = RECIPES[recipe]
-    optimizer, start = optimizer_of(classifier.parameters()), time.perf_counter()
+    optimizer = optimizer_of(classifier.parameters())
     for step in range(tasks // batch):
         episode = samplers[step % len(samplers)].sample(batch, seed=mix_seed(0, step))
         scores = classifier(*episode[:3], STEP_SIZE)
@@ -110,54 +100,9 @@ def train_original(classifier: nn.Module, samplers: Sequence[EpisodeSampler], *,
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return tasks / (time.perf_counter() - start)
 
 
 def one_by_one(classifier: nn.Module, episode: Episode) -> Tensor:
     """Classes ``[tasks, query]``, one task at a time, since its batch norm mixes the tasks of a batch."""
     parts = (episode.tasks(slice(t, t + 1)) for t in range(len(episode.query_x)))
     return torch.cat([classifier(*part[:3], STEP_SIZE).argmax(-1) for part in parts])
-
-
-def time_ours(features: LabelledItems, gradient: str, batch: int, tasks: int, predictor: str, posterior: str) -> float:
-    """Tasks per second of our training step: sampling, forward, backward, Adam."""
-    options = SibOptions(posterior=posterior, predictor=predictor, gradient=gradient, beta=0.1)
-    chosen, variant = settings(GuideSettings, options), all_variants(options)[0]
-    space, means = feature_space(chosen, predictor, features)
-    bank, objective = map_items(space, features), build_objective(chosen, variant, means)
-    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 5e-3)
-    sampler = EpisodeSampler(bank, TaskSpec())
-    for step in range(-5, tasks // batch):
-        if step == 0:
-            start = time.perf_counter()
-        loss = objective(*sampler.sample(batch, seed=mix_seed(0, step))) / batch
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return tasks / (time.perf_counter() - start)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", required=True)
-    parser.add_argument("--features", required=True)
-    parser.add_argument("--tasks", type=int, default=4096)
-    arguments = parser.parse_args()
-    features, build = load_features(arguments.features)["train"], classifier_of(arguments.original)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for recipe in RECIPES:
-        classifier = build(TaskSpec().way, features.items.shape[-1], STEPS)
-        speed = train_original(classifier, [EpisodeSampler(features, TaskSpec())], tasks=arguments.tasks, recipe=recipe)
-        print(f"original, {recipe}, {plural(RECIPES[recipe][0], 'task')} per step: {speed:.0f} tasks/s")
-    for predictor, posterior in (("cosine", "delta"), ("distance", "gaussian")):
-        for gradient in ("mlp", "equivariant"):
-            for batch in (16, 64, 256):
-                speed = time_ours(features, gradient, batch, arguments.tasks, predictor, posterior)
-                print(f"ours, {predictor}, {posterior}, {gradient}, {batch} tasks per step: {speed:.0f} tasks/s")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")

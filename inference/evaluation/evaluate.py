@@ -66,7 +66,7 @@ def predictions_of(
 
 
 def tasks_that_fit(episode: Any, draws: int) -> int:
-    """How many of the tasks' weights and outputs under so many ``draws`` are :data:`NUMBERS_AT_ONCE`; one at least."""
+    """How many tasks of an ``episode`` have :data:`NUMBERS_AT_ONCE` weights and outputs under so many ``draws``; at least 1."""
     queries, width = episode.query_x.shape[1], episode.query_x[0, 0].numel()
     return max(1, NUMBERS_AT_ONCE // (draws * (episode.way or 1) * (queries + width)))
 

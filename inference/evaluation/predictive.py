@@ -91,7 +91,8 @@ class CommonNoise(Messenger):
         self.kept: dict[tuple, Tensor] = {}
 
     def draw(self, shape: Sequence[int], *, name: str, like: Tensor) -> Tensor:
-        """Standard normal numbers of a site, with the dtype and device of ``like``: the same ones on every device."""
+        """Standard normal numbers ``[*shape]`` of the site ``name``, with the dtype and device of ``like``: the same ones
+        everywhere."""
         key = name, tuple(shape), like.dtype, like.device
         if key not in self.kept:
             generator = torch.Generator().manual_seed(mix_seed(self.seed, *name.encode()))
@@ -136,7 +137,7 @@ def is_gaussian(fn: Any) -> bool:
 
 
 def repeats(tensor: Tensor) -> bool:
-    """Whether the first dimension, of draws, says the same thing over and over."""
+    """Whether the first dimension of a ``tensor``, that of draws, says the same thing over and over."""
     return tensor.stride(0) == 0 or len(tensor) == 1
 
 

@@ -1,0 +1,80 @@
+"""How near steps come to what this machine can do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed.bnn import SIZES, deterministic
+from benchmarks.speed.bnn import ours as bnn_step
+from benchmarks.speed.sib import DEFAULT, ITS_SETTING, bank_of, evaluate_all, ours, training_step
+from benchmarks.speed.timing import Row, interleave
+from data.episodes import EpisodeSampler, TaskSpec
+
+SIDE = 1024  # of the plain product
+COPIED = 2**24  # floats of the plain copy, far more than the caches hold
+
+
+class CountBytes(TorchDispatchMode):
+    """Counts what operators read and write, each argument and result once; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = {id(t): t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
+            self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())
+        return result
+
+
+def counted(program: Callable) -> tuple[float, float]:
+    """Floating-point operations of the matrix products and convolutions of one call, and bytes that it moves."""
+    with FlopCounterMode(display=False) as flops:
+        program()
+    with CountBytes() as moved:
+        program()
+    return float(flops.get_total_flops()), float(moved.bytes)
+
+
+def roofline(options: argparse.Namespace) -> list[Row]:
+    """``roofline``: FLOP/s and bytes/s of steps and of evaluation beside those of a plain product and a plain copy.
+
+    No program can take less time than its operations at the product's speed, nor than its bytes at the copy's, so far as they
+    come from memory and not from caches: ``bound`` is the share of its time that the larger of the two explains.
+    """
+    square, long = torch.randn(SIDE, SIDE), torch.randn(COPIED)
+    out, target = torch.empty_like(square), torch.empty_like(long)
+    programs: dict[str, Callable] = {
+        "plain product": lambda: torch.mm(square, square, out=out),
+        "plain copy": lambda: target.copy_(long),
+    }
+    bank = bank_of(options.features)
+    for name, chosen in (("its setting", ITS_SETTING), ("default", DEFAULT)):
+        objective, items = ours(bank, **chosen)
+        sampler = EpisodeSampler(items, TaskSpec())
+        programs[f"SIB step, {name}, 16 tasks"] = training_step(objective, sampler, 16)
+        programs[f"SIB step, {name}, 256 tasks"] = training_step(objective, sampler, 256)
+        programs[f"SIB evaluation, {name}, 50 tasks"] = evaluate_all(objective, sampler, 50)
+    x, y = torch.randn(512, SIZES[0]), torch.randint(SIZES[-1], (512,))
+    programs |= {"deterministic step, batch 512": deterministic(x, y), "β-BNN step, batch 512": bnn_step(x, y, 1)}
+    rows = interleave("roofline", "this machine", programs, rounds=max(5, options.rounds // 4), clock=options.clock)
+    numbers = {name: counted(program) for name, program in programs.items()}
+    best_flops, best_bytes = 2 * SIDE**3 / rows[0].seconds, 8 * COPIED / rows[1].seconds
+    found = []
+    for row in rows:
+        flops, moved = numbers[row.name]
+        bound = max(flops / best_flops, moved / best_bytes) / row.seconds
+        extra = {"GFLOP/s": flops / row.seconds / 1e9, "GB/s": moved / row.seconds / 1e9, "bound": bound}
+        found.append(replace(row, extra=extra))
+    return found

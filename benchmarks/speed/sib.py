@@ -1,0 +1,147 @@
+"""SIB beside the original authors' code: the training step, evaluation, and what comes before it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from benchmarks.original_sib import STEP_SIZE, STEPS, classifier_of, one_by_one
+from benchmarks.speed.timing import Row, interleave
+from data.episodes import EpisodeSampler, TaskSpec
+from data.items import LabelledItems
+from data.seeding import mix_seed
+from inference.elbo import RateDistortionModule
+from inference.evaluation.evaluate import evaluate_readings, readings
+from inference.meta.learner import build_objective
+from inference.meta.mapping import feature_space, map_items
+from inference.meta.options import SibOptions
+from inference.meta.settings import GuideSettings, settings
+from inference.meta.stages import all_variants
+from inference.meta.training import every_step, objective_weights
+from inference.runs.tensors import load_features
+from models.networks.backbones import build_backbone
+from models.networks.layers import embed
+
+BATCHES = (1, 8, 16, 64, 256)
+ITS_SETTING = {"predictor": "cosine", "posterior": "delta", "gradient": "mlp"}
+DEFAULT = {"predictor": "distance", "posterior": "gaussian", "gradient": "equivariant"}
+EARLIER = 0.5  # the weight of earlier steps in the loss of a default run
+
+
+def bank_of(features: str | None, *, classes: int = 64, images: int = 100, width: int = 256) -> LabelledItems:
+    """Backbone features: training features of a file, or where there is none Gaussian blobs of the same size."""
+    if features:
+        return load_features(features)["train"]
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(classes).repeat_interleave(images)
+    centres, noise = (torch.randn(n, width, generator=generator) for n in (classes, classes * images))
+    items = (2 * centres[labels] + noise).relu()  # no feature after a ReLU is negative
+    return LabelledItems(items, labels, tuple(f"class {i}" for i in range(classes)))
+
+
+def ours(bank: LabelledItems, steps: int = STEPS, **chosen: str) -> tuple[RateDistortionModule, LabelledItems]:
+    """Model, guide and objective in one setting, ``chosen`` among the options of a run, and the features they take."""
+    options = SibOptions(beta=0.1, steps=steps, **chosen)  # type: ignore[arg-type]
+    guide, variant = settings(GuideSettings, options), all_variants(options)[0]
+    space, means = feature_space(guide, variant.predictor, bank)
+    return build_objective(guide, variant, means), map_items(space, bank)
+
+
+def training_step(objective: RateDistortionModule, sampler: EpisodeSampler, batch: int, earlier: float = 0.0) -> Callable:
+    """A step on ``batch`` tasks: sampling, forward, backward, Adam; with a loss after every step of the guide where ``earlier``
+    is its weight."""
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-3)
+    whole, number = every_step(objective, objective_weights(objective, earlier)), iter(range(10**9))
+
+    def step() -> None:
+        loss = whole(*sampler.sample(batch, seed=mix_seed(0, next(number)))) / batch
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def original_step(classifier: nn.Module, sampler: EpisodeSampler, batch: int) -> Callable:
+    """The same of the original: its batch norm sees all tasks of a batch together."""
+    optimizer, number = torch.optim.Adam(classifier.parameters(), 1e-3), iter(range(10**9))
+
+    def step() -> None:
+        episode = sampler.sample(batch, seed=mix_seed(0, next(number)))
+        scores = classifier(*episode[:3], STEP_SIZE)
+        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def steps(options: argparse.Namespace) -> list[Row]:
+    """``sib-step``: a training step at equal batch, 5-way 1-shot, K = 3, 75 queries."""
+    bank, rows = bank_of(options.features), []
+    for batch in options.batch or BATCHES:
+        programs: dict[str, Callable] = {}
+        if options.original:
+            classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS)
+            programs["original, Adam"] = original_step(classifier, EpisodeSampler(bank, TaskSpec()), batch)
+        settings_of = (("ours, its setting", ITS_SETTING, 0.0), ("ours, default", DEFAULT, 0.0))
+        for name, chosen, earlier in (*settings_of, ("ours, default, loss at every step", DEFAULT, EARLIER)):
+            objective, items = ours(bank, **chosen)
+            programs[name] = training_step(objective, EpisodeSampler(items, TaskSpec()), batch, earlier)
+        group = f"{batch} tasks a step"
+        rounds = max(5, options.rounds if batch < 64 else options.rounds // 4)
+        rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, clock=options.clock)
+    return rows
+
+
+def evaluation(options: argparse.Namespace) -> list[Row]:
+    """``evaluation``: accuracy and all scores at K = 0 … 3 on 50 tasks; the original's, one task at a time, is accuracy at
+    K = 3."""
+    bank, tasks, programs = bank_of(options.features), 50, {}
+    sampler = EpisodeSampler(bank, TaskSpec())
+    if options.original:
+        classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS)
+        programs["original, one task at a time"] = lambda: one_by_one(classifier, sampler.sample(tasks, seed=1))
+    for name, chosen in (
+        ("ours, cosine, delta, mlp", ITS_SETTING),
+        ("ours, distance, Gaussian, 32 draws", DEFAULT),
+        ("ours, cosine, Gaussian, 32 draws", DEFAULT | {"predictor": "cosine"}),
+    ):
+        objective, items = ours(bank, **chosen)
+        programs[name] = evaluate_all(objective, EpisodeSampler(items, TaskSpec()), tasks)
+    rows = interleave("evaluation", "50 tasks", programs, rounds=options.rounds, work=tasks, clock=options.clock)
+    return rows + extraction(options)
+
+
+def evaluate_all(objective: RateDistortionModule, sampler: EpisodeSampler, tasks: int) -> Callable:
+    """Scores after every number of steps."""
+    guides = readings(objective.guide)
+    return lambda: evaluate_readings(objective.model, guides, sampler, tasks=tasks, seed=1)
+
+
+def extraction(options: argparse.Namespace) -> list[Row]:
+    """Features of the images of 100 tasks out of 8 classes of 75: task by task, and of the split once."""
+    generator, network = torch.Generator().manual_seed(0), build_backbone("conv4-64", (3, 32, 32)).eval()
+    images = torch.randint(256, (600, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    split = LabelledItems(images, torch.arange(8).repeat_interleave(75), tuple("abcdefgh"))
+    floats = nn.Sequential(Floats(), network)
+
+    @torch.no_grad()
+    def task_by_task() -> None:
+        for number in range(100):
+            task = EpisodeSampler(split, TaskSpec()).sample(1, seed=number)
+            floats(torch.cat([task.support_x[0], task.query_x[0]]))
+
+    programs = {"task by task": task_by_task, "the split once": lambda: embed(floats, split.items)}
+    return interleave("evaluation", "features of 100 tasks", programs, rounds=5, work=100, clock=options.clock)
+
+
+class Floats(nn.Module):
+    """uint8 images as floats in [0, 1]."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float() / 255

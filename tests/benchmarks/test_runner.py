@@ -1,0 +1,61 @@
+"""The runner of speed cases: programs take turns, ratios are of the same round, and all numbers are written."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.speed import timing
+from benchmarks.speed.growth import peak_memory
+from benchmarks.speed.roofline import counted
+from benchmarks.speed.timing import interleave
+
+
+class Clock:
+    """Time that programs take as they say, on a machine that slows down."""
+
+    def __init__(self):
+        self.now, self.load, self.called = 0.0, 1.0, []
+
+    def takes(self, name, seconds):
+        def program():
+            self.called.append(name)
+            self.now += self.load * seconds
+            self.load *= 1.2
+
+        return program
+
+
+def test_ratios_are_of_programs_that_take_turns(monkeypatch):
+    clock = Clock()
+    monkeypatch.setitem(timing.CLOCKS, "wall", lambda: clock.now)
+    programs = {"slow": clock.takes("slow", 3.0), "quick": clock.takes("quick", 1.0)}
+    slow, quick = interleave("case", "group", programs, rounds=4, work=10)
+    assert clock.called == ["slow", "quick"] * 6, "two rounds are not counted"
+    assert (slow.ratio, slow.low, slow.high) == (1, 1, 1)
+    assert (quick.low, quick.ratio, quick.high) == pytest.approx((2.5, 2.5, 2.5)), "3 / 1.2 in every round"
+    assert quick.per_second == pytest.approx(10 / quick.seconds)
+
+
+def test_a_case_writes_its_numbers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    rows = main(["bnn-step", "--batch", "4", "--rounds", "2", "--json", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["name"] for row in found["rows"]] == [row.name for row in rows]
+    assert found["options"]["batch"] == [4]
+    printed = capsys.readouterr().out
+    assert all(row.name in printed for row in rows)
+    assert rows[1].extra["× deterministic"] == pytest.approx(rows[1].seconds / rows[0].seconds)
+
+
+def test_operations_and_bytes_of_a_product_are_known():
+    a, b = torch.randn(3, 5), torch.randn(5, 7)
+    flops, moved = counted(lambda: (a @ b).T)
+    assert flops == 2 * 3 * 5 * 7
+    assert moved == 4 * (15 + 35 + 21), "a view moves nothing"
+
+
+def test_memory_is_what_a_program_holds_at_most():
+    held = peak_memory(lambda: torch.ones(2**24).add_(1).sum())
+    assert 60 < held < 80, "64 MiB"
