@@ -57,7 +57,8 @@ def predictions_of(
     """
     device, dtype = place_of(*guides, model)
     for number, tasks_at_once in enumerate(batches(sampler, tasks, seed)):
-        episode, own = tasks_at_once.to(device, dtype=dtype), mix_seed(seed, number)
+        episode = tasks_at_once.to(device, dtype=dtype)
+        own = mix_seed(seed, number)
         noise, at_once = CommonNoise(own), tasks_that_fit(episode, num_samples)
         for first in range(0, len(episode.query_x), at_once):
             part = episode.tasks(slice(first, first + at_once)) if at_once < len(episode.query_x) else episode
