@@ -73,23 +73,33 @@ def load_train_test(name: str, root: str | Path, image_size: int, seed: int = 0)
 
 
 def labelled(source, image_size: int) -> LabelledItems:
-    """Images of ``source``, a torchvision data set."""
-    images = torch.as_tensor(source.data)
+    """Images of ``source``, a torchvision data set.
+
+    Raises:
+        UserError: its files hold no images, or labels of no class.
+    """
+    images, labels = torch.as_tensor(source.data), torch.as_tensor(source.targets)
+    sound = images.dtype == torch.uint8 and images.dim() in (3, 4) and images.numel() and len(images) == len(labels)
+    if not sound or int(labels.min()) < 0 or int(labels.max()) >= len(source.classes):
+        shape = "×".join(map(str, images.shape))
+        raise UserError(f"{type(source).__name__}'s files are damaged: they hold images {shape} and {len(labels)} labels")
     images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
     images = images if image_size == images.shape[-1] else resize(images, image_size)
-    return LabelledItems(images, torch.as_tensor(source.targets), tuple(str(c) for c in source.classes))
+    return LabelledItems(images, labels, tuple(str(c) for c in source.classes))
 
 
 def from_torchvision(name: str, root: Path, **options):
     """A torchvision data set, downloaded when missing.
 
     Raises:
-        UserError: it is not on disk and cannot be downloaded.
+        UserError: it is not on disk, or damaged there, and cannot be downloaded.
     """
     import torchvision.datasets
 
     try:
         return getattr(torchvision.datasets, name)(str(root), download=True, **options)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name} is not in {root} and cannot be downloaded ({reason}): put its files there") from error
+    except Exception as error:  # damaged files raise whatever their bytes lead to
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(
+            f"{name} is not in {root}, or damaged there, and cannot be downloaded ({reason}): put its files there"
+        ) from error

@@ -155,8 +155,14 @@ def validate(problem: Problem, recipe: Recipe, selection: Selection, *, loop: Lo
 
 
 def split_validation(train: LabelledItems, fraction: float, seed: int) -> tuple[LabelledItems, LabelledItems]:
-    """A seeded split into items to train on and a ``fraction`` to choose β by."""
+    """A seeded split into items to train on and a ``fraction`` to choose β by.
+
+    Raises:
+        UserError: none is left to train on.
+    """
     held = max(1, round(fraction * len(train)))
+    if held >= len(train):
+        raise UserError(f"`validation={fraction:g}` takes all of {len(train)} training items: leave some, or give one `beta`")
     order: Tensor = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))
     kept, rest = (LabelledItems(train.items[i], train.labels[i], train.class_names) for i in (order[held:], order[:held]))
     return kept, rest

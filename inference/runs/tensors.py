@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data.errors import UserError
+from data.errors import UserError, readable
 from data.items import SPLITS, LabelledItems
 from inference.runs.folder import check_file
 from inference.runs.manifest import verify, write_recorded
@@ -48,8 +48,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(str(path), framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is missing, damaged or no safetensors file: {error}") from error
+    except Exception as error:  # a broken file raises whatever its bytes lead to
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"{path} is missing, damaged or no safetensors file: {reason[:160]}") from error
 
 
 def load_state(module: nn.Module, path: str | Path, *, renamed: Mapping[str, str] | None = None) -> None:
@@ -99,7 +100,7 @@ def dataset_name(path: str | Path) -> str:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return load_tensors(path)[1].get("dataset") or Path(path).stem
+    return readable(str(load_tensors(path)[1].get("dataset") or Path(path).stem))
 
 
 def load_features(path: str | Path) -> Features:
@@ -109,15 +110,11 @@ def load_features(path: str | Path) -> Features:
         UserError: damaged, or of another layout.
     """
     tensors, metadata = load_tensors(path)
-    features, names, splits = tensors.get("features"), metadata.get("classes"), metadata.get("splits")
-    if features is None or features.dim() != 3 or names is None or splits is None:
-        raise UserError(f"{path} lacks a tensor 'features' [classes, images, D] or metadata 'classes' and 'splits'")
-    if not len(features) == len(names) == len(splits):
-        raise UserError(f"{path}: {len(features)} classes of features, {len(names)} names, {len(splits)} splits")
-    counts = tensors.get("counts", torch.full((len(features),), features.shape[1]))
+    features, counts, names, splits = check_layout(path, tensors, metadata)
     present = torch.arange(features.shape[1]) < counts[:, None]
-    if not all(bool(some[there].isfinite().all()) for some, there in zip(features, present, strict=True)):
-        raise UserError(f"{path} holds features that are not finite")
+    for some, there in zip(features, present, strict=True):
+        if not bool(some[there].float().isfinite().all()):
+            raise UserError(f"{path} holds features that are not finite, or too large for single precision")
     loaded = {}
     for split in dict.fromkeys([*SPLITS, *splits]):
         chosen = torch.tensor([s == split for s in splits])
@@ -128,6 +125,37 @@ def load_features(path: str | Path) -> Features:
     if missing := [split for split in SPLITS if split not in loaded]:
         raise UserError(f"{path} has no classes for {', '.join(missing)}")
     return loaded
+
+
+def check_layout(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, list[str], list[str]]:
+    """Features, counts ``[classes]`` and each class's name and split, of what a feature file at ``path`` holds.
+
+    Args:
+        tensors, metadata: as :func:`load_tensors` gives them.
+
+    Raises:
+        UserError: another layout.
+    """
+    features, names, splits = tensors.get("features"), metadata.get("classes"), metadata.get("splits")
+    if features is None or features.dim() != 3 or names is None or splits is None:
+        raise UserError(f"{path} lacks a tensor 'features' [classes, images, D] or metadata 'classes' and 'splits'")
+    if not (features.is_floating_point() and features.element_size() > 1 and features.numel()):
+        shape = "×".join(map(str, features.shape))
+        raise UserError(f"{path}: the features are {features.dtype} {shape}, and floats, one at least, are wanted")
+    for what, known in (("classes", names), ("splits", splits)):
+        if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
+            raise UserError(f"{path}: metadata '{what}' must be a list of names, one per class")
+    if not len(features) == len(names) == len(splits):
+        raise UserError(f"{path}: {len(features)} classes of features, {len(names)} names, {len(splits)} splits")
+    counts = tensors.get("counts", torch.full((len(features),), features.shape[1]))
+    if counts.shape != (len(features),) or counts.dtype != torch.int64:
+        raise UserError(f"{path}: 'counts' must be int64, one per class, not {counts.dtype} {tuple(counts.shape)}")
+    if int(counts.min()) < 0 or int(counts.max()) > features.shape[1]:
+        lowest, highest = int(counts.min()), int(counts.max())
+        raise UserError(f"{path}: 'counts' go from {lowest} to {highest}, and classes have 0 to {features.shape[1]} images")
+    return features, counts, [readable(name) for name in names], splits
 
 
 def rows_of(features: Tensor, present: Tensor, chosen: Tensor) -> Tensor:

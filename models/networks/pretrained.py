@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from data.errors import UserError
@@ -208,7 +208,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
         return None
     try:
         return {key: json.loads(value) for key, value in metadata.items()}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
@@ -245,8 +245,9 @@ def open_safetensors(path: Path, *, tensors: bool = False) -> tuple[dict[str, Te
         with safe_open(str(path), framework="pt") as file:
             names = file.keys() if tensors else ()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+    except Exception as error:  # a broken file raises whatever its bytes lead to
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"{path} is damaged or no safetensors file: {reason[:160]}") from error
 
 
 def find_state(content: Any, names: Collection[str], source: str, network: str) -> State:

@@ -1,5 +1,6 @@
 """torchvision's data sets, with stand-ins for its files: which class goes into which split."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,3 +72,37 @@ def test_what_cannot_be_had_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
     with pytest.raises(UserError, match=r"MNIST is not in .* cannot be downloaded \(no network\): put its files there"):
         from_torchvision("MNIST", tmp_path)
+
+
+def idx(*shape, fill=0):
+    """A file of MNIST's format: unsigned bytes of a ``shape``."""
+    size = math.prod(shape)
+    return bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + bytes([fill]) * size
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"train-images-idx3-ubyte": b""}, "MNIST is not in .*, or damaged there, .*: put its files there"),
+        ({"t10k-labels-idx1-ubyte": b""}, "MNIST is not in .*, or damaged there"),
+        ({"train-images-idx3-ubyte": idx(2, 28, 28)[:-1]}, "MNIST is not in .*, or damaged there"),
+        ({"train-images-idx3-ubyte": idx(0, 28, 28), "train-labels-idx1-ubyte": idx(0)}, "MNIST is .* damaged"),
+        ({"train-labels-idx1-ubyte": idx(3)}, "images 2×28×28 and 3 labels"),
+        ({"train-labels-idx1-ubyte": idx(2, fill=10)}, "MNIST's files are damaged"),
+        ({"train-images-idx3-ubyte": bytes([0, 0, 13, 1, 0, 0, 0, 0])}, "damaged"),
+    ],
+)
+def test_empty_and_damaged_idx_files_are_refused_in_one_line(tmp_path, change, message):
+    for part in ("train", "t10k"):
+        usual = {f"{part}-images-idx3-ubyte": idx(2, 28, 28), f"{part}-labels-idx1-ubyte": idx(2)}
+        for name, content in usual.items():
+            file = tmp_path / "MNIST" / "raw" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(change.get(name, content))
+    if message is None:
+        assert len(load_train_test("mnist", tmp_path, 28).train) == 2
+        return
+    with pytest.raises(UserError, match=message) as error:
+        load_train_test("mnist", tmp_path, 28)
+    assert len(str(error.value).splitlines()) == 1

@@ -1,11 +1,14 @@
 """Feature files: what is written reads back, and they name their data set."""
 
+import json
+import os
+
 import pytest
 import torch
 
 from data.errors import UserError
 from data.items import LabelledItems
-from inference.runs.tensors import dataset_name, load_features, save_features
+from inference.runs.tensors import dataset_name, load_features, save_features, save_tensors
 from tests.conftest import gaussian_bank
 
 
@@ -29,3 +32,75 @@ def test_classes_of_unequal_size_read_back(parts, tmp_path):
         assert torch.equal(again[split].items, part.items)
         assert torch.equal(again[split].labels, part.labels)
         assert again[split].class_names == part.class_names
+
+
+def raw(path, header, data=b""):
+    """A safetensors file of any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"{}" + 8 * b" " + b"x",
+        {"features": {"dtype": "F32", "shape": [1, 1, 1], "data_offsets": [0, 400]}},
+        {"features": {"dtype": "F32", "shape": [2**40, 2**40, 1], "data_offsets": [0, 4]}},
+        {"features": {"dtype": "F99", "shape": [1, 1, 1], "data_offsets": [0, 4]}},
+        {"features": {"dtype": "F32", "shape": [-1, 1, 1], "data_offsets": [0, 4]}},
+        {"__metadata__": {"classes": "no json"}},
+        {"__metadata__": {"classes": 100_000 * "["}},
+        {"__metadata__": {"classes": 5}},
+    ],
+)
+def test_malformed_headers_are_refused_in_one_line(header, tmp_path):
+    with pytest.raises(UserError, match=r"x\.safetensors is missing, damaged or no safetensors file") as error:
+        load_features(raw(tmp_path / "x.safetensors", header, bytes(4)))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_pipes_are_not_opened_as_features(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="it is no file"):
+        load_features(tmp_path / "pipe.safetensors")
+
+
+ONES = torch.ones(3, 2, 4)
+HUGE = torch.full((3, 2, 4), 1e300, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({}, {"splits": [["train"], ["val"], ["test"]]}, "'splits' must be a list of names"),
+        ({}, {"splits": "tvt"}, "'splits' must be a list of names"),
+        ({}, {"classes": [1, 2, 3]}, "'classes' must be a list of names"),
+        ({}, {"classes": {"a": 1}}, "'classes' must be a list of names"),
+        ({}, {"splits": ["train", "val", "val"]}, "no classes for test"),
+        ({"features": torch.ones(3, 2, 0)}, {}, "the features are torch.float32 3×2×0, and floats, one at least"),
+        ({"features": torch.ones(3, 0, 4)}, {}, "3×0×4"),
+        ({"features": torch.ones(3, 2, 4, dtype=torch.int64)}, {}, "the features are torch.int64"),
+        ({"features": torch.ones(3, 2, 4).to(torch.float8_e5m2)}, {}, "the features are torch.float8_e5m2"),
+        ({"features": HUGE}, {}, "not finite, or too large for single precision"),
+        ({"counts": torch.tensor([2, 2])}, {}, "'counts' must be int64, one per class"),
+        ({"counts": torch.tensor([2.0, 2.0, 2.0])}, {}, "'counts' must be int64, one per class"),
+        ({"counts": torch.tensor([2, 2, -1])}, {}, "'counts' go from -1 to 2, and classes have 0 to 2 images"),
+        ({"counts": torch.tensor([2, 2, 2**62])}, {}, "'counts' go from 2 to 4611686018427387904"),
+    ],
+)
+def test_lists_counts_and_numbers_that_are_none_are_refused(tensors, metadata, message, tmp_path):
+    known = {"classes": ["a", "b", "c"], "splits": ["train", "val", "test"]} | metadata
+    save_tensors(tmp_path / "x.safetensors", {"features": ONES, **tensors}, known)
+    with pytest.raises(UserError, match=message):
+        load_features(tmp_path / "x.safetensors")
+
+
+def test_names_of_classes_stay_on_one_line(tmp_path):
+    known = {"classes": ["a\nb", "b", "c"], "splits": ["train", "val", "test"], "dataset": "birds\n"}
+    save_tensors(tmp_path / "x.safetensors", {"features": ONES}, known)
+    assert load_features(tmp_path / "x.safetensors")["train"].class_names == ("a\\nb",)
+    assert dataset_name(tmp_path / "x.safetensors") == "birds\\n"
