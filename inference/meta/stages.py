@@ -41,7 +41,7 @@ from inference.runs.tensors import (
 )
 from inference.runs.training import Loop, train
 from models.networks.feature_network import FeatureNetwork
-from models.networks.layers import embed
+from models.networks.layers import as_trained, embed
 
 
 def all_variants(options: SibOptions) -> list[Variant]:
@@ -193,7 +193,7 @@ def pretrain(
     if run.network.exists():
         network = network or FeatureNetwork.from_description(load_tensors(run.network)[1])
         load_state(network, run.network)
-        return network
+        return as_trained(network) if chosen.epochs else network
     given = network is not None or chosen.weights is not None
     if network is None:
         network = starting_network(chosen, data)

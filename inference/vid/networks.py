@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from data.augmentation import CROPS, augmentation_for
@@ -22,6 +23,10 @@ from inference.runs.updates import Schedule
 from inference.vid.options import VidOptions
 from models.networks.backbones import Standardize
 from models.networks.classifiers import build_network, pretrained_network
+from models.networks.layers import as_trained
+
+CHECKSUM = "checksum"
+"""Metadata of a network that is kept: of its numbers, in the order of its state dict."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +154,11 @@ def trained_network(
     recipe = Recipe.of(name, data, settings)
     stage = f"teacher-{recipe.name}"
     own, cached = run.checkpoints / f"{stage}.safetensors", settings.cache / f"{recipe.name}.safetensors"
-    if cached.exists():
+    if own.exists():
+        load_network(network, own)  # the run's manifest knows it
+    elif cached.exists():
         print(f"{name}: read from {cached}")
         load_network(network, cached)
-    elif own.exists():
-        load_network(network, own)
     else:
         print(f"{name}: training for {plural(settings.epochs, 'epoch')} on {len(data.train)} images of {data.name}")
         augmentation = augmentation_for(data.train.items, mirror=data.mirror) if settings.augment else None
@@ -161,17 +166,18 @@ def trained_network(
         train_classifier(
             network, data.train, schedule, settings.loop, run, stage, augmentation=augmentation, seed=settings.seed
         )
-    for place in (cached, own):
+    state = network.state_dict()
+    for place in (own, cached):
         if not place.exists():
-            save_tensors(place, network.state_dict(), asdict(recipe))
-    return network
+            save_tensors(place, state, asdict(recipe) | {CHECKSUM: checksum(*state.values())})
+    return as_trained(network)
 
 
 def checksum(*tensors: Tensor) -> str:
-    """SHA-256 of the tensors' bytes."""
+    """SHA-256 of the tensors' bytes, in their order."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -187,10 +193,13 @@ def load_network(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: the file is damaged, or another network's.
     """
+    tensors, metadata = load_tensors(path)
     try:
-        network.eval().load_state_dict(student_part(load_tensors(path)[0]))
+        network.eval().load_state_dict(student_part(tensors))
     except RuntimeError as error:
         raise UserError(f"{path} belongs to another network: {str(error).splitlines()[-1].strip()}") from None
+    if (known := metadata.get(CHECKSUM)) is not None and known != checksum(*network.state_dict().values()):
+        raise UserError(f"{path} is damaged: delete it, to train the network anew")
 
 
 def replace_head(network: nn.Module, outputs: int) -> nn.Module:

@@ -22,7 +22,7 @@ from inference.vid.settings import StudentSettings
 from inference.vid.training import DistillationTraining
 from models.distillation.losses import Transfer
 from models.distillation.model import DistillationModel, Pair
-from models.networks.layers import device_of, layer_outputs
+from models.networks.layers import as_trained, device_of, layer_outputs
 
 EXAMPLES = 256  # items that decoders start from
 
@@ -59,6 +59,7 @@ def fit_student(
     Raises:
         UserError: layers that cannot be found or compared, labels the student has no output for, or a loss that is not finite.
     """
+    as_trained(teacher)
     source = data if data is not None else everything
     assert source is not None
     check_items(student, source, classes=data is not None)
@@ -86,7 +87,7 @@ def fit_student(
     if not finished.exists():
         save_tensors(finished, models[-1].state_dict(), describe(models[-1], ItemKind.of(source), method, strength))
     load_state(models[-1], finished)
-    return models[-1].eval()
+    return as_trained(models[-1]).eval()
 
 
 def build_models(

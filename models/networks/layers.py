@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from data.gather import gather
 
+Network = TypeVar("Network", bound=nn.Module)
 PIXELS = 2**19
 """At most so many pixels are embedded at once."""
 INPUT = ".input"
@@ -70,6 +72,12 @@ def placed(network: nn.Module, x: Tensor) -> Tensor:
     if parameter is None or not x.is_floating_point():
         return x.to(device_of(network))
     return x.to(parameter.device, parameter.dtype)
+
+
+def as_trained(network: Network) -> Network:
+    """``network``, its weights in the layout in memory that training gives them, channels last: sums of convolutions round
+    differently in another one, so that a network that was read from a file would not give the numbers of the one written."""
+    return network.to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import torch
 
 import inference.vid.networks
 from data.augmentation import CROPS, LETTERS
+from data.errors import UserError
 from data.items import SupervisedData
 from inference.runs.folder import RunFolder
 from inference.runs.training import Loop
@@ -31,18 +32,37 @@ class TestTrained:
     def test_trained_once_then_found_in_the_run_or_the_cache(self, tmp_path, monkeypatch, capsys):
         data, settings = SupervisedData("letters", images(8), images(2)), self.settings(tmp_path)
         runs = [RunFolder.create(tmp_path / name, "svi_vid", "") for name in ("first", "second")]
-        states = []
+        states, strides = [], []
         for run in (runs[0], runs[0], runs[1]):
             network = trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, run)
             states.append(network.state_dict())
+            strides.append([weight.stride() for weight in network.parameters()])
             assert not network.training
             monkeypatch.setattr(inference.vid.networks, "train_classifier", None)
         assert all(torch.equal(value, state[name]) for state in states[1:] for name, value in states[0].items())
+        assert strides[0] == strides[1] == strides[2], "another layout would round differently"
         assert "read from" in capsys.readouterr().out
         own = [list(run.checkpoints.glob("teacher-conv4-4-*.safetensors")) for run in runs]
         assert all(len(files) == 1 for files in own), "each run folder has its teacher"
         next((tmp_path / "cache").iterdir()).unlink()
         trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, runs[1])
+
+    def test_a_teacher_that_changed_in_the_cache_is_refused_and_the_runs_own_comes_first(self, tmp_path):
+        data, settings = SupervisedData("letters", images(8), images(2)), self.settings(tmp_path)
+        runs = [RunFolder.create(tmp_path / name, "svi_vid", "") for name in ("first", "second")]
+        trained = trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, runs[0])
+        (cached,) = (tmp_path / "cache").glob("*.safetensors")
+        content = bytearray(cached.read_bytes())
+        content[-1] ^= 0x40
+        cached.write_bytes(content)
+        again = trained_network(make_network("conv4-4", data.train, 1), "conv4-4", data, settings, runs[0])
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in trained.state_dict().items())
+        with pytest.raises(UserError, match=r"conv4-4-\w+\.safetensors is damaged: delete it, to train the network anew"):
+            trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, runs[1])
+        (own,) = runs[0].checkpoints.glob("teacher-*.safetensors")
+        own.write_bytes(content)
+        with pytest.raises(UserError, match="is damaged, or another run's"):
+            trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, runs[0])
 
     def test_names_tell_recipes_apart(self, tmp_path):
         letters, photographs = (SupervisedData("folder", images(4), images(2), mirror=mirror) for mirror in (False, True))
