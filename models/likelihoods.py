@@ -43,8 +43,8 @@ class Likelihood(nn.Module):
         """Targets as the distribution reads them: integers become floats of the outputs' type, unless they are classes."""
         return targets if targets.is_floating_point() else targets.to(outputs.dtype)
 
-    def given(self, shot: float) -> Likelihood:
-        """The likelihood in tasks of ``shot`` support items a class; itself where they do not matter."""
+    def given(self, shot: float, way: int) -> Likelihood:
+        """The likelihood in tasks of ``way`` classes with ``shot`` support items each; itself where they do not matter."""
         return self
 
     def copies(self, posteriors: int) -> Self:
@@ -77,34 +77,35 @@ class CategoricalLikelihood(Likelihood):
 class TemperedCategorical(CategoricalLikelihood):
     """y ~ Categorical(softmax(ŷ / T)), with a temperature T that is fitted after training, on other data than the rest.
 
-    In tasks of n support items a class, of which :meth:`given` tells, T = T₁ nᵖ: what makes a learner too sure, or too careful,
-    of one item is not what makes it so of five. T₁ is 1 and p is 0 at first. Source: Guo et al. 2017, "On calibration of modern
-    neural networks", section 4.2.
+    In tasks of w classes with n support items each, of which :meth:`given` tells, T = T₁ nᵖ w^q: what makes a learner too sure,
+    or too careful, of one item is not what makes it so of five. T₁ is 1, p and q are 0 at first. Source: Guo et al. 2017, "On
+    calibration of modern neural networks", section 4.2.
     """
 
     log_temperature: Tensor
-    power: Tensor
+    powers: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("log_temperature", torch.zeros(()))
-        self.register_buffer("power", torch.zeros(()))
-        self.log_shot = 0.0
+        self.register_buffer("powers", torch.zeros(2))
+        self.shape = (0.0, 0.0)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        for name in ("log_temperature", "power"):  # checkpoints of before: 1 and 0
+        for name in ("log_temperature", "powers"):  # checkpoints of before: 1 and 0
             state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def given(self, shot: float) -> TemperedCategorical:
+    def given(self, shot: float, way: int) -> TemperedCategorical:
         other = copy.copy(self)
-        other.log_shot = math.log(max(shot, 1.0))
+        other.shape = log_shape(shot, way)
         return other
 
     @property
     def inverse(self) -> Tensor:
         """1 / T."""
-        return (-self.log_temperature - self.power * self.log_shot).exp()
+        shot, way = self.shape
+        return (-self.log_temperature - self.powers[0] * shot - self.powers[1] * way).exp()
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         return super().forward(outputs * self.inverse)
@@ -112,6 +113,11 @@ class TemperedCategorical(CategoricalLikelihood):
     def output_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Closed form: (softmax(ŷ / T) − onehot(y)) / T."""
         return self.inverse * super().output_gradient(self.inverse * outputs, targets)
+
+
+def log_shape(shot: float, way: int) -> tuple[float, float]:
+    """Logarithms of a task's support items a class, at least one, and of its classes."""
+    return math.log(max(shot, 1.0)), math.log(way)
 
 
 class GaussianLikelihood(Likelihood):

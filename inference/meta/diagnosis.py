@@ -35,6 +35,7 @@ from inference.meta.checkpoints import selected_name
 from inference.meta.learner import TEST_SEED, Learner
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
+from models.plates import num_classes
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.priors import HierarchicalGaussianPrior
 
@@ -208,7 +209,8 @@ def sample(model: EmpiricalBayesModel, episode: Episode, given: Episode, *, seed
         chains = run_nuts(known, *given, chains=CHAINS, draws=DRAWS, warmup=WARMUP, seed=seed)
     print(f"NUTS: {CHAINS} chains of {WARMUP} + {DRAWS} transitions on {len(episode.query_x)} tasks, {chains.seconds:.0f} s")
     weights = chains.sites["weights"].squeeze(-3)  # [chains, draws, tasks, way, D]
-    likelihood = model.likelihood.given(episode.support_x.shape[1] / (episode.way or 1))
+    way = episode.way or num_classes(episode.support_y)
+    likelihood = model.likelihood.given(episode.support_x.shape[1] / way, way)
     labels: Any = likelihood(model.predictor(episode.query_x, weights))
     logs = mixture_log_density(labels.log_prob(episode.query_y), 1)
     judged = Judged(None, labels.probs.mean((0, 1)), mixture_log_density(logs))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from statistics import fmean, linear_regression
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,56 +13,53 @@ from inference.elbo import RateDistortionModule
 from inference.evaluation.evaluate import predictions
 from inference.meta.settings import MetaSchedule
 from inference.meta.tasks import Kinds
-from models.likelihoods import TemperedCategorical
+from models.likelihoods import TemperedCategorical, log_shape
 
 GRID = 2 ** torch.linspace(-1, 1, 49, dtype=torch.float64)
 """Temperatures that are tried."""
 
 
 @torch.no_grad()
-def fit_temperature(objective: RateDistortionModule, kinds: Kinds, schedule: MetaSchedule) -> dict[float, float]:
+def fit_temperature(objective: RateDistortionModule, kinds: Kinds, schedule: MetaSchedule) -> dict[tuple[float, int], float]:
     """Give the likelihood the temperatures with the lowest NLL on tasks that decide; nothing happens where the model's
     likelihood has none, or β is 1 or more: there the objective is a bound, which another temperature would loosen for the sake
     of averages over draws.
 
-    That of each number of shots is found by itself; with several, the line through their logarithms that is nearest by least
-    squares says what it is for any number.
+    That of each shape of tasks is found by itself; the powers of the likelihood are those nearest to all of them.
 
     Args:
         objective: trained; its likelihood is changed.
         kinds: training and validation tasks, the schedule's number of validation tasks in all.
 
     Returns:
-        the temperature at each number of shots of the ``kinds``, as the likelihood has it now.
+        (shot, way) of each of the ``kinds`` -> temperature, as the likelihood has it now.
     """
     model: Any = objective.model
     likelihood = getattr(model, "likelihood", None)
     if not isinstance(likelihood, TemperedCategorical) or objective.elbo.beta >= 1:
         return {}
     likelihood.log_temperature.zero_()
-    likelihood.power.zero_()
-    found: dict[float, Tensor] = {}
+    likelihood.powers.zero_()
+    found: dict[tuple[float, int], float] = {}
     for tasks in kinds:
         number = max(1, schedule.validation_tasks // len(kinds))
         parts = []
         for episode, predicted in predictions(model, objective.guide, tasks, tasks=number, seed=schedule.seed):
-            shot, way = max(episode.support_x.shape[1] / episode.way, 1.0), episode.way
+            shape = episode.support_x.shape[1] / episode.way, episode.way
             parts.append(tempered_nll(predicted.labels.logits, episode.query_y))
-        nll = torch.cat(parts, dim=1).mean(1).cpu() / math.log(way)  # tasks of all shapes count alike
-        found[shot] = found.get(shot, torch.zeros_like(nll)) + nll
-    best = {shot: float(GRID[int(nll.argmin())]) for shot, nll in found.items()}
-    log_temperature, power = line({math.log(shot): math.log(t) for shot, t in best.items()})
-    likelihood.log_temperature.fill_(log_temperature)
-    likelihood.power.fill_(power)
-    return {shot: 1 / float(likelihood.given(shot).inverse) for shot in best}
+        found[shape] = float(GRID[int(torch.cat(parts, dim=1).mean(1).argmin())])
+    offset, slopes = plane([log_shape(*shape) for shape in found], [math.log(temperature) for temperature in found.values()])
+    likelihood.log_temperature.fill_(offset)
+    likelihood.powers.copy_(slopes)
+    return {shape: 1 / float(likelihood.given(*shape).inverse) for shape in found}
 
 
-def line(points: Mapping[float, float]) -> tuple[float, float]:
-    """Offset and slope of the line nearest to ``points`` x -> y by least squares; it is level where all x are one."""
-    if len(points) < 2:
-        return fmean(points.values()), 0.0
-    slope, offset = linear_regression(list(points), list(points.values()))
-    return offset, slope
+def plane(x: Sequence[Sequence[float]], y: Sequence[float]) -> tuple[float, Tensor]:
+    """Offset and slopes ``[coordinates]`` of the plane nearest to points (``x``, ``y``) by least squares, the flattest where
+    there are several; it is level along coordinates in which the points do not differ."""
+    at, height = torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
+    slopes = torch.linalg.pinv(at - at.mean(0)) @ (height - height.mean())
+    return float(height.mean() - at.mean(0) @ slopes), slopes
 
 
 def tempered_nll(logits: Tensor, labels: Tensor) -> Tensor:

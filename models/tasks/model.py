@@ -58,7 +58,7 @@ class EmpiricalBayesModel(PyroModule):
             The labels, observed or sampled, ``[..., tasks, query]``.
         """
         way = num_classes(support_y) if way is None else way
-        rows, likelihood = self.predictor.rows(way), self.likelihood.given(support_y.shape[-1] / way)
+        rows, likelihood = self.predictor.rows(way), self.likelihood.given(support_y.shape[-1] / way, way)
         hyperparameters = self.prior.hyperparameters()
         with task_plate(query_x, self.num_tasks if self.training else None):
             weights = pyro.sample("weights", self.prior.distribution(hyperparameters, rows))  # [..., tasks, 1, rows, D]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from statistics import linear_regression
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.evaluate import evaluate
 from inference.meta.settings import MetaSchedule
-from inference.meta.temperature import GRID, fit_temperature, tempered_nll
+from inference.meta.temperature import GRID, fit_temperature, plane, tempered_nll
 from models.likelihoods import CategoricalLikelihood, TemperedCategorical
 from tests.conftest import gaussian_bank
 from tests.guides.tasks.test_unrolled import WAY, build
@@ -26,12 +27,14 @@ def objective_of(sharp: float):
     return RateDistortionELBO(beta=0.1)(model, guide)
 
 
-def kinds(*shots: int):
-    return tuple(EpisodeSampler(gaussian_bank(), TaskSpec(way=WAY, shot=shot, queries=5)) for shot in shots or (1,))
+def kinds(*shapes: tuple[int, int]):
+    """Of these shots and ways."""
+    shapes = shapes or ((1, WAY),)
+    return tuple(EpisodeSampler(gaussian_bank(), TaskSpec(way=way, shot=shot, queries=5)) for shot, way in shapes)
 
 
-def nll(objective, shot: int = 1) -> float:
-    return evaluate(objective.model, objective.guide, kinds(shot)[0], tasks=40, seed=4).nll
+def nll(objective, *shape: int) -> float:
+    return evaluate(objective.model, objective.guide, kinds(shape or (1, WAY))[0], tasks=40, seed=4).nll
 
 
 @pytest.mark.parametrize("sharp", [40.0, 2.0])
@@ -39,8 +42,9 @@ def test_it_is_the_temperature_with_the_lowest_nll(sharp):
     """By evaluating the learner at each of a few; one that is far too sure is softened, one that is too careful sharpened."""
     objective = objective_of(sharp=sharp)
     likelihood = objective.model.likelihood
-    found = fit_temperature(objective, kinds(), SCHEDULE)[1]
+    found = fit_temperature(objective, kinds(), SCHEDULE)[1, WAY]
     assert found == pytest.approx(float(likelihood.log_temperature.exp()))
+    assert not likelihood.powers.any(), "one shape says nothing of others"
     best = nll(objective)
     for other in GRID[::4].tolist():
         likelihood.log_temperature.fill_(math.log(other))
@@ -48,18 +52,27 @@ def test_it_is_the_temperature_with_the_lowest_nll(sharp):
     assert found > 1.2 if sharp > 10 else found < 0.9
 
 
-def test_each_number_of_shots_has_its_own():
-    """Two numbers have one power between them; a third one, tasks of another way alike, is on that line."""
+def test_each_shape_has_its_own():
+    """Three shapes have two powers between them."""
     objective = objective_of(sharp=40.0)
-    likelihood, shots = objective.model.likelihood, (1, 6)
-    found = fit_temperature(objective, kinds(*shots), replace(SCHEDULE, validation_tasks=80))
-    assert found[1] != pytest.approx(found[6], rel=0.02)
-    for shot in shots:
+    likelihood, shapes = objective.model.likelihood, ((1, WAY), (6, WAY), (1, 2))
+    found = fit_temperature(objective, kinds(*shapes), replace(SCHEDULE, validation_tasks=120))
+    assert len({round(temperature, 2) for temperature in found.values()}) == 3
+    for shape in shapes:
         alone = objective_of(sharp=40.0)
-        assert found[shot] == pytest.approx(fit_temperature(alone, kinds(shot), SCHEDULE)[shot], rel=1e-5)
-        assert nll(objective, shot) == pytest.approx(nll(alone, shot), abs=1e-5)
-    assert 1 / float(likelihood.given(6**0.5).inverse) == pytest.approx((found[1] * found[6]) ** 0.5)
-    assert float(likelihood.given(0).inverse) == pytest.approx(1 / found[1]), "no support counts as one item"
+        assert found[shape] == pytest.approx(fit_temperature(alone, kinds(shape), SCHEDULE)[shape], rel=1e-5)
+        assert nll(objective, *shape) == pytest.approx(nll(alone, *shape), abs=1e-5)
+    between = 1 / float(likelihood.given(6**0.5, WAY).inverse)
+    assert between == pytest.approx((found[1, WAY] * found[6, WAY]) ** 0.5)
+    assert float(likelihood.given(0, WAY).inverse) == pytest.approx(1 / found[1, WAY]), "no support counts as one item"
+
+
+def test_a_plane_is_the_nearest_and_level_where_points_do_not_differ():
+    x = [(0.0, 2.0), (1.0, 2.0), (3.0, 2.0)]
+    offset, slopes = plane(x, [1.0, 2.0, 5.0])
+    expected = linear_regression([a for a, _ in x], [1.0, 2.0, 5.0])
+    assert slopes.tolist() == pytest.approx([expected.slope, 0.0])
+    assert offset == pytest.approx(expected.intercept)
 
 
 def test_a_bound_stays_the_bound_that_was_trained():
@@ -85,9 +98,9 @@ def test_it_averages_probabilities_of_draws_and_not_their_logarithms():
 def test_the_gradient_of_a_tempered_likelihood_is_its_own():
     likelihood = TemperedCategorical().double()
     likelihood.log_temperature.fill_(0.4)
-    likelihood.power.fill_(-0.7)
-    likelihood = likelihood.given(3)
-    assert float(likelihood.inverse) == pytest.approx(math.exp(-0.4) * 3**0.7)
+    likelihood.powers.copy_(torch.tensor([-0.7, 0.2]))
+    likelihood = likelihood.given(3, 5)
+    assert float(likelihood.inverse) == pytest.approx(math.exp(-0.4) * 3**0.7 / 5**0.2)
     outputs = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 4, 2])
     (expected,) = torch.autograd.grad(-likelihood(outputs).log_prob(labels).sum(), outputs)
@@ -97,6 +110,6 @@ def test_the_gradient_of_a_tempered_likelihood_is_its_own():
 def test_files_of_before_have_temperature_one():
     likelihood = TemperedCategorical()
     likelihood.log_temperature.fill_(0.4)
-    likelihood.power.fill_(0.4)
+    likelihood.powers.fill_(0.4)
     likelihood.load_state_dict({})
-    assert float(likelihood.log_temperature) == float(likelihood.power) == 0
+    assert float(likelihood.log_temperature) == float(likelihood.powers.abs().max()) == 0
