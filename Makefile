@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick docs mutations chaos lint format clean
+.PHONY: demo test quick docs mutations chaos fuzz lint format clean
 
 .venv/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -36,6 +36,10 @@ mutations: .venv/ready
 # kill, terminate, interrupt and fill disks; see benchmarks/chaos.py. CHAOS has its options, which default to a few trials
 chaos: .venv/ready
 	$(BIN)/python -m benchmarks.chaos $(CHAOS)
+
+# hostile input for every command and the Python interface; see benchmarks/fuzz.py. FUZZ has its options
+fuzz: .venv/ready
+	$(BIN)/python -m benchmarks.fuzz $(FUZZ)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -2,12 +2,13 @@
 
     python -m benchmarks.chaos --commands svi_bnn --kills 10 --terminations 4 --interrupts 4 --full-disks 2 --seed 0
 
-For each command a tiny run is left alone first. Every trial starts the same run anew, strikes between the moment that it has a
-folder and its end, and resumes it until it ends: SIGKILL, SIGTERM (exit code 143), SIGINT (130), or a disk that takes no more
-(2): a small ``tmpfs`` where it may be mounted, else a limit on the size of files. Half of the trials have their temporary
-folder on another file system than the run. A trial is good where each interruption but SIGKILL has said one line and ended
-with its code, all weights and results are, bit for bit, those of the run that was left alone, and no temporary file is left.
-The exit code is 0 where all are.
+For each command a tiny run, on the small images of :mod:`benchmarks.fuzzing.ground`, is left alone first. Every trial starts
+the same run anew, strikes between the moment that it has a folder and its end, and resumes it until it ends: SIGKILL, SIGTERM
+(exit code 143), SIGINT (130), or a disk that takes no more (2): a small ``tmpfs`` where it may be mounted, else a limit on the
+size of files. Half of the trials have their temporary folder on another file system than the run. A run is a copy of this
+process, which has everything imported; one in ``--apart`` is a process as a shell starts it. A trial is good where each
+interruption but SIGKILL has said one line and ended with its code, all weights and results are, bit for bit, those of the run
+that was left alone, and no temporary file is left. The exit code is 0 where all are.
 """
 
 from __future__ import annotations
@@ -25,17 +26,25 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a copy of a process with threads may wait for them for ever
+
+import torch
+
+from benchmarks.fuzzing.ground import draw_images
+from inference.runs.commands import run_process
 from inference.runs.folder import TEMPORARY, RunFolder
 from inference.runs.tensors import load_tensors
 
 COMMON = ["--device", "cpu", "--progress", "false"]
 TINY = {
-    "svi_sib": "--image-size 16 --epochs 2 --tasks 400 --validations 10 --validation-tasks 40 --test-tasks 40 --beta 0.1 "
-    "--protocols standard",
+    "svi_sib": "--data folder --root {images} --image-size 16 --backbone conv4-8 --epochs 4 --way 3 --queries 2 --train-way 3 "
+    "--train-shot 1-2 --tasks 400 --validations 10 --validation-tasks 20 --test-tasks 20 --beta 0.1 --protocols standard",
     "svi_bnn": "--data curve --hidden 6 --epochs 48 --rounds 3 --samples 8 --algorithms vanilla,online --beta 1",
-    "svi_vid": "--image-size 16 --teacher-epochs 2 --epochs 4 --per-class 10 --methods student,vid --runs 1",
+    "svi_vid": "--data folder --root {pairs} --image-size 16 --teacher conv4-8 --student conv4-4 --epochs 30 --updates 120 "
+    "--batch 8 --per-class 5 --methods student,vid --runs 1 --cache {cache}",
 }
 """Options of a run of each command that ends soon."""
 CODES = {"kill": -signal.SIGKILL, "terminate": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT, "full disk": 2}
@@ -44,24 +53,68 @@ PATIENCE = 600
 """Seconds that a run may take."""
 
 
-def start(command: str, words: list[str], scratch: Path, limit: int | None = None) -> subprocess.Popen:
-    """The process of a command that writes its temporary files to ``scratch``, and no file beyond ``limit`` bytes."""
+class Process:
+    """A run of a command.
 
-    def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    Args:
+        command: a module below ``inference``.
+        words: of its command line.
+        scratch: where it writes its temporary files.
+        limit: bytes beyond which no file grows.
+        apart: whether it is a process as a shell starts it, or a copy of this one.
+    """
 
-    words = [sys.executable, "-m", f"inference.{command}", *words]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(scratch), "SIBYL_CACHE": str(scratch / "cache")}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare)
+    def __init__(self, command: str, words: list[str], scratch: Path, limit: int | None = None, *, apart: bool = False) -> None:
+        self.out, self.err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115 (they live as long as this object)
+        self.status: int | None = None
+
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        if apart:
+            env = os.environ | {"TMPDIR": str(scratch)}
+            line = [sys.executable, "-m", f"inference.{command}", *words]
+            self.pid = subprocess.Popen(line, env=env, stdout=self.out, stderr=self.err, preexec_fn=prepare).pid
+            return
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for number, file in ((1, self.out), (2, self.err)):
+                os.dup2(file.fileno(), number)
+            prepare()
+            os.environ["TMPDIR"], tempfile.tempdir = str(scratch), None
+            sys.argv = [f"inference/{command}.py", *words]
+            try:
+                run_process(import_module(f"inference.{command}").main)
+            except BaseException:  # what a process of its own would print
+                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+                sys.stderr.flush()
+            finally:
+                os._exit(1)
+
+    def poll(self) -> int | None:
+        """The exit status, negative where a signal ended it; ``None`` while it works."""
+        if self.status is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.status = os.waitstatus_to_exitcode(found[1])
+        return self.status
+
+    def wait(self) -> tuple[int, str]:
+        """Exit status and what was said on standard error, once it has ended."""
+        end = time.monotonic() + PATIENCE
+        while self.poll() is None:
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.005)
+        self.err.seek(0)
+        return self.poll() or 0, self.err.read()
 
 
-def has_begun(process: subprocess.Popen, out: Path) -> bool:
+def has_begun(process: Process, out: Path) -> bool:
     """Wait for the run folder; false where the process ends without."""
     while process.poll() is None and not (out / "config.yaml").exists():
-        time.sleep(0.01)
+        time.sleep(0.002)
     return process.poll() is None
 
 
@@ -81,66 +134,73 @@ class Trials:
         command: svi_sib, svi_bnn or svi_vid.
         place: where runs go.
         seed: of the moments.
+        apart: one run in so many is a process as a shell starts it.
     """
 
-    def __init__(self, command: str, place: Path, seed: int) -> None:
-        self.command, self.place, self.random = command, place, random.Random(f"{command}{seed}")
-        self.words = [*TINY[command].split(), *COMMON]
+    def __init__(self, command: str, place: Path, seed: int, apart: int) -> None:
+        self.command, self.place, self.random, self.apart = command, place, random.Random(f"{command}{seed}"), apart
         self.scratch = [Path(tempfile.mkdtemp(dir=place))]
         with suppress(OSError):
             self.scratch.append(Path(tempfile.mkdtemp(dir="/dev/shm")))
+        draw_images(place)
         out = place / "whole"
-        process = start(command, [*self.words, "--out", str(out)], self.scratch[0])
+        process = Process(command, self.words(place), self.scratch[0])
         has_begun(process, out)
         begun = time.monotonic()
-        _, said = process.communicate(timeout=PATIENCE)
-        if process.returncode != 0:
+        status, said = process.wait()
+        if status != 0:
             raise SystemExit(f"{command} does not run: {said}")
         self.seconds, self.whole = time.monotonic() - begun, numbers(out)
         self.bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         self.largest = max(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
+    def words(self, folder: Path, out: str = "whole") -> list[str]:
+        """The command line of a run that writes to ``folder`` alone."""
+        places = {"images": self.place / "images", "pairs": self.place / "pairs", "cache": folder / "cache"}
+        return [*TINY[self.command].format(**places).split(), *COMMON, "--out", str(folder / out)]
+
     def run(self, kind: str, number: int) -> str:
         """One trial; ``good``, or what is wrong."""
         folder = self.place / f"{kind.replace(' ', '-')}{number}"
         folder.mkdir()
-        scratch, out = self.scratch[number % len(self.scratch)], folder / "run"
+        scratch, apart = self.scratch[number % len(self.scratch)], number % self.apart == self.apart - 1
         try:
-            found = self.strike(kind, folder, out, scratch)
-            return found or self.resume(out, scratch)
+            found = self.strike(kind, folder, scratch, apart)
+            return found or self.resume(folder, scratch, apart)
         finally:
             subprocess.run(["umount", str(folder)], capture_output=True, check=False)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def strike(self, kind: str, folder: Path, out: Path, scratch: Path) -> str:
+    def strike(self, kind: str, folder: Path, scratch: Path, apart: bool) -> str:
         """Start a run and interrupt it; what is wrong with how it ends, if anything."""
         limit = None
         if kind == "full disk" and not mount(folder, size := self.random.randrange(4096, self.bytes)):
             limit = size % self.largest + 1
-        process = start(self.command, [*self.words, "--out", str(out)], scratch, limit)
-        if kind in SIGNALS and has_begun(process, out):
+        process = Process(self.command, self.words(folder, "run"), scratch, limit, apart=apart)
+        if kind in SIGNALS and has_begun(process, folder / "run"):
             time.sleep(self.random.uniform(0, self.seconds))
-            process.send_signal(SIGNALS[kind])
-        _, said = process.communicate(timeout=PATIENCE)
+            if process.poll() is None:
+                os.kill(process.pid, SIGNALS[kind])
+        status, said = process.wait()
         if kind == "full disk":
             subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], capture_output=True, check=False)
-        if process.returncode == 0:
+        if status == 0:
             return ""  # it was faster
-        if process.returncode != CODES[kind]:
-            return f"exit code {process.returncode}: {said.strip()[-300:]}"
+        if status != CODES[kind]:
+            return f"exit code {status}: {said.strip()[-300:]}"
         return "" if kind == "kill" or said.count("\n") == 1 else f"not one line: {said.strip()[-300:]}"
 
-    def resume(self, out: Path, scratch: Path) -> str:
+    def resume(self, folder: Path, scratch: Path, apart: bool) -> str:
         """Resume the run, or start it where there is none; what is wrong with how it ends, or ``good``."""
-        begun = (out / "config.yaml").exists()
-        words = ["--resume", str(out)] if begun else [*self.words, "--out", str(out)]
-        if not (out / "metrics.json").exists() or begun:
-            process = start(self.command, words, scratch)
-            _, said = process.communicate(timeout=PATIENCE)
-            if process.returncode != 0:
-                return f"resumed, exit code {process.returncode}: {said.strip()[-300:]}"
-        if left := [file.name for file in out.rglob(".*") if TEMPORARY.fullmatch(file.name)]:
+        out = folder / "run"
+        words = ["--resume", str(out)] if (out / "config.yaml").exists() else self.words(folder, "run")
+        status, said = Process(self.command, words, scratch, apart=apart).wait()
+        if status != 0:
+            return f"resumed, exit code {status}: {said.strip()[-300:]}"
+        if left := [file.name for file in folder.rglob(".*") if TEMPORARY.fullmatch(file.name)]:
             return f"left behind: {left[0]}"
+        if left := [file for file in scratch.iterdir() if not file.name.startswith("pymp-")]:
+            return f"left behind in the temporary folder: {left[0].name}"
         now = numbers(out)
         if changed := [name for name in self.whole if now.get(name) != self.whole[name]]:
             return f"not bit-equal: {changed[0]}"
@@ -162,24 +222,38 @@ def main() -> int:
     for name in ("kills", "terminations", "interrupts", "full-disks"):
         parser.add_argument(f"--{name}", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder for the runs, on a disk")
+    parser.add_argument("--apart", type=int, default=10, help="one run in so many is a process as a shell starts it")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial of a command after so many")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     counts = dict(zip(CODES, (given.kills, given.terminations, given.interrupts, given.full_disks), strict=True))
     table: Counter[tuple[str, str, bool]] = Counter()
+    torch.set_num_threads(1)
     for command in given.commands.split(","):
-        with tempfile.TemporaryDirectory(dir=given.out) as place:
-            trials = Trials(command, Path(place), given.seed)
-            print(f"{command}: {trials.seconds:.1f} s when left alone", flush=True)
-            for kind, count in counts.items():
-                for number in range(count):
-                    found = trials.run(kind, number)
-                    table[command, kind, found == "good"] += 1
-                    print(f"{command} {kind} {number}: {found}", flush=True)
-            for scratch in trials.scratch:
-                shutil.rmtree(scratch, ignore_errors=True)
+        import_module(f"inference.{command}")
+    done: Counter[tuple[str, str]] = Counter()
+    for command in given.commands.split(","):
+        place = Path(tempfile.mkdtemp(dir=given.out))  # an object that deletes it would do so in every copy of this process
+        trials = Trials(command, place, given.seed, given.apart)
+        print(f"{command}: {trials.seconds:.1f} s when left alone", flush=True)
+        end = time.monotonic() + 60 * given.minutes
+        order = [(number, kind) for kind, count in counts.items() for number in range(count)]
+        for number, kind in sorted(order, key=lambda one: (one[0] + 0.5) / counts[one[1]]):  # all kinds in equal parts
+            if time.monotonic() > end:
+                break
+            found = trials.run(kind, number)
+            done[command, kind] += 1
+            table[command, kind, found == "good"] += 1
+            print(f"{command} {kind} {number}: {found}", flush=True)
+        for folder in (*trials.scratch, place):
+            shutil.rmtree(folder, ignore_errors=True)
     print("\n| command | " + " | ".join(counts) + " |\n|---" + "|---" * len(counts) + "|")
     for command in given.commands.split(","):
-        print(f"| {command} | " + " | ".join(f"{table[command, kind, True]} of {n} good" for kind, n in counts.items()) + " |")
+        print(
+            f"| {command} | "
+            + " | ".join(f"{table[command, kind, True]} of {done[command, kind]} good" for kind in counts)
+            + " |"
+        )
     return int(any(not good for *_, good in table))
 
 

@@ -240,8 +240,8 @@ class Learner:
             UserError: what is no tensor, a negative number of steps, or labels missing that the guide reads.
         """
         steps = None if steps is None else as_whole(steps, "steps")
-        for name, given in {"support_x": support_x, "support_y": support_y, "query_x": query_x}.items():
-            if not isinstance(given, Tensor):
+        for name, given in {"support_x": support_x, "support_y": support_y, "query_x": query_x, "query_y": query_y}.items():
+            if not isinstance(given, Tensor) and (name != "query_y" or given is not None):
                 raise UserError(
                     f"{name} must be a tensor, not {type(given).__name__}: torch.as_tensor makes one, or use `predict`"
                 )
