@@ -205,6 +205,8 @@ def judge(case: Case, ground: Path, scratch: Path, *, apart: bool = False, limit
         if status is None:
             os.killpg(number, signal.SIGKILL)
             os.waitpid(number, 0)
+    with suppress(ProcessLookupError):
+        os.killpg(number, signal.SIGKILL)  # processes that it started
     seconds = time.monotonic() - begun
     said, printed = ((scratch / name).read_text(errors="replace") for name in ("err", "out"))
     name, detail = verdict(case, status, said, printed, interrupted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -72,13 +73,24 @@ def check_device(device: str, devices: int = 1) -> None:
     """Fail where there is no such device, or no process to train with (``devices`` < 1).
 
     Raises:
-        UserError: an unknown name, a GPU that is not there, or fewer than one process.
+        UserError: an unknown name, a GPU that is not there, or processes that are none, or more than the machine has cores.
     """
-    as_whole(devices, "devices", 1)
+    check_devices(as_whole(devices, "devices", 1))
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"unknown device {device!r}: choose auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("no GPU is available to PyTorch: `device=cpu` or `device=auto` do without")
+
+
+def check_devices(devices: int) -> None:
+    """Refuse more processes, ``devices``, than can compute side by side: a thousand of them stop a machine.
+
+    Raises:
+        UserError: more than there are processor cores and GPUs.
+    """
+    most = max(os.cpu_count() or 1, torch.cuda.device_count(), 2)
+    if devices > most:
+        raise UserError(f"`devices={devices}` are more processes than this machine can run side by side: at most {most}")
 
 
 def chosen_device(device: str) -> str:

@@ -19,12 +19,12 @@ from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, Union, get_a
 
 import jsonargparse
 import numpy as np
-import torch
 import yaml
 from torch import Tensor
 
 from data.arguments import shown
 from data.errors import UserError, choose, closest
+from inference.runs.checks import check_device
 from inference.runs.flat_yaml import MODE, read_yaml
 from inference.runs.help import Group
 from inference.runs.training import Loop
@@ -99,8 +99,7 @@ class RunOptions(Options):
     progress: bool = True
 
     def check(self) -> None:
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("no GPU is available to PyTorch: `device=cpu` or `device=auto` do without")
+        check_device(self.device, self.devices)
 
     @property
     def loop(self) -> Loop:

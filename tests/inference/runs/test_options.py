@@ -78,6 +78,7 @@ def test_run_folders_of_the_first_version_are_read():
         ({"imbalance": 1e-300}, "`imbalance=1e-300`: must be a number, 1e-30 or more"),
         ({"beta": 1e300}, "1e+300 is not 0, nor from 1e-30 to 1e+30"),
         ({"test_way": 10**10}, "is more than 2147483647"),
+        ({"devices": 1000}, "`devices=1000` are more processes than this machine can run side by side"),
         ({"precision": "nonsense"}, "choose 32-true, 64-true, 16-mixed, bf16-mixed, bf16-true"),
         ({"predictor": ""}, "give at least one value"),
         ({"seed": -1}, "`seed=-1`: must be a whole number, 0 or more"),
