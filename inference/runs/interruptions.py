@@ -97,7 +97,7 @@ def nothing_lost() -> Iterator[None]:
             number = signal.SIGTERM if isinstance(found.exc_value, Terminated) else signal.SIGINT
             struck.pop(number, None)
             threading.Timer(0.01, os.kill, (os.getpid(), number)).start()  # now it would strike this function
-        elif no_room(found.exc_value) is None:
+        elif no_room(found.exc_value) is None and not struck:  # what an interruption left half made has nothing to say
             others(found)
 
     threading.excepthook = lambda found: threads(found) if no_room(found.exc_value) is None else None

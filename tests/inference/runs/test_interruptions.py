@@ -115,6 +115,22 @@ def test_a_signal_that_strikes_a_destructor_is_not_lost(number, raised, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_what_an_interruption_leaves_half_made_says_nothing(capsys):
+    class HalfMade:
+        def __del__(self):
+            del self.never_set
+
+    def strike():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            HalfMade()
+
+    with pytest.raises(KeyboardInterrupt), terminable(), nothing_lost():
+        strike()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_handler_of_the_users_own_stays(capsys):
     own = signal.signal(signal.SIGINT, print)
     try:
