@@ -170,7 +170,7 @@ class SibOptions(RunOptions):
     units: Literal["posterior", "prior", "weights"] = "posterior"
     inner_samples: NonNegativeInt = 0
     _training: ClassVar[Group] = Group.TRAINING
-    tasks: PositiveInt = 16000
+    tasks: PositiveInt = 12000
     batch: PositiveInt = 16
     learning_rate: PositiveNumber = 5e-3
     feature_learning_rate: PositiveNumber = 1e-3
