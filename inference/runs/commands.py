@@ -258,6 +258,8 @@ def check_text(path: str) -> None:
     """
     try:
         text = read_text(Path(path))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"`config={shown(path)}`: {error.strerror}") from error
     except ValueError as error:

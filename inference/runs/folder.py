@@ -18,6 +18,7 @@ import torch
 
 from data.arguments import shown
 from data.errors import UserError
+from data.files import check_plain
 from inference.runs.processes import agree, is_main, rank
 from sibyl._version import __version__
 
@@ -361,18 +362,9 @@ def read_text(path: Path) -> str:
     """The text of a file, UTF-8 whatever the system's own encoding is.
 
     Raises:
-        OSError: it is missing, or no file: what reads a pipe may wait for ever.
+        OSError: it is missing.
+        UserError: it is no file.
         ValueError: it is no text.
     """
-    check_file(path)
+    check_plain(path)
     return path.read_text(encoding="utf-8")
-
-
-def check_file(path: Path) -> None:
-    """Fail where a path leads to a folder, pipe or device: what opens a pipe may wait for ever.
-
-    Raises:
-        OSError: it does.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError(errno.EINVAL, "it is no file", str(path))

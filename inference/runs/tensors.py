@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data.errors import UserError, readable
+from data.files import check_plain
 from data.items import SPLITS, LabelledItems
-from inference.runs.folder import check_file
 from inference.runs.manifest import verify, write_recorded
 
 AT_ONCE = 4096
@@ -43,8 +43,8 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: it is missing or damaged, or not the file that its run wrote.
     """
     verify(Path(path))
+    check_plain(Path(path))
     try:
-        check_file(Path(path))
         with safe_open(str(path), framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118

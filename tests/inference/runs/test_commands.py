@@ -118,9 +118,9 @@ def test_options_are_printed_as_a_file_that_is_read_back(capsys, tmp_path):
 ODD = {
     "latin-1": (lambda file: file.write_bytes(b"data: \xe9"), "is no text in UTF-8"),
     "nulls": (lambda file: file.write_bytes(b"way: 5\0"), "null bytes"),
-    "a folder": (lambda file: file.mkdir(), "it is no file"),
-    "a pipe": (lambda file: os.mkfifo(file), "it is no file"),
-    "a device": (lambda file: file.symlink_to("/dev/zero"), "it is no file"),
+    "a folder": (lambda file: file.mkdir(), "give a file"),
+    "a pipe": (lambda file: os.mkfifo(file), "give a file"),
+    "a device": (lambda file: file.symlink_to("/dev/zero"), "give a file"),
 }
 
 

@@ -159,8 +159,8 @@ def test_damaged_seconds_are_one_line(content, tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     run = RunFolder.create(tmp_path / "run", "test", "")
     os.mkfifo(run.metrics)
-    with pytest.raises(UserError, match="it is no file"):
+    with pytest.raises(UserError, match="give a file"):
         run.results()
     os.mkfifo(run.features)
-    with pytest.raises(UserError, match="it is no file"):
+    with pytest.raises(UserError, match="give a file"):
         load_tensors(run.features)

@@ -65,7 +65,7 @@ def test_malformed_headers_are_refused_in_one_line(header, tmp_path):
 
 def test_pipes_are_not_opened_as_features(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(UserError, match="it is no file"):
+    with pytest.raises(UserError, match="give a file"):
         load_features(tmp_path / "pipe.safetensors")
 
 
