@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import reprlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def shown(value: Any) -> str:
     kind = type(value).__name__
     if (shape := getattr(value, "shape", None)) is not None and not isinstance(value, type) and len(shape):
         return f"a {kind} of shape {'×'.join(map(str, shape))}"
-    text = " ".join(str(value).split()) if isinstance(value, str | int | float | type) else reprlib.repr(value)
+    text = " ".join(str(value).split()) if isinstance(value, str | int | float | type | PurePath) else reprlib.repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 

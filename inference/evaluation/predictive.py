@@ -54,10 +54,7 @@ class Predictive:
 
     def probabilities(self) -> Tensor:
         """Posterior predictive class probabilities, averaged over draws: ``[tasks, query, way]``."""
-        labels = self.labels
-        if isinstance(labels, dist.Categorical):  # its logits are normalised, and exp is cheaper than softmax
-            return labels.logits.exp().mean(0)
-        return labels.probs.mean(0)
+        return self.labels.probs.mean(0)
 
     def log_likelihood(self, query_y: Tensor) -> Tensor:
         """log p(y_i given x_i, w_s), nats: ``[tasks, query]`` to ``[draws, tasks, query]``."""

@@ -104,7 +104,7 @@ class TestHandMadeTasks:
         torch.testing.assert_close(found, expected)
 
     def test_steps_and_draws_are_numbers_of_things(self):
-        with pytest.raises(UserError, match="steps = -1"):
+        with pytest.raises(UserError, match="steps=-1"):
             learner().posterior(*task(), steps=-1)
         with pytest.raises(ValueError, match="num_samples = 0"):
             learner().posterior(*task()).probabilities(num_samples=0)

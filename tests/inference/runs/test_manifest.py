@@ -195,8 +195,10 @@ def test_a_killed_process_gives_its_lock_back_and_its_temporaries_go(run, monkey
             pass
         process.send_signal(signal.SIGKILL)
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as SIGKILL leaves it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     with pytest.raises(KeyboardInterrupt):
         write_atomically(run.plots / "one.png", lambda file: (file.touch(), signal.raise_signal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     assert len(os.listdir(run.plots)) == 1
     (run.path / ".gitignore").touch()
