@@ -15,8 +15,8 @@ from data.errors import UserError
 
 MOST = 2**63 - 1
 """Of a whole number, for every library below."""
-SHOWN = 60
-"""Characters of a value in a message."""
+SHOWN, SHOWN_OF_PATHS = 60, 240
+"""Characters of a value in a message, and of a path."""
 
 
 def shown(value: Any) -> str:
@@ -25,7 +25,8 @@ def shown(value: Any) -> str:
     if (shape := getattr(value, "shape", None)) is not None and not isinstance(value, type) and len(shape):
         return f"a {kind} of shape {'×'.join(map(str, shape))}"
     text = " ".join(str(value).split()) if isinstance(value, str | int | float | type | PurePath) else reprlib.repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    most = SHOWN_OF_PATHS if isinstance(value, PurePath) else SHOWN
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def a_kind(value: Any) -> str:
