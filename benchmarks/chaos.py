@@ -33,8 +33,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a copy of a process with thread
 
 import torch
 
+from benchmarks.copies import in_a_copy, run_main
 from benchmarks.fuzzing.ground import draw_images
-from inference.runs.commands import run_process
 from inference.runs.folder import TEMPORARY, RunFolder
 from inference.runs.tensors import load_tensors
 
@@ -78,21 +78,15 @@ class Process:
             line = [sys.executable, "-m", f"inference.{command}", *words]
             self.pid = subprocess.Popen(line, env=env, stdout=self.out, stderr=self.err, preexec_fn=prepare).pid
             return
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
+
+        def work() -> None:
             for number, file in ((1, self.out), (2, self.err)):
                 os.dup2(file.fileno(), number)
             prepare()
             os.environ["TMPDIR"], tempfile.tempdir = str(scratch), None
-            sys.argv = [f"inference/{command}.py", *words]
-            try:
-                run_process(import_module(f"inference.{command}").main)
-            except BaseException:  # what a process of its own would print
-                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-                sys.stderr.flush()
-            finally:
-                os._exit(1)
+            run_main(command, words)
+
+        self.pid = in_a_copy(work)
 
     def poll(self) -> int | None:
         """The exit status, negative where a signal ended it; ``None`` while it works."""

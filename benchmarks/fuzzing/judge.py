@@ -14,10 +14,10 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.copies import in_a_copy, run_main
 from benchmarks.fuzzing.calls import PRELUDE
 from benchmarks.fuzzing.cases import Case
 from benchmarks.fuzzing.damage import damage, overwrite
@@ -124,24 +124,18 @@ def heed_permissions() -> None:
 
 def forked(case: Case, place: Path, scratch: Path) -> int:
     """Start a case in a copy of this process, which has everything imported; its number."""
-    sys.stdout.flush()
-    if number := os.fork():
-        return number
-    try:
+
+    def work() -> None:
         enter(case, place, scratch)
         socket.socket.connect = refuse_connection  # type: ignore[method-assign]
         encoding = "ascii" if {"ascii", "C locale"} & set(case.surroundings) else "utf-8"
         sys.stdout = open(1, "w", encoding=encoding)  # noqa: SIM115 (what was there may be a test's)
         sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
-        sys.argv = [f"inference/{case.command}.py", *case.words]
         if case.command == "python":
             run_process(lambda _: exec(compile(f"{PRELUDE}\n{case.words[0]}", "case", "exec"), {"__name__": "case"}))
-        run_process(import_module(f"inference.{case.command}").main)
-    except BaseException:  # what a process of its own would print
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-        sys.stderr.flush()
-    finally:
-        os._exit(1)
+        run_main(case.command, list(case.words))
+
+    return in_a_copy(work)
 
 
 def refuse_connection(*_: Any) -> None:
