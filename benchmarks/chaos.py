@@ -3,12 +3,13 @@
     python -m benchmarks.chaos --commands svi_bnn --kills 10 --terminations 4 --interrupts 4 --full-disks 2 --seed 0
 
 For each command a tiny run, on the small images of :mod:`benchmarks.fuzzing.ground`, is left alone first. Every trial starts
-the same run anew, strikes between the moment that it has a folder and its end, and resumes it until it ends: SIGKILL, SIGTERM
-(exit code 143), SIGINT (130), or a disk that takes no more (2): a small ``tmpfs`` where it may be mounted, else a limit on the
-size of files. Half of the trials have their temporary folder on another file system than the run. A run is a copy of this
-process, which has everything imported; one in ``--apart`` is a process as a shell starts it. A trial is good where each
+the same run anew, strikes it ``--strikes`` times between the moment that it has a folder and its end, resumes it each time, and
+lets it end: SIGKILL, SIGTERM (exit code 143), SIGINT (130), or, once, a disk that takes no more (2): a small ``tmpfs`` where it
+may be mounted, else a limit on the size of files. Moments are of the run's own processor time, so that each stage is struck as
+often on a busy machine. Half of the trials have their temporary folder on another file system than the run. A run is a copy of
+this process, which has everything imported; one in ``--apart`` is a process as a shell starts it. A trial is good where each
 interruption but SIGKILL has said one line and ended with its code, all weights and results are, bit for bit, those of the run
-that was left alone, and no temporary file is left. The exit code is 0 where all are.
+that was left alone, and no temporary file is left; the folder of another is kept, and named. The exit code is 0 where all are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a copy of a process with threads may wait for them for ever
@@ -48,6 +50,8 @@ TINY = {
 }
 """Options of a run of each command that ends soon."""
 CODES = {"kill": -signal.SIGKILL, "terminate": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT, "full disk": 2}
+LATE_IMPORTS = ("arviz", "h5netcdf", "matplotlib.backends.backend_agg")
+"""What commands import when they need it."""
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 PATIENCE = 600
 """Seconds that a run may take."""
@@ -67,6 +71,8 @@ class Process:
     def __init__(self, command: str, words: list[str], scratch: Path, limit: int | None = None, *, apart: bool = False) -> None:
         self.out, self.err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115 (they live as long as this object)
         self.status: int | None = None
+        self.used = 0.0
+        """Seconds of processor time, once it has ended."""
 
         def prepare() -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
@@ -90,9 +96,19 @@ class Process:
 
     def poll(self) -> int | None:
         """The exit status, negative where a signal ended it; ``None`` while it works."""
-        if self.status is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
-            self.status = os.waitstatus_to_exitcode(found[1])
+        if self.status is None and (found := os.wait4(self.pid, os.WNOHANG))[0]:
+            self.status, self.used = os.waitstatus_to_exitcode(found[1]), found[2].ru_utime + found[2].ru_stime
         return self.status
+
+    def clock(self) -> float:
+        """Seconds of processor time so far; of the wall's where the system has no ``/proc``."""
+        if self.poll() is not None:
+            return self.used
+        try:
+            times = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            return time.monotonic()
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
     def wait(self) -> tuple[int, str]:
         """Exit status and what was said on standard error, once it has ended."""
@@ -129,10 +145,12 @@ class Trials:
         place: where runs go.
         seed: of the moments.
         apart: one run in so many is a process as a shell starts it.
+        kept: where the folder of a trial that is not good goes; ``None`` for the one of temporary files.
     """
 
-    def __init__(self, command: str, place: Path, seed: int, apart: int) -> None:
+    def __init__(self, command: str, place: Path, seed: int, apart: int, kept: Path | None = None) -> None:
         self.command, self.place, self.random, self.apart = command, place, random.Random(f"{command}{seed}"), apart
+        self.kept = kept
         self.scratch = [Path(tempfile.mkdtemp(dir=place))]
         with suppress(OSError):
             self.scratch.append(Path(tempfile.mkdtemp(dir="/dev/shm")))
@@ -140,11 +158,13 @@ class Trials:
         out = place / "whole"
         process = Process(command, self.words(place), self.scratch[0])
         has_begun(process, out)
-        begun = time.monotonic()
+        self.start = process.clock()
         status, said = process.wait()
         if status != 0:
             raise SystemExit(f"{command} does not run: {said}")
-        self.seconds, self.whole = time.monotonic() - begun, numbers(out)
+        self.seconds, self.whole = process.clock() - self.start, numbers(out)
+        self.stages = list(RunFolder(out).seconds())
+        self.struck: Counter[str] = Counter()
         self.bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         self.largest = max(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
@@ -153,42 +173,68 @@ class Trials:
         places = {"images": self.place / "images", "pairs": self.place / "pairs", "cache": folder / "cache"}
         return [*TINY[self.command].format(**places).split(), *COMMON, "--out", str(folder / out)]
 
-    def run(self, kind: str, number: int) -> str:
-        """One trial; ``good``, or what is wrong."""
+    def run(self, kind: str, number: int, strikes: int) -> tuple[str, int]:
+        """One trial; ``good``, or what is wrong, and how often the run was struck, ``strikes`` times at most."""
         folder = self.place / f"{kind.replace(' ', '-')}{number}"
         folder.mkdir()
         scratch, apart = self.scratch[number % len(self.scratch)], number % self.apart == self.apart - 1
+        moments = [0.0, *sorted(self.random.uniform(0, self.seconds) for _ in range(strikes))]
+        count, found = 0, ""
         try:
-            found = self.strike(kind, folder, scratch, apart)
-            return found or self.resume(folder, scratch, apart)
+            for before, moment in pairwise(moments):
+                struck, found = self.strike(kind, folder, scratch, moment - before, apart)
+                count += struck
+                if found or not struck:
+                    break
+            found = found or self.resume(folder, scratch, apart)
+            if found != "good":
+                kept = Path(tempfile.mkdtemp(prefix=f"{self.command}-{folder.name}-", dir=self.kept))
+                shutil.copytree(folder, kept, dirs_exist_ok=True)
+                found += f" (see {kept})"
+            return found, count
         finally:
             subprocess.run(["umount", str(folder)], capture_output=True, check=False)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def strike(self, kind: str, folder: Path, scratch: Path, apart: bool) -> str:
-        """Start a run and interrupt it; what is wrong with how it ends, if anything."""
-        limit = None
+    def strike(self, kind: str, folder: Path, scratch: Path, wait: float, apart: bool) -> tuple[bool, str]:
+        """Start or resume a run and interrupt it ``wait`` seconds after its beginning; whether it has not ended before that,
+        and what is wrong with how it ends, if anything."""
+        limit, run = None, RunFolder(folder / "run")
         if kind == "full disk" and not mount(folder, size := self.random.randrange(4096, self.bytes)):
             limit = size % self.largest + 1
-        process = Process(self.command, self.words(folder, "run"), scratch, limit, apart=apart)
-        if kind in SIGNALS and has_begun(process, folder / "run"):
-            time.sleep(self.random.uniform(0, self.seconds))
+        wait += self.start if run.config.exists() else 0  # what a run does before it has a folder
+        process = Process(self.command, self.words_for(folder), scratch, limit, apart=apart)
+        if kind in SIGNALS and has_begun(process, run.path):
+            end = process.clock() + wait
+            while process.clock() < end and process.poll() is None:
+                time.sleep(0.005)
+            stage = self.stage(run)
             if process.poll() is None:
                 os.kill(process.pid, SIGNALS[kind])
+                self.struck[stage] += kind == "kill"
         status, said = process.wait()
         if kind == "full disk":
             subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], capture_output=True, check=False)
         if status == 0:
-            return ""  # it was faster
+            return False, ""  # it was faster
         if status != CODES[kind]:
-            return f"exit code {status}: {said.strip()[-300:]}"
-        return "" if kind == "kill" or said.count("\n") == 1 else f"not one line: {said.strip()[-300:]}"
+            return True, f"exit code {status}: {said.strip()[-300:]}"
+        return True, "" if kind == "kill" or said.count("\n") == 1 else f"not one line: {said.strip()[-300:]}"
+
+    def stage(self, run: RunFolder) -> str:
+        """The first stage that a ``run`` has not finished; ``end`` after all."""
+        done = run.seconds()
+        return next((stage for stage in self.stages if stage not in done), "end")
+
+    def words_for(self, folder: Path) -> list[str]:
+        """The command line that resumes the run in ``folder``, or starts it where there is none."""
+        run = folder / "run"
+        return ["--resume", str(run)] if (run / "config.yaml").exists() else self.words(folder, "run")
 
     def resume(self, folder: Path, scratch: Path, apart: bool) -> str:
         """Resume the run, or start it where there is none; what is wrong with how it ends, or ``good``."""
         out = folder / "run"
-        words = ["--resume", str(out)] if (out / "config.yaml").exists() else self.words(folder, "run")
-        status, said = Process(self.command, words, scratch, apart=apart).wait()
+        status, said = Process(self.command, self.words_for(folder), scratch, apart=apart).wait()
         if status != 0:
             return f"resumed, exit code {status}: {said.strip()[-300:]}"
         if left := [file.name for file in folder.rglob(".*") if TEMPORARY.fullmatch(file.name)]:
@@ -209,46 +255,68 @@ def mount(folder: Path, size: int) -> bool:
     return False
 
 
-def main() -> int:
-    """Run all trials, print each and a table; 0 where all are good."""
+def options() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", default="svi_sib,svi_bnn,svi_vid")
     for name in ("kills", "terminations", "interrupts", "full-disks"):
         parser.add_argument(f"--{name}", type=int, default=2)
+    parser.add_argument("--strikes", type=int, default=1, help="interruptions of one run before it may end")
     parser.add_argument("--out", type=Path, help="folder for the runs, on a disk")
     parser.add_argument("--apart", type=int, default=10, help="one run in so many is a process as a shell starts it")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial of a command after so many")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    counts = dict(zip(CODES, (given.kills, given.terminations, given.interrupts, given.full_disks), strict=True))
-    table: Counter[tuple[str, str, bool]] = Counter()
+    return parser.parse_args()
+
+
+class Count:
+    """What came of the trials of one command and one kind.
+
+    Args:
+        wanted: interruptions.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.done, self.runs, self.good = wanted, 0, 0, 0
+
+    def __str__(self) -> str:
+        return f"{self.done} in {self.runs} runs, {self.good} good"
+
+
+def try_command(trials: Trials, counts: dict[str, Count], strikes: int, minutes: float) -> None:
+    """Run trials until each kind of interruption has struck as often as it is wanted to, all kinds in equal parts, or for so
+    many ``minutes``; print each."""
+    end = time.monotonic() + 60 * minutes
+    while (left := [kind for kind, count in counts.items() if count.done < count.wanted]) and time.monotonic() < end:
+        kind = min(left, key=lambda one: counts[one].done / counts[one].wanted)
+        count = counts[kind]
+        most = 1 if kind == "full disk" else min(strikes, count.wanted - count.done)
+        found, struck = trials.run(kind, count.runs, most)
+        count.done, count.runs, count.good = count.done + struck, count.runs + 1, count.good + (found == "good")
+        print(f"{trials.command} {kind} {count.runs - 1}: struck {struck} times, {found}", flush=True)
+
+
+def main() -> int:
+    """Run all trials, print each and a table; 0 where all are good."""
+    given = options()
+    wanted = dict(zip(CODES, (given.kills, given.terminations, given.interrupts, given.full_disks), strict=True))
     torch.set_num_threads(1)
-    for command in given.commands.split(","):
-        import_module(f"inference.{command}")
-    done: Counter[tuple[str, str]] = Counter()
-    for command in given.commands.split(","):
+    commands = given.commands.split(",")
+    for module in (*(f"inference.{command}" for command in commands), *LATE_IMPORTS):
+        import_module(module)
+    table = {command: {kind: Count(number) for kind, number in wanted.items()} for command in commands}
+    for command, counts in table.items():
         place = Path(tempfile.mkdtemp(dir=given.out))  # an object that deletes it would do so in every copy of this process
-        trials = Trials(command, place, given.seed, given.apart)
-        print(f"{command}: {trials.seconds:.1f} s when left alone", flush=True)
-        end = time.monotonic() + 60 * given.minutes
-        order = [(number, kind) for kind, count in counts.items() for number in range(count)]
-        for number, kind in sorted(order, key=lambda one: (one[0] + 0.5) / counts[one[1]]):  # all kinds in equal parts
-            if time.monotonic() > end:
-                break
-            found = trials.run(kind, number)
-            done[command, kind] += 1
-            table[command, kind, found == "good"] += 1
-            print(f"{command} {kind} {number}: {found}", flush=True)
+        trials = Trials(command, place, given.seed, given.apart, given.out)
+        print(f"{command}: {trials.seconds:.1f} s of processor time when left alone", flush=True)
+        try_command(trials, counts, given.strikes, given.minutes)
+        print(f"{command} was killed in: " + ", ".join(f"{stage} {count}" for stage, count in trials.struck.items()))
         for folder in (*trials.scratch, place):
             shutil.rmtree(folder, ignore_errors=True)
-    print("\n| command | " + " | ".join(counts) + " |\n|---" + "|---" * len(counts) + "|")
-    for command in given.commands.split(","):
-        print(
-            f"| {command} | "
-            + " | ".join(f"{table[command, kind, True]} of {done[command, kind]} good" for kind in counts)
-            + " |"
-        )
-    return int(any(not good for *_, good in table))
+    print("\n| command | " + " | ".join(wanted) + " |\n|---" + "|---" * len(wanted) + "|")
+    for command, counts in table.items():
+        print(f"| {command} | " + " | ".join(map(str, counts.values())) + " |")
+    return int(any(count.good < count.runs for counts in table.values() for count in counts.values()))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ for it can use up memory or time. Images are written as PNG, so that nothing of 
 from __future__ import annotations
 
 import argparse
+import glob
 import math
 import os
 import pickle
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +29,7 @@ from PIL import Image
 from data.errors import UserError, readable
 from data.files import check_plain
 from data.items import SPLITS
+from data.locks import locked
 
 PATTERNS = ("mini-imagenet-cache-{}.pkl", "miniImageNet_category_split_{}.pickle", "{}.pkl", "{}.pickle")
 TYPES: dict[str, np.dtype] = {"u1": np.dtype("u1"), "i4": np.dtype("<i4"), "i8": np.dtype("<i8"), "u8": np.dtype("<u8")}
@@ -241,15 +244,26 @@ def convert(pickles: Path, folder: Path) -> None:
         raise UserError(f"{pickles} has no pickles of train, val and test ({', '.join(p.format('train') for p in PATTERNS)})")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        prefix = f".{folder.name}-half-converted-"
+        clear(folder.parent.glob(f"{glob.escape(prefix)}*"))
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
-            for split, file in zip(SPLITS, files, strict=True):
-                write_split(scratch / "whole" / split, file)
-            (scratch / "whole").rename(folder)
+            with locked(scratch):
+                for split, file in zip(SPLITS, files, strict=True):
+                    write_split(scratch / "whole" / split, file)
+                (scratch / "whole").rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def clear(folders: Iterable[Path]) -> None:
+    """Delete ``folders`` of conversions that were killed: those that no process holds the lock of, where there are locks."""
+    for left in folders:
+        with suppress(OSError), locked(left, wait=False) as alone:
+            if alone:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def write_split(folder: Path, file: Path) -> None:

@@ -25,7 +25,7 @@ from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS
 from inference.meta.regression_diagnosis import diagnose_regression
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
-from inference.runs.folder import RunFolder, write_json
+from inference.runs.folder import RunFolder, sole_writer, write_json
 from inference.runs.help import Example, Group
 from inference.runs.options import Options, options_from_yaml
 from inference.runs.study import draw_all
@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     folder = run.path / "diagnostics"
     content = {"command": "diagnose", "tasks": options.tasks, "simulations": options.simulations, "nuts": options.nuts}
     rows = [finding.row() for finding in findings]
-    written = write_json(folder / "diagnostics.json", content | {"results": rows, "remarks": remarks})
-    drawn = draw_all(lambda: figures(findings), folder)
+    with sole_writer(folder):
+        written = write_json(folder / "diagnostics.json", content | {"results": rows, "remarks": remarks})
+        drawn = draw_all(lambda: figures(findings), folder)
     print(f"\n{format_findings(findings)}\n")
     print("\n".join([*(finding.verdict for finding in findings), *remarks]))
     print(f"\nresults: {written}")

@@ -26,7 +26,7 @@ from inference.meta.report import UNITS, TaskRecord, evaluate_learner, format_re
 from inference.meta.sheet import prediction_sheet
 from inference.runs.checks import check_device, chosen_device
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
-from inference.runs.folder import RunFolder, check_out, write_atomically, write_json, writing
+from inference.runs.folder import RunFolder, check_out, sole_writer, write_atomically, write_json, writing
 from inference.runs.help import Example, Group
 from inference.runs.options import Options
 from inference.runs.tensors import load_features
@@ -160,7 +160,7 @@ def classify_images(options: PredictOptions) -> TaskPredictions:
         invert=options.invert,
         progress=options.progress,
     )
-    with writing(out):
+    with writing(out), sole_writer(out, "predictions.csv"):
         table = write_table(out / "predictions.csv", task, predicted)
     print(f"{len(task.class_names)} classes, {len(task.support)} labelled images, {len(task.queries)} queries\n")
     print(f"{first_lines(task, predicted)}\n")
@@ -168,7 +168,7 @@ def classify_images(options: PredictOptions) -> TaskPredictions:
         print(f"{scored}\n")
     print(f"table: {table}")
     title = f"{learner.dataset}, {learner.variant.title}: {len(task.class_names)} classes"
-    with writing(out):
+    with writing(out), sole_writer(out, "sheet.png"):
         sheet = write_atomically(out / "sheet.png", prediction_sheet(task, predicted, title).savefig)
     print(f"sheet: {sheet}")
     return predicted
@@ -222,7 +222,7 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
         "seconds": {},
         "results": [asdict(record) for record in records],
     }
-    with writing(out):
+    with writing(out), sole_writer(out.parent, out.name):
         write_json(out, content)
     print(f"{learner.variant.title} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
     print(f"{format_records(records)}\n\n{UNITS}")

@@ -14,6 +14,7 @@ from data.errors import UserError
 from inference.diagnostics.nuts import r_hat, run_nuts
 from inference.diagnostics.regret import mixture_log_density
 from inference.meta.regression_tasks import EXACT, Problem
+from inference.runs.folder import sole_writer
 from inference.runs.tensors import load_tensors, save_tensors
 from models.tasks.model import EmpiricalBayesModel
 
@@ -85,7 +86,8 @@ def nuts_reference(
     reference = sample_reference(model, episode, draws=draws, warmup=warmup)
     known = {name: getattr(reference, name) for name in ("worst_r_hat", "divergences", "seconds")}
     assert reference.weights is not None
-    save_tensors(path, {"log_predictive": reference.log_predictive, "weights": reference.weights.float()}, known)
+    with sole_writer(folder, path.name):
+        save_tensors(path, {"log_predictive": reference.log_predictive, "weights": reference.weights.float()}, known)
     return reference
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from data.arguments import shown
 from data.errors import UserError
 from data.files import check_plain
+from data.locks import locked
 from inference.runs.processes import agree, is_main, rank
 from sibyl._version import __version__
 
@@ -142,6 +144,30 @@ def writing(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def sole_writer(folder: Path, file: str | None = None) -> Iterator[None]:
+    """A block that writes into a ``folder`` where no run's lock is held, while no other such block does. What killed processes
+    have left half-written goes first, where the file system has locks; the folder is made where it is missing.
+
+    Args:
+        file: the name of what is written; anything when not given, for folders that hold nothing of others.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder) as alone:
+        clear(folder.glob(f".{glob.escape(Path(file).stem)}.*" if file else ".*") if alone else ())
+        yield
+
+
+def clear(files: Iterable[Path]) -> None:
+    """Delete those ``files`` that :func:`write_atomically` left half-written; it must be known that nobody writes them."""
+    for file in files:
+        if TEMPORARY.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def check_out(path: Path, option: str = "out") -> None:
@@ -278,9 +304,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete temporary files of processes that were killed; only who holds the run's lock may."""
-        for file in self.path.rglob(".*"):
-            if TEMPORARY.fullmatch(file.name):
-                file.unlink(missing_ok=True)
+        clear(self.path.rglob(".*"))
 
     @property
     def has_trained(self) -> bool:

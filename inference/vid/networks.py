@@ -16,7 +16,7 @@ from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
 from inference.evaluation.tables import plural
 from inference.runs.classifier import train_classifier
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, sole_writer
 from inference.runs.tensors import load_tensors, save_tensors
 from inference.runs.training import Loop
 from inference.runs.updates import Schedule
@@ -167,9 +167,12 @@ def trained_network(
             network, data.train, schedule, settings.loop, run, stage, augmentation=augmentation, seed=settings.seed
         )
     state = network.state_dict()
-    for place in (own, cached):
-        if not place.exists():
-            save_tensors(place, state, asdict(recipe) | {CHECKSUM: checksum(*state.values())})
+    meaning = asdict(recipe) | {CHECKSUM: checksum(*state.values())}
+    if not own.exists():
+        save_tensors(own, state, meaning)
+    if not cached.exists():
+        with sole_writer(settings.cache, cached.name):
+            save_tensors(cached, state, meaning)
     return as_trained(network)
 
 

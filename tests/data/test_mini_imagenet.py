@@ -3,12 +3,14 @@
 import collections
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 from data.errors import UserError
 from data.items import SPLITS
+from data.locks import locked
 from data.mini_imagenet import convert, main, read_pickle
 from data.sources.mini_imagenet import load_mini_imagenet
 
@@ -48,6 +50,33 @@ def test_both_layouts_become_the_folder_that_is_read(tmp_path, layout, protocol,
         assert data[split].class_names == (f"{split}-a", f"{split}-b")
         expected = (IMAGES + np.uint8(number))[[1, 3, 2, 0]].transpose(0, 3, 1, 2)
         assert (data[split].items.numpy() == expected).all()
+
+
+def test_what_a_killed_conversion_left_is_cleared(tmp_path, monkeypatch):
+    """That of another folder stays, of one that a process works at, and of one that it may be working at."""
+    write(tmp_path, *CACHE)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.mini_imagenet.write_split", die)
+        patch.setattr("data.mini_imagenet.shutil.rmtree", lambda *_, **__: None)  # as SIGKILL leaves it
+        for name in ("out", "other"):
+            with pytest.raises(KeyboardInterrupt):
+                convert(tmp_path, tmp_path / name)
+    left = {folder.name.partition("-half-converted-")[0]: folder for folder in tmp_path.glob(".*-half-converted-*")}
+    assert left.keys() == {".out", ".other"}
+    with locked(left[".out"]):
+        convert(tmp_path, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("data.locks.take", lambda number, wait: False)  # a file system without locks
+        convert(tmp_path, tmp_path / "out")
+    assert left[".out"].exists()
+    shutil.rmtree(tmp_path / "out")
+    convert(tmp_path, tmp_path / "out")
+    assert list(tmp_path.glob(".*")) == [left[".other"]]
 
 
 def test_labels_that_are_numbers_of_numpy_are_read(tmp_path):

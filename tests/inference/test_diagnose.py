@@ -84,6 +84,8 @@ def test_a_run_on_linear_tasks_is_diagnosed(tmp_path, monkeypatch):
     monkeypatch.setattr("inference.meta.regression_diagnosis.STEPS", 300)
     words = "--data linear --beta 1 --steps 1 --tasks 1600 --test-tasks 60 --seed 1 --out"
     svi_sib.main([*words.split(), str(tmp_path / "run")])
+    (folder := tmp_path / "run" / "diagnostics").mkdir()
+    (folder / ".regret.0.12.png").touch()  # by a process that was killed
     findings = {f.name: f for f in diagnose.main(["--run", str(tmp_path / "run"), "--tasks", "40", "--simulations", "300"])}
     assert list(findings) == [
         "exact posterior", "exact posterior, scales halved", "K = 1", "K = 0", "per task, diagonal", "per task, full covariance"
@@ -92,7 +94,6 @@ def test_a_run_on_linear_tasks_is_diagnosed(tmp_path, monkeypatch):
     assert not findings["exact posterior, scales halved"].calibration.passed
     assert findings["exact posterior"].regret.mean == pytest.approx(0, abs=0.02)
     assert findings["K = 0"].gap[0] == pytest.approx(0, abs=0.1), "the ridge start is the optimum"
-    folder = tmp_path / "run" / "diagnostics"
     assert {p.name for p in folder.iterdir()} == {
         "diagnostics.json", "calibration.png", "regret.png", "coverage.png", "psis_k.png"
     }  # fmt: skip

@@ -25,9 +25,11 @@ def learned(tmp_path_factory):
 
 
 def test_other_way_shot_and_steps(run, tmp_path):
+    (tmp_path / ".result.0.12.json").touch()  # by a process that was killed
     out, tasks = tmp_path / "result.json", ["--way", "7", "--shot", "3", "--queries", "4", "--tasks", "20"]
     records = predict(["--run", str(run.path), *tasks, "--steps", "5", "--out", str(out)])
     assert [r.steps for r in records] == list(range(6))
+    assert list(tmp_path.iterdir()) == [out]
     assert {r["way"] for r in json.loads(out.read_text())["results"]} == {7}
 
 

@@ -33,10 +33,14 @@ def place(tmp_path_factory):
 
 def test_a_table_and_a_sheet(place, tmp_path, capsys):
     given = ["--support", str(place / "support"), "--query", str(place / "query"), "--out", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    for left in (".predictions.0.12.csv", ".sheet.0.12.png"):  # by a process that was killed
+        (tmp_path / "out" / left).touch()
     predicted = predict(["--run", str(place / "sib.safetensors"), *given])
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
     assert [row["true"] for row in rows] == ["cat", "cat", "dog", "dog"]
     assert [row["predicted"] for row in rows] == predicted.names
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["predictions.csv", "sheet.png"]
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.size[0] > 600
     printed = capsys.readouterr().out

@@ -128,6 +128,8 @@ def test_a_write_that_does_not_fit_leaves_the_old_checkpoint(tmp_path, monkeypat
     monkeypatch.undo()
     assert saved(tmp_path) == pytest.approx(0.8**20)
     assert [file.name for file in (tmp_path / "checkpoints/stage").iterdir()] == ["last.ckpt"]
+    fit(Module(), tmp_path, epochs=2)
+    assert saved(tmp_path) == pytest.approx(0.8**40), "it goes on once there is room"
 
 
 def test_a_write_that_comes_back_changed_leaves_the_old_checkpoint(tmp_path, monkeypatch):

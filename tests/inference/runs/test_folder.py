@@ -13,7 +13,7 @@ import torch
 from data.errors import UserError
 from inference.evaluation.arviz import most_bytes, write_netcdf
 from inference.runs.commands import run_command
-from inference.runs.folder import RunFolder, Unfinished, no_room, reserve, write_json
+from inference.runs.folder import RunFolder, Unfinished, no_room, reserve, sole_writer, write_json
 from inference.runs.interruptions import nothing_lost, working_in
 from inference.runs.study import draw_all
 from inference.runs.tensors import load_tensors, save_tensors
@@ -154,6 +154,21 @@ def test_damaged_seconds_are_one_line(content, tmp_path):
     run.seconds_file.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         run.seconds()
+
+
+def test_what_a_kill_left_of_a_file_outside_of_runs_is_cleared(tmp_path, monkeypatch):
+    """Other files stay, and all of it where another process may still be writing."""
+    names = {".a[1].0.12.json", ".a[1].0.13", ".a[1].txt", ".a1.0.12.json", "a[1].0.12.json"}
+    for name in names:
+        (tmp_path / name).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("data.locks.take", lambda number, wait: False)  # a file system without locks
+        with sole_writer(tmp_path, "a[1].json"):
+            assert set(os.listdir(tmp_path)) == names
+    with sole_writer(tmp_path, "a[1].json"):
+        assert set(os.listdir(tmp_path)) == names - {".a[1].0.12.json", ".a[1].0.13"}
+    with sole_writer(tmp_path):
+        assert set(os.listdir(tmp_path)) == {".a[1].txt", "a[1].0.12.json"}
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

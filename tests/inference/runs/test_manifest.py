@@ -106,6 +106,19 @@ def test_checkpoints_are_known_and_the_one_before_stands_in(run, capsys):
         verify(stage / "previous.ckpt")
 
 
+def test_checkpoints_of_another_run_are_one_line(run, tmp_path):
+    fit(Module(), run.path, epochs=2)
+    other = RunFolder.create(tmp_path / "other", "test", "way: 3")
+    fit(Module(), other.path, epochs=3)
+    for file in (other.checkpoints / "stage").iterdir():
+        shutil.copy(file, run.checkpoints / "stage")
+    with pytest.raises(
+        UserError, match=r"last.ckpt cannot be resumed from \(it is damaged, or another run's\): delete"
+    ) as error:
+        fit(Module(), run.path, epochs=3)
+    assert "\n" not in str(error.value)
+
+
 def test_a_file_is_read_once_to_be_known(run, monkeypatch):
     save_tensors(run.network, {"w": torch.zeros(3)}, {})
     read = []

@@ -33,6 +33,9 @@ class TestTrained:
         data, settings = SupervisedData("letters", images(8), images(2)), self.settings(tmp_path)
         runs = [RunFolder.create(tmp_path / name, "svi_vid", "") for name in ("first", "second")]
         states, strides = [], []
+        (tmp_path / "cache").mkdir()
+        left = f".{Recipe.of('conv4-4', data, settings).name}.0.12.safetensors"  # by a process that was killed
+        (tmp_path / "cache" / left).touch()
         for run in (runs[0], runs[0], runs[1]):
             network = trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, run)
             states.append(network.state_dict())
@@ -44,7 +47,8 @@ class TestTrained:
         assert "read from" in capsys.readouterr().out
         own = [list(run.checkpoints.glob("teacher-conv4-4-*.safetensors")) for run in runs]
         assert all(len(files) == 1 for files in own), "each run folder has its teacher"
-        next((tmp_path / "cache").iterdir()).unlink()
+        (kept,) = (tmp_path / "cache").iterdir()
+        kept.unlink()
         trained_network(make_network("conv4-4", data.train, 0), "conv4-4", data, settings, runs[1])
 
     def test_a_teacher_that_changed_in_the_cache_is_refused_and_the_runs_own_comes_first(self, tmp_path):
