@@ -22,6 +22,7 @@ from inference.meta.settings import GuideSettings, settings
 from inference.meta.stages import all_variants
 from inference.meta.training import every_step, objective_weights
 from inference.runs.tensors import load_features
+from inference.runs.training import keep_freed_memory
 from models.networks.backbones import build_backbone
 from models.networks.layers import embed
 
@@ -82,6 +83,7 @@ def original_step(classifier: nn.Module, sampler: EpisodeSampler, batch: int) ->
 
 def steps(options: argparse.Namespace) -> list[Row]:
     """``sib-step``: a training step at equal batch, 5-way 1-shot, K = 3, 75 queries."""
+    keep_freed_memory()  # for all of them
     bank, rows = bank_of(options.features), []
     for batch in options.batch or BATCHES:
         programs: dict[str, Callable] = {}

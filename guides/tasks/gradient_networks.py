@@ -1,12 +1,14 @@
 """Gradient networks ξ: what stands in for ∂(−log p(y))/∂ŷ when the query labels are hidden.
 
 Each maps predictor outputs ``[..., query, way]`` of whole tasks, and labels where it reads any, to a gradient of the same
-shape.
+shape. Predictors keep the queries of a class side by side in memory, and so do these: inside they work on
+``[..., way, query]``, with hidden units in front, so that a layer is one matrix product and sums run along memory.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +36,9 @@ class MLPGradient(GradientNetwork):
 
     It has a fixed way and sees one query at a time, but for the norm. That is taken over the queries of one task, in training
     and testing alike, without running statistics: tasks do not leak into each other, and results do not depend on how many
-    are batched together. As layers over ``[tasks, channels, query]`` these are convolutions of width one and instance norms.
-    Source: Hu et al. 2019, section 3.
+    are batched together. As layers over ``[tasks, channels, query]`` these are convolutions of width one and instance norms;
+    they are computed on all tasks at once, ``[channels, tasks · query]``, each norm's factor and shift as part of the layer
+    after it. Source: Hu et al. 2019, section 3.
 
     Args:
         way: number of logits.
@@ -60,7 +63,31 @@ class MLPGradient(GradientNetwork):
             )
         if outputs.shape[-2] < 2:
             raise ValueError("this gradient network normalises over a task's queries: it needs at least two of them")
-        return self.layers(outputs.mT.flatten(0, -3)).mT.reshape(outputs.shape)
+        queries = outputs.shape[-2]
+        parts: tuple[Any, ...] = tuple(self.layers)
+        first, _, first_norm, second, _, second_norm, last = parts
+        hidden = columns(first, outputs.movedim(-1, 0).flatten(1)).relu()  # [channels, tasks · query]
+        hidden = columns(second, over_queries(first_norm, hidden, queries), first_norm).relu()
+        hidden = columns(last, over_queries(second_norm, hidden, queries), second_norm)
+        return hidden.unflatten(1, outputs.shape[:-1]).movedim(0, -1)
+
+
+def columns(layer: Any, inputs: Tensor, norm: nn.InstanceNorm1d | None = None) -> Tensor:
+    """W x + b of a linear ``layer`` for each column x of the ``inputs``, ``[units, n]``.
+
+    Args:
+        norm: whose learned factor and shift of each unit come before the layer.
+    """
+    weight, bias = layer.weight.flatten(1), layer.bias
+    if norm is not None:
+        weight, bias = weight * norm.weight, torch.addmv(bias, weight, norm.bias)
+    return torch.addmm(bias[:, None], weight, inputs)
+
+
+def over_queries(norm: nn.InstanceNorm1d, units: Tensor, queries: int) -> Tensor:
+    """Units ``[units, tasks · query]``, each of mean 0 and variance 1 over the ``queries`` of each task; the ``norm``'s factor
+    and shift are left to :func:`columns`."""
+    return F.layer_norm(units.unflatten(1, (-1, queries)), (queries,), eps=norm.eps).flatten(1)
 
 
 class EquivariantGradient(GradientNetwork):
@@ -95,43 +122,52 @@ class EquivariantGradient(GradientNetwork):
         )
 
     def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = pair_features(outputs)
-        if self.counted:
-            features = torch.cat([features, task_features(outputs)], dim=-1)
-        tilt, weight, *pull = self.layers(features).unbind(-1)
-        log_p = outputs.log_softmax(-1)
-        soft_label = (log_p + 4 * tilt).softmax(-1)
-        gradient = F.softplus(weight.mean(-1, keepdim=True)) * (log_p.exp() - soft_label)
-        return gradient - F.softplus(pull[0] - 2) * soft_label if self.drawn else gradient
+        log_p = outputs.mT.log_softmax(-2)  # [..., way, query]
+        p = log_p.exp()
+        tilt, weight, *pull = self.perceptron(log_p, p)
+        soft_label = (log_p + 4 * tilt).softmax(-2)
+        gradient = F.softplus(weight.mean(-2, keepdim=True)) * (p - soft_label)
+        if self.drawn:
+            gradient = gradient - F.softplus(pull[0] - 2) * soft_label
+        return gradient.mT
+
+    def perceptron(self, log_p: Tensor, p: Tensor) -> Tensor:
+        """(s, u, v) of each pair, ``[outputs, ..., way, query]``, from its log-probability ``log_p`` and probability ``p``,
+        ``[..., way, query]``."""
+        parts: tuple[Any, ...] = tuple(self.layers)
+        first, _, second, _, last = parts
+        weight, bias = first.weight[:, :NUM_PAIR_FEATURES], first.bias
+        if self.counted:  # equal for all pairs, so part of the bias
+            known = zip(task_features(*p.shape[-2:]), first.weight.T[NUM_PAIR_FEATURES:], strict=True)
+            bias = bias + sum(number * column for number, column in known)
+        hidden = torch.addmm(bias[:, None], weight, pair_features(log_p, p).flatten(1)).relu()
+        return columns(last, columns(second, hidden).relu()).unflatten(1, p.shape)
 
 
 NUM_PAIR_FEATURES, NUM_TASK_FEATURES = 6, 2
 
 
-def task_features(logits: Tensor) -> Tensor:
-    """What :class:`EquivariantGradient` sees of the task, the same for each pair: ``[..., query, way]`` to ``[…, 2]``.
+def task_features(way: int, queries: int) -> tuple[float, ...]:
+    """What :class:`EquivariantGradient` sees of a task of ``way`` classes and so many ``queries``, the same for each pair.
 
     Logarithms of the way and of the number of queries per class, between −½ and about ½ for 1 to 20.
     """
-    queries, way = logits.shape[-2:]
-    return torch.stack([torch.full_like(logits, math.log(n) / 3 - 0.5) for n in (way, queries / way)], dim=-1)
+    return tuple(math.log(n) / 3 - 0.5 for n in (way, queries / way))
 
 
-def pair_features(logits: Tensor) -> Tensor:
-    """What :class:`EquivariantGradient` sees of each (query, class) pair: ``[..., query, way] -> [..., query, way, 6]``.
+def pair_features(log_p: Tensor, p: Tensor) -> Tensor:
+    """What :class:`EquivariantGradient` sees of each (query, class) pair: ``[..., way, query] -> [6, ..., way, query]``.
 
-    Log-probability and probability of the class, entropy and largest probability of the query, the class's mean probability
-    over the task's queries and its logarithm; log-probability, entropy and mean are relative to their value at 1/way.
+    Log-probability ``log_p`` and probability ``p`` of the class, entropy and largest probability of the query, the class's mean
+    probability over the task's queries and its logarithm; log-probability, entropy and mean are relative to their value at
+    1/way.
     """
-    log_way = math.log(logits.shape[-1])
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    entropy = -(p * log_p).sum(-1, keepdim=True) / log_way
-    share = p.mean(-2, keepdim=True) * logits.shape[-1]
-    per_query = (entropy, p.amax(-1, keepdim=True))
+    way = p.shape[-2]
+    entropy = -(p * log_p).sum(-2, keepdim=True) / math.log(way)
+    share = p.mean(-1, keepdim=True) * way
+    per_query = (entropy, p.amax(-2, keepdim=True))
     per_class = (share, share.clamp_min(1e-4).log())
-    features = [(log_p + log_way) / 4, p, *(f.expand_as(p) for f in (*per_query, *per_class))]
-    return torch.stack(features, dim=-1)
+    return torch.stack([(log_p + math.log(way)) / 4, p, *(f.expand_as(p) for f in (*per_query, *per_class))])
 
 
 class LabelledGradient(GradientNetwork):

@@ -1,6 +1,7 @@
 """Predictors ŷ(x, w): from features and task weights to logits or a mean, and the pull-back of their gradient.
 
-Shapes: features ``[..., query, D]``, weights ``[..., way, D]``, outputs and cotangents ``[..., query, way]``.
+Shapes: features ``[..., query, D]``, weights ``[..., way, D]``, outputs and cotangents ``[..., query, way]``. In memory the
+queries of a class lie side by side: what is summed over queries or done to each is then quick.
 """
 
 from __future__ import annotations
@@ -94,14 +95,13 @@ class CosinePredictor(ScaledPredictor):
         return F.normalize(features, dim=-1)
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(weights, dim=-1).clamp_min(1e-12)
-        return self.scale * (inner_products(features, weights) / length[..., None, :] + self.bias)
+        return self.mean_outputs(features, weights, 0.0)
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖."""
         return self.pull_back_by(length_of(weights), features, weights, cotangent)
 
-    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
+    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor | float) -> Tensor:
         """Draws are longer than their mean, ‖w‖² = ‖μ‖² + Σ_d σ_d² on average, so their cosines are smaller: by that length."""
         return self.scale * (inner_products(features, weights / length_of(weights, variance)) + self.bias)
 
@@ -168,8 +168,6 @@ class LinearPredictor(ScaledPredictor):
 def inner_products(features: Tensor, weights: Tensor) -> Tensor:
     """⟨f_i, w_c⟩: ``[..., query, D], [..., way, D] -> [..., query, way]``, where the weights may have more leading dimensions
     than the features; see :func:`row_products`."""
-    if weights.dim() <= features.dim():
-        return features @ weights.mT
     return row_products(weights, features.mT).mT
 
 
