@@ -28,7 +28,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a copy of a process with threads may wait for them for ever
@@ -163,7 +162,7 @@ class Trials:
         if status != 0:
             raise SystemExit(f"{command} does not run: {said}")
         self.seconds, self.whole = process.clock() - self.start, numbers(out)
-        self.stages = list(RunFolder(out).seconds())
+        self.stages = RunFolder(out).seconds()
         self.struck: Counter[str] = Counter()
         self.bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         self.largest = max(file.stat().st_size for file in out.rglob("*") if file.is_file())
@@ -178,11 +177,10 @@ class Trials:
         folder = self.place / f"{kind.replace(' ', '-')}{number}"
         folder.mkdir()
         scratch, apart = self.scratch[number % len(self.scratch)], number % self.apart == self.apart - 1
-        moments = [0.0, *sorted(self.random.uniform(0, self.seconds) for _ in range(strikes))]
         count, found = 0, ""
         try:
-            for before, moment in pairwise(moments):
-                struck, found = self.strike(kind, folder, scratch, moment - before, apart)
+            for left in range(strikes, 0, -1):
+                struck, found = self.strike(kind, folder, scratch, self.wait(folder, left), apart)
                 count += struck
                 if found or not struck:
                     break
@@ -196,13 +194,20 @@ class Trials:
             subprocess.run(["umount", str(folder)], capture_output=True, check=False)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def wait(self, folder: Path, left: int) -> float:
+        """Seconds until the run in ``folder`` is struck: to the first of ``left`` moments, evenly spread over all that it has
+        not finished, so that no stage is struck less often because work before it was lost."""
+        run = RunFolder(folder / "run")
+        rest = sum(seconds for stage, seconds in self.stages.items() if stage not in run.seconds()) / sum(self.stages.values())
+        first = min(self.random.uniform(0, rest * self.seconds) for _ in range(left))
+        return first + (self.start if run.config.exists() else 0)  # what a run does before it has a folder
+
     def strike(self, kind: str, folder: Path, scratch: Path, wait: float, apart: bool) -> tuple[bool, str]:
-        """Start or resume a run and interrupt it ``wait`` seconds after its beginning; whether it has not ended before that,
-        and what is wrong with how it ends, if anything."""
+        """Start or resume a run and interrupt it after ``wait`` seconds; whether it has not ended before that, and what is
+        wrong with how it ends, if anything."""
         limit, run = None, RunFolder(folder / "run")
         if kind == "full disk" and not mount(folder, size := self.random.randrange(4096, self.bytes)):
             limit = size % self.largest + 1
-        wait += self.start if run.config.exists() else 0  # what a run does before it has a folder
         process = Process(self.command, self.words_for(folder), scratch, limit, apart=apart)
         if kind in SIGNALS and has_begun(process, run.path):
             end = process.clock() + wait
