@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.distributions.diagonal import GaussianWeights
+from models.distributions.diagonal import GaussianWeights, Place, Places
 from models.plates import plate_noise, plate_signs
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -114,7 +114,7 @@ def local(
     Source: Kingma, Salimans and Welling 2015, equation 6.
     """
     if func is F.linear and inputs.dim() == 2 and bias is not None:
-        return LocalLinear.apply(inputs, weight.loc, weight.variance, bias.loc, bias.variance)[0]
+        return LocalLinear.apply(inputs, weight.loc, weight.variance, bias.loc, bias.variance, weight.places)[0]
     mean = func(inputs, weight.loc, None if bias is None else bias.loc, **options)
     variance = func(inputs.square(), weight.variance, None if bias is None else bias.variance, **options)
     if bias is None:  # a variance may be 0, where the root has no gradient
@@ -123,35 +123,73 @@ def local(
 
 
 class LocalLinear(torch.autograd.Function):
-    """The linear layer of :func:`local`, with its gradient written out: half the arrays of automatic differentiation.
+    """The linear layer of :func:`local`, with its gradient written out: two products forward and four backward, of which the
+    weights' are put where the gradient of all weights has them.
 
-    With scale s = √(x²·σ² + σ_b²) and noise ε, y = x·μ + μ_b + s ε, so ∂y/∂variance = ε/(2 s).
+    With scale s = √(x²·σ² + σ_b²) and noise ε, y = x·μ + μ_b + s ε, so ∂y/∂variance = ε/(2 s). Inputs are ``[n, in]``, or
+    ``[S, n, in]`` where there are weights ``[S, out, in]``.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(inputs: Tensor, weight: Tensor, weight_variance: Tensor, bias: Tensor, bias_variance: Tensor):
-        """The outputs, ε/(2 s), and x²."""
+    def forward(
+        inputs: Tensor, weight: Tensor, variance: Tensor, bias: Tensor, bias_variance: Tensor, places: Places | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The outputs, ε/s, and x²."""
         squares = inputs * inputs
-        scale = F.linear(squares, weight_variance, bias_variance).sqrt_()
-        noise = plate_noise(scale.shape, scale, 0)
-        outputs = F.linear(inputs, weight, bias).add_(scale * noise)
-        return outputs, noise.div_(scale).mul_(0.5), squares
+        scale = affine(bias_variance, squares, variance).sqrt_()
+        noise = plate_noise(scale.shape, scale, -2)
+        outputs = affine(bias, inputs, weight).addcmul_(scale, noise)
+        return outputs, noise.div_(scale), squares
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*inputs[:3], *output[1:])
+        ctx.places = inputs[5] or (None, None)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor, *_):
-        inputs, weight, weight_variance, ratio, squares = (t.to(gradient.dtype) for t in ctx.saved_tensors)  # under autocast
-        spread = gradient * ratio  # gradient with respect to the outputs' variance
+        inputs, weight, variance, ratio, squares = (t.to(gradient.dtype) for t in ctx.saved_tensors)  # under autocast
+        spread = gradient * ratio  # twice the gradient with respect to the outputs' variance
         to_inputs = None
         if ctx.needs_input_grad[0]:
-            to_inputs = (spread @ weight_variance).mul_(inputs).mul_(2).add_(gradient @ weight)
-        return to_inputs, gradient.mT @ inputs, spread.mT @ squares, gradient.sum(0), spread.sum(0)
+            to_inputs = (spread @ variance).mul_(inputs).add_(gradient @ weight)
+        to_weight, to_variance = ctx.places
+        return (
+            to_inputs,
+            weight_gradient(gradient, inputs, to_weight),
+            weight_gradient(spread, squares, to_variance, 0.5),
+            gradient.sum(-2),
+            spread.sum(-2).mul_(0.5),
+            None,
+        )
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        """All copies in one call, along a dimension of their own."""
+
+        def rows(tensor: Any, dim: int | None) -> Any:
+            return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+        *tensors, places = arguments
+        return LocalLinear.apply(*map(rows, tensors, in_dims), places), (0, 0, 0)
+
+
+def affine(bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ + b, of ``inputs`` x ``[n, in]`` or of several at once, ``[S, n, in]``."""
+    product = torch.addmm if inputs.dim() == 2 else torch.baddbmm
+    return product(bias.unsqueeze(-2), inputs, weight.mT)
+
+
+def weight_gradient(gradient: Tensor, inputs: Tensor, place: Place | None, factor: float = 1.0) -> Tensor:
+    """``factor`` · gᵀ x, of a layer whose outputs have the ``gradient`` g and whose ``inputs`` are x: in its ``place``, where
+    it has one of the same type."""
+    found = None if place is None else place()
+    if found is None or found.dtype != gradient.dtype:
+        found = gradient.new_empty(*gradient.shape[:-2], gradient.shape[-1], inputs.shape[-1])
+    product = found.addmm_ if found.dim() == 2 else found.baddbmm_
+    return product(gradient.mT, inputs, beta=0, alpha=factor)
 
 
 def flipout(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bayesian.weight_scales import WeightScales
+from models.distributions.diagonal import CentredNormal
 from models.distributions.mixture import GaussianMixture
 from models.distributions.scale_mixture import ScaleMixture
 from models.distributions.scaled import Scaled
@@ -43,7 +44,7 @@ class GaussianWeightPrior(WeightPrior):
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()))
 
     def forward(self, num_weights: int) -> dist.TorchDistribution:
-        normal = dist.Normal(torch.zeros_like(self.scale), self.scale, validate_args=False)
+        normal = CentredNormal(torch.zeros_like(self.scale), self.scale, validate_args=False)
         return normal.expand([num_weights]).to_event(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import pyro.distributions as dist
@@ -13,6 +14,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 
+Place = Callable[[], Tensor]
+"""Gives where a gradient belongs, to be written there (:mod:`models.bayesian.parts`)."""
+Places = tuple[Place, Place]
+
 
 class GaussianWeights(NamedTuple):
     """Weights that are not drawn yet: the network draws where it uses them (:mod:`models.bayesian.draws`).
@@ -20,10 +25,12 @@ class GaussianWeights(NamedTuple):
     Attributes:
         loc: means, ``[..., P]`` or the shape of one parameter.
         variance: the same shape.
+        places: of the gradients of both, where there are any.
     """
 
     loc: Tensor
     variance: Tensor
+    places: Places | None = None
 
 
 class DiagonalGaussian(TorchDistribution):
@@ -59,7 +66,7 @@ class DiagonalGaussian(TorchDistribution):
     @functools.cached_property
     def variance(self) -> Tensor:
         """``[..., D]``."""
-        return (2 * self.log_scale).exp()
+        return Variance.apply(self.log_scale)
 
     def as_normal(self) -> dist.TorchDistribution:
         """The same distribution by Pyro's own parts."""
@@ -100,32 +107,55 @@ def _kl_diagonal_independent(q: DiagonalGaussian, p: torch.distributions.Indepen
     base = p.base_dist
     if not isinstance(base, torch.distributions.Normal) or p.reinterpreted_batch_ndims != 1:
         return kl_divergence(q.as_normal(), p)
-    return GaussianRate.apply(q.loc, q.log_scale, q.variance.detach(), unexpand(base.loc), unexpand(base.scale))
+    prior_loc = None if isinstance(base, CentredNormal) else unexpand(base.loc)
+    return GaussianRate.apply(q.loc, q.log_scale, q.variance, prior_loc, unexpand(base.scale))
+
+
+class CentredNormal(dist.Normal):
+    """A Gaussian whose mean is 0, which its type says, so that no array of a network's size is spent on subtracting it."""
+
+
+class Variance(torch.autograd.Function):
+    """σ² = exp(2 log σ) and its gradient, in one new array each."""
+
+    @staticmethod
+    def forward(ctx, log_scale: Tensor) -> Tensor:
+        variance = (2 * log_scale).exp_()
+        ctx.save_for_backward(variance)
+        return variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (variance,) = ctx.saved_tensors
+        return torch.addcmul(gradient.new_zeros(()), gradient, variance, value=2)
 
 
 class GaussianRate(torch.autograd.Function):
     """Σ_i log(s_i/σ_i) + (σ_i² + (μ_i − m_i)²)/(2 s_i²) − ½, the KL between diagonal Gaussians, ``[..., P] -> [...]``.
 
-    Written out because arrays of a network's size are dear: three new ones here, a dozen by automatic differentiation. The
-    prior's m and s are broadcast against ``[..., P]`` and get no gradient; ``variance`` is exp(2 log_scale), known already.
+    Written out because arrays of a network's size are dear: two new ones here, a dozen by automatic differentiation. The
+    prior's m (``None``: 0) and s are broadcast against ``[..., P]`` and get no gradient. ``log_scale`` and ``variance``, which
+    is exp(2 log_scale), get one each: −1 and 1/(2 s²), no arrays where s is the same for all weights.
     """
 
     @staticmethod
-    def forward(ctx, loc: Tensor, log_scale: Tensor, variance: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
+    def forward(ctx, loc: Tensor, log_scale: Tensor, variance: Tensor, prior_loc: Tensor | None, prior_scale: Tensor) -> Tensor:
         precision = prior_scale.square().reciprocal()
-        ctx.save_for_backward(loc, variance, prior_loc, precision)
-        squares = loc - prior_loc
-        squares.mul_(squares).add_(variance)
+        ctx.save_for_backward(loc, prior_loc, precision)
+        distance = loc if prior_loc is None else loc - prior_loc
+        squares = torch.addcmul(variance, distance, distance)
         logs = (prior_scale.log() - 0.5).sum(-1) * (loc.shape[-1] / prior_scale.shape[-1])
         return 0.5 * weighted_sum(squares, precision) - log_scale.sum(-1) + logs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
-        loc, variance, prior_loc, precision = ctx.saved_tensors
+        loc, prior_loc, precision = ctx.saved_tensors
         gradient = gradient[..., None]
         weight = gradient * precision
-        return (loc - prior_loc).mul_(weight), (variance * weight).sub_(gradient), None, None, None
+        to_loc = loc * weight if prior_loc is None else (loc - prior_loc).mul_(weight)
+        return to_loc, (-gradient).expand_as(loc), (0.5 * weight).expand_as(loc), None, None
 
 
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """Bayesian networks: estimators against each other, K posteriors against single ones, any module."""
 
+import copy
+
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
-from pyro.infer import Predictive
+from pyro.infer import Predictive, TraceMeanField_ELBO
 from torch import nn
 
 from guides.low_rank import LowRankGuide
@@ -76,7 +79,7 @@ class TestEstimators:
             found = []
             for _ in range(repeats):
                 weights = gaussian(network, 0.2)
-                flat = [part for w in weights.values() for part in w]
+                flat = [part for w in weights.values() for part in (w.loc, w.variance)]
                 loss = F.cross_entropy(call(network, weights, x, linear=Estimator(estimator)), y)
                 found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, flat)]))
             return torch.stack(found)
@@ -172,6 +175,49 @@ class TestPosteriors:
             one = single.terms(x[k], y[k])
             one.loss.backward()
             torch.testing.assert_close(single.guide.loc.grad[0], many.guide.loc.grad[k])
+
+    @pytest.mark.parametrize("posteriors", [1, 3])
+    def test_loss_and_gradients_are_those_of_pyros_own_trace(self, posteriors):
+        """Two layers and the rate, written with Pyro's Normal and automatic differentiation, under the same noise."""
+        network = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+        leading = () if posteriors == 1 else (posteriors,)
+        x, y = torch.randn(*leading, 7, 3), torch.randint(2, (*leading, 7))
+        ours = objective(network, x, posteriors=posteriors, num_data=70, prior=GaussianWeightPrior(0.7))
+        q = copy.deepcopy(ours.guide)
+        shapes = list(ours.model.shapes.values())
+
+        def guide(x, y):
+            with pyro.plate("posteriors", posteriors, dim=-2):
+                loc, scale = q.standard_loc.unsqueeze(-2), q.standard_log_scale.exp().unsqueeze(-2)
+                pyro.sample("weights", dist.Normal(loc, scale).to_event(1))
+
+        def parts(vectors):
+            split = vectors.split([shape.numel() for shape in shapes], -1)
+            return [part.unflatten(-1, shape) for part, shape in zip(split, shapes, strict=True)]
+
+        def model(x, y):
+            with pyro.plate("posteriors", posteriors, dim=-2):
+                pyro.sample("weights", dist.Normal(0.0, 0.7).expand([ours.model.num_weights]).to_event(1))
+                torch.manual_seed(1)
+                hidden, means, variances = x, parts(q.standard_loc), parts((2 * q.standard_log_scale).exp())
+                for i in (0, 2):
+                    mean = hidden @ means[i].mT + means[i + 1].unsqueeze(-2)
+                    variance = hidden.square() @ variances[i].mT + variances[i + 1].unsqueeze(-2)
+                    hidden = mean + variance.sqrt() * torch.randn_like(mean)
+                    hidden = hidden.relu() if i == 0 else hidden
+                with pyro.plate("data", 70, subsample=torch.arange(7), dim=-1):
+                    pyro.sample("labels", dist.Categorical(logits=hidden), obs=y)
+
+        expected = TraceMeanField_ELBO().differentiable_loss(model, guide, x, y)
+        torch.manual_seed(1)
+        loss = ours(x, y)
+        torch.testing.assert_close(loss, expected, atol=0, rtol=1e-12)
+        for found, wanted in zip(ours.guide.parameters(), q.parameters(), strict=True):
+            gradients = (
+                torch.autograd.grad(loss, found, retain_graph=True),
+                torch.autograd.grad(expected, wanted, retain_graph=True),
+            )
+            torch.testing.assert_close(*gradients, atol=1e-12, rtol=1e-10)
 
     def test_minibatches_have_the_full_batch_loss_in_expectation(self):
         """Over all batches of an epoch, scaled to n; the rate is counted once in each."""
