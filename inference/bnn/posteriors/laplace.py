@@ -64,7 +64,7 @@ class LaplacePosterior(TrainedPosterior):
         """Those of the linearised network: see :meth:`~inference.bnn.posterior.NetworkPosterior.functions`."""
 
         def line(loc: Tensor, shift: Tensor) -> Tensor:
-            both = torch.func.jvp(lambda w: self.model.call(w, x), (loc,), (shift,))
+            both = torch.func.jvp(lambda w: self.model.call(self.model.split(w), x), (loc,), (shift,))
             return both[0] + both[1]
 
         centres = self.loc[components]
