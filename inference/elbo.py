@@ -26,6 +26,7 @@ from pyro.util import check_if_enumerated, check_model_guide_match, check_site_s
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from inference.direct import direct_traces
 from models.distributions.diagonal import DeferredDraws, GaussianWeights
 from models.precision import full_precision
 
@@ -135,6 +136,11 @@ class RateDistortionELBO(TraceMeanField_ELBO):
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace]:
         """Model and guide trace. Only observed sites are scored: KLs need no log-density of the draw."""
+        known = direct_traces(model, guide, args, kwargs)
+        return self._follow(model, guide, args, kwargs) if known is None else known
+
+    def _follow(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace]:
+        """The traces by Pyro's handlers, for any programs."""
         with DeferredDraws():
             model_trace, guide_trace = run(model, guide, args, kwargs)
         if is_validation_enabled():

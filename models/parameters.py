@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -28,3 +28,8 @@ def logarithms(module: nn.Module) -> Iterator[nn.Parameter]:
         for name in getattr(part, "logarithms", ()):
             if isinstance(number := getattr(part, name, None), nn.Parameter):
                 yield number
+
+
+def fusable(parameters: Iterable[Tensor]) -> bool:
+    """Whether an optimizer can update all ``parameters`` in one call, torch's ``fused``."""
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

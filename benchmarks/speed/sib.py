@@ -54,7 +54,7 @@ def ours(bank: LabelledItems, steps: int = STEPS, **chosen: str) -> tuple[RateDi
 def training_step(objective: RateDistortionModule, sampler: EpisodeSampler, batch: int, earlier: float = 0.0) -> Callable:
     """A step on ``batch`` tasks: sampling, forward, backward, Adam; with a loss after every step of the guide where ``earlier``
     is its weight."""
-    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-3)
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-3, fused=True)
     whole, number = every_step(objective, objective_weights(objective, earlier)), iter(range(10**9))
 
     def step() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
+
+from models.sites import Site, says_its_sites
 
 STEPS_DIM = -3  # left of the plates of tasks and queries
 
@@ -23,6 +27,7 @@ class EveryStep(nn.Module):
     """
 
     weights: Tensor
+    program: Any
 
     def __init__(self, program: nn.Module, weights: Tensor) -> None:
         super().__init__()
@@ -32,6 +37,11 @@ class EveryStep(nn.Module):
     def forward(self, *args, **kwargs):
         with StepsPlate(self.weights):
             return self.program(*args, **kwargs)
+
+    def sites(self, *args, **kwargs) -> dict[str, Site] | None:
+        """What a call samples, by name; ``None`` where the program cannot say it. Every site is in the plate ``tasks``."""
+        sites = self.program.sites(*args, **kwargs) if says_its_sites(self.program) else None
+        return sites and {name: site._replace(scale=self.weights[:, None, None]) for name, site in sites.items()}
 
 
 class StepsPlate(PlateMessenger):

@@ -137,26 +137,20 @@ class GradientStep(Rule):
 
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
         index, beyond = min(index, len(self.log_size) - 1), max(0, index + 1 - len(self.log_size))
-        size = self.log_size[index].exp()
-        loc_gradient, log_scale_gradient = pull.data
-        loc_size = scale_size = size
-        log_scale, unit = parameters.log_scale, self.unit(parameters.log_scale, pull)
+        size, share = self.log_size[index].exp(), self.share[index] * 0.5**beyond
+        (loc, log_scale), (loc_gradient, log_scale_gradient) = parameters, pull.data
+        loc_size, scale_size, rate_fall = size * self.unit(log_scale, pull), size, None
         if pull.rate is not None and pull.beta:
-            loc_gradient = loc_gradient + pull.beta * pull.rate[0]
             narrowest = pull.variance if pull.narrowest is None else pull.narrowest
-            if self.units is Units.PRIOR and pull.narrowest is None:
-                loc_size = size.clamp(max=1 / pull.beta)
-            else:
-                loc_size = torch.minimum(size, narrowest / unit / pull.beta)
-            scale_size = size.clamp(max=0.5 / pull.beta)
-            log_scale = log_scale - bounded_fall(scale_size * (pull.beta * pull.rate[1]), log_scale, narrowest)
-        log_scale = log_scale - (self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient)
-        loc, share = parameters.loc - loc_size * unit * loc_gradient, self.share[index] * 0.5**beyond
-        return PosteriorParameters(torch.lerp(parameters.loc, loc, share), torch.lerp(parameters.log_scale, log_scale, share))
+            loc_size, scale_size = torch.minimum(loc_size, narrowest / pull.beta), size.clamp(max=0.5 / pull.beta)
+            loc_gradient = loc_gradient + pull.beta * pull.rate[0]
+            rate_fall = bounded_fall(scale_size * pull.beta * pull.rate[1], log_scale, narrowest)
+        fall = self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient
+        fall = fall if rate_fall is None else fall + rate_fall
+        return PosteriorParameters(loc - share * loc_size * loc_gradient, log_scale - share * fall)
 
 
 def bounded_fall(fall: Tensor, log_scale: Tensor, variance: Tensor) -> Tensor:
     """``fall``, what the rate takes off ``log_scale``, but no more than what lies above the prior's, the narrowest
     ``variance`` of which is given."""
-    excess = log_scale - 0.5 * variance.log()
-    return torch.where(fall > 0, torch.minimum(fall, excess.clamp_min(0)), fall)
+    return torch.minimum(fall, (log_scale - 0.5 * variance.log()).clamp_min(0))

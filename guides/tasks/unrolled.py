@@ -17,6 +17,7 @@ from guides.tasks.gate import PriorGate
 from guides.tasks.hyper import HyperGuide
 from guides.tasks.rules import Pull, Rule
 from models.plates import num_classes, task_plate
+from models.sites import Site
 from models.tasks.predictors import Predictor
 from models.tasks.priors import Prior
 
@@ -144,6 +145,20 @@ class UnrolledGuide(PyroModule):
             pyro.sample("weights", self.family.distribution(parameters))
         return parameters
 
+    def sites(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        way: int | None = None,
+    ) -> dict[str, Site] | None:
+        """What a call samples, by name; ``None`` where it samples hyperparameters too, or scales the tasks up."""
+        if self.hyper is not None or (self.training and self.num_tasks is not None):
+            return None
+        parameters = self.read(self.unroll(support_x, support_y, query_x, query_y, way))
+        return {"weights": Site(self.family.distribution(parameters))}
+
     def stay_at_prior(self) -> None:
         """Make every posterior the prior, whatever the task and the number of steps; a mixture becomes one Gaussian for it.
 
@@ -184,10 +199,11 @@ class UnrolledGuide(PyroModule):
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = num_classes(support_y) if way is None else way
         parameters = self.begin(support_x, support_y, query_x, self.predictor.rows(way), hyperparameters)
-        evidence = self.evidence(support_x, support_y, query_x, query_y)
+        evidence = self.evidence(support_x, support_y, query_x, query_y) if self.steps else []
+        scales = self.prior.variance(hyperparameters), self.prior.narrowest(hyperparameters)
         trajectory = [parameters]
         for k in range(self.steps):
-            parameters = self.step(parameters, evidence, hyperparameters, k)
+            parameters = self.step(parameters, evidence, hyperparameters, scales, k)
             trajectory.append(parameters)
         return trajectory
 
@@ -219,10 +235,11 @@ class UnrolledGuide(PyroModule):
         parameters: PosteriorParameters,
         evidence: list[Part],
         hyperparameters: tuple[Tensor, ...],
+        scales: tuple[Tensor, Tensor | None],
         index: int,
     ) -> PosteriorParameters:
-        """θ after one step on the ``evidence``; ``index`` picks the step's own numbers, ``hyperparameters`` are ψ of the
-        prior."""
+        """θ after one step on the ``evidence``; ``index`` picks the step's own numbers, ``hyperparameters`` are ψ of the prior,
+        and ``scales`` its variance and narrowest one."""
 
         spread = (2 * parameters.log_scale).exp() if self.spread and not self.inner_samples and self.family.has_rate else None
 
@@ -232,7 +249,7 @@ class UnrolledGuide(PyroModule):
 
         data = self.family.expected_gradient(gradient, parameters, self.inner_samples)
         rate = self.prior.kl_gradient(hyperparameters, *parameters) if self.beta and self.family.has_rate else None
-        variance, narrowest = self.prior.variance(hyperparameters), self.prior.narrowest(hyperparameters)
+        variance, narrowest = scales
         return self.rule(index, parameters, Pull(data, rate, variance, self.beta, narrowest))
 
     def weight_gradient(self, weights: Tensor, part: Part, variance: Tensor | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from inference.elbo import RateDistortionModule
 from inference.runs.processes import our_part
 from models.bayesian.weight_priors import MixtureWeightPrior
 from models.bayesian.weight_scales import fan_in
+from models.parameters import fusable
 
 WATCH_DRAWS = 16
 STILL, NEAR_REACH = 0.05, 0.9  # a log standard deviation has hardly moved; it has used up this share of what Adam allows
@@ -210,7 +211,7 @@ class BnnTraining(lightning.LightningModule):
 
     def configure_optimizers(self):
         """Adam with one group per speed, and a cosine from the learning rate to zero over each posterior's epochs."""
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters())
+        fused = fusable(self.parameters())
         speeds = {"guide.standard_log_scale": self.settings.scale_speed, "scales.log_scale": self.settings.prior_speed}
         network = self.objective.model.__dict__["_modules"]["network"]
         fans = fan_in({name: p.shape for name, p in network.named_parameters()})  # units of weights that are not random

@@ -23,7 +23,7 @@ from inference.meta.tasks import Kinds
 from inference.runs.processes import our_part
 from models.networks.feature_space import FeatureSpace
 from models.networks.layers import embed
-from models.parameters import logarithms
+from models.parameters import fusable, logarithms
 
 TASKS, DRAWS = 0, 1  # streams of random numbers: tasks and posterior draws must never share one
 
@@ -179,7 +179,7 @@ class MetaTraining(lightning.LightningModule):
         both = [{"params": part, "lr": lr} for lr, part in groups.items()] + self.feature_groups()
         for group in both:
             group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
-        optimizer = torch.optim.Adam([group for group in both if group["params"]])
+        optimizer = torch.optim.Adam([group for group in both if group["params"]], fused=fusable(self.parameters()))
         together = getattr(self._trainer, "accumulate_grad_batches", 1)
         total = -(-self.schedule.steps // together) * self.schedule.validations
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)

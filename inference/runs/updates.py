@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from data.items import LabelledItems
 from data.seeding import mix_seed
+from models.parameters import fusable
 
 ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
 ROUNDS = 30
@@ -108,9 +109,8 @@ class UpdateTraining(lightning.LightningModule):
             {"params": [p for p in trained if p.squeeze().dim() > 1]},
             {"params": [p for p in trained if p.squeeze().dim() <= 1], "weight_decay": 0.0},
         ]
-        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained)
         rate = self.schedule.learning_rate
-        optimizer = torch.optim.AdamW(groups, rate, weight_decay=self.schedule.weight_decay, fused=fused)
+        optimizer = torch.optim.AdamW(groups, rate, weight_decay=self.schedule.weight_decay, fused=fusable(trained))
         steps = self.epochs * self.steps_per_round
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
+import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from models.likelihoods import CategoricalLikelihood, Likelihood
 from models.plates import num_classes, task_plate
+from models.sites import Site
 from models.tasks.predictors import Predictor
 from models.tasks.priors import Prior
 
@@ -58,10 +62,30 @@ class EmpiricalBayesModel(PyroModule):
             The labels, observed or sampled, ``[..., tasks, query]``.
         """
         way = num_classes(support_y) if way is None else way
-        rows, likelihood = self.predictor.rows(way), self.likelihood.given(support_y.shape[-1] / way, way)
         hyperparameters = self.prior.hyperparameters()
         with task_plate(query_x, self.num_tasks if self.training else None):
-            weights = pyro.sample("weights", self.prior.distribution(hyperparameters, rows))  # [..., tasks, 1, rows, D]
-            outputs = self.predictor(query_x, weights.squeeze(-3))
+            weights = pyro.sample("weights", self.prior.distribution(hyperparameters, self.predictor.rows(way)))
             with pyro.plate("queries", query_x.shape[1], dim=-1):
-                return pyro.sample("labels", likelihood(outputs), obs=query_y)
+                return pyro.sample("labels", self.labels(weights, support_y, query_x, way), obs=query_y)
+
+    def labels(self, weights: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> dist.TorchDistribution:
+        """p(y given x, w) of all queries, batch_shape ``[..., tasks, query]``; ``weights`` are ``[..., tasks, 1, rows, D]``."""
+        outputs = self.predictor(query_x, weights.squeeze(-3))
+        return self.likelihood.given(support_y.shape[-1] / way, way)(outputs)
+
+    def sites(
+        self,
+        drawn: Mapping[str, Tensor],
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        way: int | None = None,
+    ) -> dict[str, Site] | None:
+        """What a call samples, by name, at the guide's weights, ``drawn``; ``None`` where it scales the tasks up, or has no
+        labels to score."""
+        if query_y is None or (self.training and self.num_tasks is not None):
+            return None
+        way = num_classes(support_y) if way is None else way
+        prior = self.prior.distribution(self.prior.hyperparameters(), self.predictor.rows(way))
+        return {"weights": Site(prior), "labels": Site(self.labels(drawn["weights"], support_y, query_x, way), query_y)}

@@ -95,13 +95,13 @@ class CosinePredictor(ScaledPredictor):
         return F.normalize(features, dim=-1)
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        return self.mean_outputs(features, weights, 0.0)
+        return self.mean_outputs(features, weights, None)
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖."""
         return self.pull_back_by(length_of(weights), features, weights, cotangent)
 
-    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor | float) -> Tensor:
+    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor | None) -> Tensor:
         """Draws are longer than their mean, ‖w‖² = ‖μ‖² + Σ_d σ_d² on average, so their cosines are smaller: by that length."""
         return self.scale * (inner_products(features, weights / length_of(weights, variance)) + self.bias)
 
@@ -118,9 +118,11 @@ class CosinePredictor(ScaledPredictor):
         return self.scale * (ascent - radial * unit_weights) / length
 
 
-def length_of(weights: Tensor, variance: Tensor | float = 0.0) -> Tensor:
-    """Root mean squared length of Gaussian weights of these means and ``variance``: ``[..., way, D] -> [..., way, 1]``."""
-    return (weights.square() + variance).sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
+def length_of(weights: Tensor, variance: Tensor | None = None) -> Tensor:
+    """Root mean squared length of Gaussian weights of these means and ``variance``, ``None`` for 0:
+    ``[..., way, D] -> [..., way, 1]``."""
+    squares = weights.square() if variance is None else weights.square() + variance
+    return squares.sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 class DistancePredictor(ScaledPredictor):

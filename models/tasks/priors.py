@@ -95,6 +95,9 @@ class GaussianPrior(Prior):
         loc, log_scale = hyperparameters
         return loc[..., None, :], log_scale[..., None, :]
 
+    def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
+        return (2 * hyperparameters[1]).exp()[..., None, :]
+
     def kl_gradient(self, hyperparameters: tuple[Tensor, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """Closed form, see :func:`gaussian_kl_gradient`."""
         prior_loc, prior_log_scale = (h[..., None, :] for h in hyperparameters)

@@ -197,7 +197,8 @@ def test_unroll_is_differentiable_to_the_start():
     loc = torch.randn(3, WAY, DIM, dtype=torch.float64, requires_grad=True)
     log_scale = torch.full_like(loc, -2.0).requires_grad_()
     hyper = guide.prior.hyperparameters()
-    step = lambda m, s: guide.step(PosteriorParameters(m, s), guide.evidence(*tasks[:3]), hyper, 0)  # noqa: E731
+    scales = guide.prior.variance(hyper), guide.prior.narrowest(hyper)
+    step = lambda m, s: guide.step(PosteriorParameters(m, s), guide.evidence(*tasks[:3]), hyper, scales, 0)  # noqa: E731
     assert torch.autograd.gradcheck(step, (loc, log_scale), atol=1e-4)
 
 
