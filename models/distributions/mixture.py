@@ -167,7 +167,8 @@ def kl_mixture_bound(q: DiagonalGaussian, mixture: GaussianMixture) -> Tensor:
 
     Exact for one component. Source: Hershey and Olsen 2007, section 7 (variational bound, one-component q).
     """
-    distances = component_kl(q.loc, q.variance, q.log_scale, mixture)
+    variance = (2 * q.log_scale).exp()  # not q's own: SIB's inner steps are differentiated again
+    distances = component_kl(q.loc, variance, q.log_scale, mixture)
     return -(mixture.logits.log_softmax(-1) - distances).logsumexp(-1).to(q.loc.dtype)
 
 
