@@ -104,17 +104,18 @@ def run_process(main: Main[Any]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an encoding without β, or a file name that is no text
-    try:
-        run_command(main)
-    except SystemExit as end:
-        status = end.code
-    with suppress(ValueError):  # no main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done
-    atexit._run_exitfuncs()
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status or 0)
+    with nothing_lost():  # to the end: an exception holds what it has left half made, as long as it is there itself
+        try:
+            run_command(main)
+        except SystemExit as end:
+            status = end.code
+        with suppress(ValueError):  # no main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done
+        atexit._run_exitfuncs()
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status or 0)
 
 
 @contextmanager

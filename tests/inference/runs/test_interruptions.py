@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from inference.runs import interruptions
+from inference.runs import commands, interruptions
 from inference.runs.commands import run_command
 from inference.runs.folder import MEMORY, RunFolder, Unfinished
 from inference.runs.interruptions import Terminated, nothing_lost, terminable, terminate, working_in
@@ -129,6 +129,25 @@ def test_what_an_interruption_leaves_half_made_says_nothing(capsys):
     with pytest.raises(KeyboardInterrupt), terminable(), nothing_lost():
         strike()
     assert capsys.readouterr().err == ""
+
+
+def test_what_the_interruption_itself_holds_says_nothing_either(monkeypatch, capsys):
+    class HalfMade:
+        def __init__(self):
+            signal.raise_signal(signal.SIGTERM)
+            self.set_too_late = 1
+
+        def __del__(self):
+            del self.set_too_late
+
+    monkeypatch.setattr(commands.atexit, "_run_exitfuncs", lambda: None)
+    monkeypatch.setattr(commands.os, "_exit", lambda status: print(status))
+    before = signal.getsignal(signal.SIGINT)
+    commands.run_process(lambda _: HalfMade())
+    signal.signal(signal.SIGINT, before)
+    said = capsys.readouterr()
+    assert said.out == "143\n"
+    assert said.err == "terminated: nothing is left behind, start again\n"
 
 
 def test_a_handler_of_the_users_own_stays(capsys):
