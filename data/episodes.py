@@ -168,7 +168,7 @@ class EpisodeSampler:
         support, query, query_y, _ = self.sample_indices(tasks, seed=seed)
         support_y = torch.arange(self.spec.way).repeat_interleave(self.spec.shot).expand(tasks, -1)
         items = self.source.items
-        return Episode(items[support], support_y, items[query], query_y, self.spec.way)
+        return Episode(rows_of(items, support), support_y, rows_of(items, query), query_y, self.spec.way)
 
     def sample_indices(self, tasks: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Indices into the source instead of items.
@@ -210,6 +210,11 @@ class EpisodeSampler:
         while len(refused := (counts > capacity).any(-1).nonzero()[:, 0]):  # ends: REFUSE_BELOW bounds the share refused
             counts[refused] = draw_counts(self.spec, len(refused), generator)
         return counts
+
+
+def rows_of(items: Tensor, chosen: Tensor) -> Tensor:
+    """``items[chosen]`` for indices of any shape; whole rows are copied at once, many times as fast for images."""
+    return items.index_select(0, chosen.flatten().to(items.device)).unflatten(0, chosen.shape)
 
 
 def draw_counts(spec: TaskSpec, tasks: int, generator: torch.Generator) -> Tensor:

@@ -66,8 +66,8 @@ class MLPGradient(GradientNetwork):
         queries = outputs.shape[-2]
         parts: tuple[Any, ...] = tuple(self.layers)
         first, _, first_norm, second, _, second_norm, last = parts
-        hidden = columns(first, outputs.movedim(-1, 0).flatten(1)).relu()  # [channels, tasks · query]
-        hidden = columns(second, over_queries(first_norm, hidden, queries), first_norm).relu()
+        hidden = columns(first, outputs.movedim(-1, 0).flatten(1)).relu_()  # [channels, tasks · query]
+        hidden = columns(second, over_queries(first_norm, hidden, queries), first_norm).relu_()
         hidden = columns(last, over_queries(second_norm, hidden, queries), second_norm)
         return hidden.unflatten(1, outputs.shape[:-1]).movedim(0, -1)
 
@@ -140,8 +140,8 @@ class EquivariantGradient(GradientNetwork):
         if self.counted:  # equal for all pairs, so part of the bias
             known = zip(task_features(*p.shape[-2:]), first.weight.T[NUM_PAIR_FEATURES:], strict=True)
             bias = bias + sum(number * column for number, column in known)
-        hidden = torch.addmm(bias[:, None], weight, pair_features(log_p, p).flatten(1)).relu()
-        return columns(last, columns(second, hidden).relu()).unflatten(1, p.shape)
+        hidden = torch.addmm(bias[:, None], weight, pair_features(log_p, p).flatten(1)).relu_()
+        return columns(last, columns(second, hidden).relu_()).unflatten(1, p.shape)
 
 
 NUM_PAIR_FEATURES, NUM_TASK_FEATURES = 6, 2
@@ -163,7 +163,7 @@ def pair_features(log_p: Tensor, p: Tensor) -> Tensor:
     1/way.
     """
     way = p.shape[-2]
-    entropy = -(p * log_p).sum(-2, keepdim=True) / math.log(way)
+    entropy = (p * log_p).sum(-2, keepdim=True) * (-1 / math.log(way))
     share = p.mean(-1, keepdim=True) * way
     per_query = (entropy, p.amax(-2, keepdim=True))
     per_class = (share, share.clamp_min(1e-4).log())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from enum import StrEnum
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import pyro
@@ -256,9 +256,7 @@ class UnrolledGuide(PyroModule):
         """Σ_i v_i ∂ŷ_i/∂w over the items of a ``part``: ``[..., tasks, rows, D]`` to the same shape; of E ŷ, where the
         ``weights`` are means of draws of this ``variance``."""
         predictor, (items, labels, gradient) = self.predictor, part
-        if variance is not None:
-            outputs = predictor.mean_outputs(items, weights, variance)
-            return predictor.mean_pull_back(items, weights, variance, gradient(outputs, labels))
-        outputs = predictor.outputs(items, weights)
-        pull_back = predictor.pull_back if self.closed_form else predictor.generic_pull_back
-        return pull_back(items, weights, gradient(outputs, labels))
+        outputs, pull_back = predictor.linearised(items, weights, variance)
+        if not self.closed_form and variance is None:
+            pull_back = partial(predictor.generic_pull_back, items, weights)
+        return pull_back(gradient(outputs, labels))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -56,6 +57,15 @@ class Predictor(nn.Module):
         """Σ_i v_i ∂(E ŷ_i)/∂w, w the means: features, weights and variance as in :meth:`mean_outputs`, v the ``cotangent``."""
         return self.pull_back(features, weights, cotangent)
 
+    def linearised(
+        self, features: Tensor, weights: Tensor, variance: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Outputs at the ``weights`` and their pull-back, a function of the cotangent: one place for what both need. With a
+        ``variance`` these are :meth:`mean_outputs` and its pull-back, without one :meth:`outputs`; features as there."""
+        if variance is None:
+            return self.outputs(features, weights), partial(self.pull_back, features, weights)
+        return self.mean_outputs(features, weights, variance), partial(self.mean_pull_back, features, weights, variance)
+
     def generic_pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """The same (features, weights and cotangent as in :meth:`pull_back`) by reverse-mode differentiation of
         :meth:`outputs`, for any predictor."""
@@ -95,34 +105,41 @@ class CosinePredictor(ScaledPredictor):
         return F.normalize(features, dim=-1)
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        return self.mean_outputs(features, weights, None)
+        return self.linearised(features, weights)[0]
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
-        """Closed form: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖."""
-        return self.pull_back_by(length_of(weights), features, weights, cotangent)
+        return self.linearised(features, weights)[1](cotangent)
 
-    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor | None) -> Tensor:
+    def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
         """Draws are longer than their mean, ‖w‖² = ‖μ‖² + Σ_d σ_d² on average, so their cosines are smaller: by that length."""
-        return self.scale * (inner_products(features, weights / length_of(weights, variance)) + self.bias)
+        return self.linearised(features, weights, variance)[0]
 
     def mean_pull_back(self, features: Tensor, weights: Tensor, variance: Tensor, cotangent: Tensor) -> Tensor:
         """As :meth:`pull_back`, with the length of :meth:`mean_outputs`."""
-        return self.pull_back_by(length_of(weights, variance), features, weights, cotangent)
+        return self.linearised(features, weights, variance)[1](cotangent)
 
-    def pull_back_by(self, length: Tensor, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
-        """:meth:`pull_back` (features, weights and cotangent as there), where the outputs divide by this ``length`` and its
-        square is that of the weights and a constant."""
-        unit_weights = weights / length
-        ascent = row_products(cotangent.mT, features)  # [..., way, D]
-        radial = (ascent * unit_weights).sum(-1, keepdim=True)  # Σ_i v_ic cos(f_i, w_c)
-        return self.scale * (ascent - radial * unit_weights) / length
+    def linearised(
+        self, features: Tensor, weights: Tensor, variance: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Closed form of the pull-back: s (Σ_i v_ic f̂_i − ŵ_c Σ_i v_ic cos(f_i, w_c)) / ‖w_c‖; the length ‖w_c‖ is that of
+        :meth:`mean_outputs` where there is a ``variance``."""
+        scale, per_length = self.scale, length_of(weights, variance).reciprocal()
+        unit_weights = weights * per_length
+
+        def pull_back(cotangent: Tensor) -> Tensor:
+            ascent = row_products(cotangent.mT, features)  # [..., way, D]
+            radial = (ascent * unit_weights).sum(-1, keepdim=True)  # Σ_i v_ic cos(f_i, w_c)
+            return scale * per_length * (ascent - radial * unit_weights)
+
+        return inner_products(features, scale * unit_weights) + scale * self.bias, pull_back
 
 
 def length_of(weights: Tensor, variance: Tensor | None = None) -> Tensor:
     """Root mean squared length of Gaussian weights of these means and ``variance``, ``None`` for 0:
     ``[..., way, D] -> [..., way, 1]``."""
-    squares = weights.square() if variance is None else weights.square() + variance
-    return squares.sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
+    if variance is None:
+        return torch.linalg.vector_norm(weights, dim=-1, keepdim=True).clamp_min(1e-12)
+    return (weights.square() + variance).sum(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 class DistancePredictor(ScaledPredictor):
@@ -181,7 +198,8 @@ def row_products(rows: Tensor, matrix: Tensor) -> Tensor:
     """
     extra = rows.dim() - matrix.dim()
     if extra <= 0:
-        return rows @ matrix
+        plain = rows.dim() == matrix.dim() == 3 and len(rows) == len(matrix)
+        return torch.bmm(rows, matrix) if plain else rows @ matrix  # which would expand and view first
     front, inside = tuple(range(extra)), tuple(range(-2 - extra, -2))
     folded = rows.movedim(front, inside)  # [..., draws..., r, n]
     product = folded.flatten(-2 - extra, -2) @ matrix

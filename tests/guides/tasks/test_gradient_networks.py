@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from guides.tasks.gradient_networks import EquivariantGradient, ExactGradient, LabelledGradient, MLPGradient
+from guides.tasks.gradient_networks import (
+    EquivariantGradient,
+    ExactGradient,
+    LabelledGradient,
+    MLPGradient,
+    pair_features,
+    task_features,
+)
 from models.likelihoods import CategoricalLikelihood
 from models.networks.feature_space import class_means
 from models.tasks.predictors import DistancePredictor
@@ -70,6 +77,45 @@ def test_its_first_term_sums_to_zero_over_classes():
     gradient = EquivariantGradient(drawn=False)(torch.randn(3, 7, WAY))
     torch.testing.assert_close(gradient.sum(-1), torch.zeros(3, 7), atol=1e-6, rtol=0)
     assert gradient.abs().max() > 0
+
+
+def with_gradients(network, found, outputs):
+    """A value and its gradients, for a fixed cotangent."""
+    return found, torch.autograd.grad((found * found.detach().cos()).sum(), [outputs, *network.parameters()], retain_graph=True)
+
+
+@pytest.mark.parametrize("leading", [(3,), (2, 3)])
+def test_in_columns_the_papers_network_is_its_layers(leading):
+    network = MLPGradient(WAY).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    outputs = torch.randn(*leading, 12, WAY, dtype=torch.float64, requires_grad=True)
+    layer_by_layer = network.layers(outputs.mT.flatten(0, -3)).mT.reshape(outputs.shape)
+    torch.testing.assert_close(
+        with_gradients(network, network(outputs), outputs),
+        with_gradients(network, layer_by_layer, outputs),
+        rtol=1e-10,
+        atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_in_columns_the_equivariant_network_is_its_layers(counted):
+    """Row by row, on the features of each pair and, where it sees them, those of the task."""
+    network = EquivariantGradient(counted=counted).double()
+    outputs = torch.randn(2, 3, 12, WAY, dtype=torch.float64, requires_grad=True)
+    log_p = outputs.log_softmax(-1)
+    rows = pair_features(log_p.mT, log_p.exp().mT).mT.movedim(0, -1)
+    if counted:
+        equal = torch.tensor(task_features(WAY, 12), dtype=torch.float64).expand(*outputs.shape, -1)
+        rows = torch.cat([rows, equal], dim=-1)
+    by_rows, in_columns = network.layers(rows), network.perceptron(log_p.mT, log_p.exp().mT).mT.movedim(0, -1)
+    torch.testing.assert_close(
+        with_gradients(network, in_columns, outputs), with_gradients(network, by_rows, outputs), rtol=1e-10, atol=1e-10
+    )
+    p = log_p.exp()
+    torch.testing.assert_close(rows[..., 1], p)
+    torch.testing.assert_close(rows[..., 4], WAY * p.mean(-2, keepdim=True).expand_as(p))
 
 
 def test_exact_gradient_is_that_of_the_likelihood():
