@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data.episodes import Episode
 from data.errors import UserError
 from data.seeding import mix_seed
-from inference.evaluation.metrics import Scores, score
+from inference.evaluation.metrics import Scores, TaskSums
 from inference.evaluation.predictive import CommonNoise, Predictive, place_of, predictives
 
 TASKS_AT_ONCE = 50
@@ -91,46 +91,20 @@ def evaluate_readings(
     model: nn.Module, guides: Mapping[int, nn.Module], sampler: Any, *, tasks: int, seed: int, num_samples: int = 32
 ) -> dict[int, Scores]:
     """What :func:`evaluate` gives for each of several :func:`readings` of one guide, on the same tasks, from one unrolling.
+    Scores are added up batch by batch, so memory does not grow with the number of tasks.
 
     Args:
         model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
         guides: the readings, longer ones after shorter ones.
     """
-    labels: list[Tensor] = []
-    parts: dict[int, list[Read]] = {k: [] for k in guides}
+    sums = {k: TaskSums() for k in guides}
     how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples}
     for episode, predicted in predictions_of(model, list(guides.values()), sampler, **how):
-        labels.append(episode.query_y.cpu())
         for k, one in zip(guides, predicted, strict=True):
-            parts[k].append(Read.of(one, episode.query_y))
-    return {k: score_parts(read, torch.cat(labels)) for k, read in parts.items()}
-
-
-class Read(NamedTuple):
-    """What scores need of a prediction, on the CPU.
-
-    Attributes:
-        probabilities: ``[tasks, query, way]``.
-        distortion: ``[tasks]``, nats.
-        rate: ``[tasks]``, nats, or ``None``.
-    """
-
-    probabilities: Tensor
-    distortion: Tensor
-    rate: Tensor | None
-
-    @classmethod
-    def of(cls, predicted: Predictive, query_y: Tensor) -> Read:
-        """Of a prediction and the labels ``[tasks, query]``."""
-        rate = None if predicted.rate is None else predicted.rate.cpu()
-        return cls(predicted.probabilities().cpu(), predicted.distortion(query_y).cpu(), rate)
-
-
-def score_parts(parts: Sequence[Read], labels: Tensor) -> Scores:
-    """Scores of all ``parts``; ``labels`` are ``[tasks, query]``."""
-    probabilities, distortions, rates = zip(*parts, strict=True)
-    known = [rate for rate in rates if rate is not None]
-    return score(torch.cat(probabilities), labels, rate=torch.cat(known) if known else None, distortion=torch.cat(distortions))
+            rate = None if one.rate is None else one.rate.cpu()
+            distortion = one.distortion(episode.query_y).cpu()
+            sums[k].add(one.probabilities().cpu(), episode.query_y.cpu(), rate=rate, distortion=distortion)
+    return {k: added.scores() for k, added in sums.items()}
 
 
 def readings(guide: nn.Module, steps: int | None = None) -> dict[int, nn.Module]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 
 @dataclass(frozen=True)
@@ -34,35 +34,119 @@ class Scores:
     distortion: float
 
 
-def score(probabilities: Tensor, labels: Tensor, *, rate: Tensor | None, distortion: Tensor) -> Scores:
-    """Score predictive probabilities.
+BINS = 15
+"""Of the confidence, for the calibration error."""
 
-    Args:
-        probabilities: ``[tasks, query, way]``.
-        labels: ``[tasks, query]``.
-        rate, distortion: ``[tasks]``, nats; ``rate`` may be ``None``.
+
+@dataclass
+class ItemSums:
+    """What scores of class probabilities are the means of, added up batch by batch in float64: so memory does not grow with the
+    number of items, and no mean depends on how many were added at a time but by rounding.
+
+    Attributes:
+        items: how many.
+        right: of them, by their most probable class.
+        nll: nats.
+        brier: see :class:`Scores`.
+        gaps: ``[BINS + 1]``, of each bin of the confidence how many of its items are right less their confidence; the last bin
+            holds certainty alone.
     """
-    accuracy = (probabilities.argmax(-1) == labels).to(torch.float64).mean(-1)
-    return Scores(
-        episodes=len(labels),
-        ci95=confidence_interval(accuracy),
-        rate=None if rate is None else float(rate.mean()),
-        distortion=float(distortion.mean()),
-        **predictive_scores(probabilities.flatten(0, -2), labels.flatten()),
-    )
+
+    items: int = 0
+    right: int = 0
+    nll: float = 0.0
+    brier: float = 0.0
+    gaps: Tensor = field(default_factory=lambda: torch.zeros(BINS + 1, dtype=torch.float64))
+
+    def add(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Class probabilities ``[n, classes]`` and labels ``[n]``."""
+        predicted = probabilities.argmax(-1)
+        confidence, true = (probabilities.gather(-1, chosen[:, None])[:, 0] for chosen in (predicted, labels))
+        right = (predicted == labels).double()
+        one_hot = torch.nn.functional.one_hot(labels, probabilities.shape[-1])
+        self.items += len(labels)
+        self.right += int(right.sum())
+        self.nll -= total(true.clamp_min(torch.finfo(true.dtype).tiny).log())
+        self.brier += total((probabilities - one_hot).square())
+        edges = torch.linspace(0, 1, BINS + 1, dtype=confidence.dtype, device=confidence.device)
+        bins = torch.bucketize(confidence, edges, right=True) - 1
+        self.gaps += torch.bincount(bins.cpu(), weights=(right - confidence).cpu(), minlength=BINS + 1)
+
+    def means(self) -> dict[str, float]:
+        """``accuracy``, ``nll``, ``ece`` and ``brier`` of all items, as in :class:`Scores`; no numbers where there are none."""
+        sums = {"accuracy": self.right, "nll": self.nll, "ece": float(self.gaps.abs().sum()), "brier": self.brier}
+        return {name: value / self.items if self.items else math.nan for name, value in sums.items()}
+
+
+@dataclass
+class TaskSums:
+    """The same for tasks: what their :class:`Scores` are made of, of any number of tasks.
+
+    Attributes:
+        queries: sums over queries.
+        tasks: how many; all have equally many queries.
+        right_squared: Σ over tasks of the squared number of right queries.
+        distortion: Σ over tasks, nats.
+        rate: likewise; ``None`` where there is none.
+    """
+
+    queries: ItemSums = field(default_factory=ItemSums)
+    tasks: int = 0
+    right_squared: int = 0
+    distortion: float = 0.0
+    rate: float | None = None
+
+    def add(self, probabilities: Tensor, labels: Tensor, *, rate: Tensor | None, distortion: Tensor) -> None:
+        """More tasks.
+
+        Args:
+            probabilities: ``[tasks, query, way]``.
+            labels: ``[tasks, query]``.
+            rate, distortion: ``[tasks]``, nats; ``rate`` may be ``None``.
+        """
+        self.queries.add(probabilities.flatten(0, -2), labels.flatten())
+        self.tasks += len(labels)
+        self.right_squared += int((probabilities.argmax(-1) == labels).sum(-1).square().sum())
+        self.distortion += total(distortion)
+        if rate is not None:
+            self.rate = (self.rate or 0.0) + total(rate)
+
+    def scores(self) -> Scores:
+        """Of all tasks that were added."""
+        return Scores(
+            episodes=self.tasks,
+            ci95=self.interval(),
+            rate=None if self.rate is None else self.rate / self.tasks,
+            distortion=self.distortion / self.tasks,
+            **self.queries.means(),
+        )
+
+    def interval(self) -> float:
+        """:func:`confidence_interval` of the tasks' accuracies, from whole numbers, so exactly."""
+        if self.tasks < 2:
+            return 0.0
+        squares = self.tasks * self.right_squared - self.queries.right**2  # tasks² · variance of the number that is right
+        each = self.queries.items / self.tasks
+        return 1.96 * math.sqrt(squares / (self.tasks - 1)) / (each * self.tasks)
+
+
+def total(values: Tensor) -> float:
+    """Σ in float64."""
+    return float(values.sum(dtype=torch.float64))
+
+
+def score(probabilities: Tensor, labels: Tensor, *, rate: Tensor | None, distortion: Tensor) -> Scores:
+    """Score predictive probabilities of tasks that are at hand; arguments as in :meth:`TaskSums.add`."""
+    sums = TaskSums()
+    sums.add(probabilities, labels, rate=rate, distortion=distortion)
+    return sums.scores()
 
 
 def predictive_scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     """``accuracy``, ``nll``, ``ece`` and ``brier`` of class probabilities ``[n, classes]``, as in :class:`Scores`."""
-    classes = probabilities.shape[-1]
-    true = probabilities.gather(-1, labels[:, None]).clamp_min(torch.finfo(probabilities.dtype).tiny)
-    one_hot = torch.nn.functional.one_hot(labels, classes)
-    return {
-        "accuracy": float((probabilities.argmax(-1) == labels).to(torch.float64).mean()),
-        "nll": float(-true.log().mean()),
-        "ece": float(multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=15, norm="l1")),
-        "brier": float((probabilities - one_hot).square().sum(-1).mean()),
-    }
+    sums = ItemSums()
+    sums.add(probabilities, labels)
+    return sums.means()
 
 
 def confidence_interval(values: Tensor) -> float:

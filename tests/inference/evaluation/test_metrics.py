@@ -1,15 +1,24 @@
 """Scores of predictions by hand: calibration error, confidence interval, Brier score."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from inference.evaluation.metrics import confidence_interval, predictive_scores, score
+from inference.evaluation.metrics import ItemSums, TaskSums, confidence_interval, predictive_scores, score
 
 
 def binary(confidences):
     """Probabilities of two classes of which the first has these."""
     first = torch.tensor(confidences, dtype=torch.float64)
     return torch.stack([first, 1 - first], -1)
+
+
+def drawn(*shape):
+    """Class probabilities."""
+    torch.manual_seed(0)
+    return torch.randn(*shape, dtype=torch.float64).mul(2).softmax(-1)
 
 
 class TestCalibration:
@@ -24,6 +33,27 @@ class TestCalibration:
         """10/15 divides 0.66, all wrong, from 0.68, all right; 5 or 10 bins would put them together."""
         probabilities, labels = binary([0.66] * 5 + [0.68] * 5), torch.tensor([1] * 5 + [0] * 5)
         assert predictive_scores(probabilities, labels)["ece"] == pytest.approx((0.66 + 0.32) / 2, abs=1e-6)
+
+    @pytest.mark.parametrize("classes", [2, 5])
+    def test_ece_is_torchmetrics(self, classes):
+        probabilities = drawn(1000, classes).float()
+        probabilities[:3] = torch.eye(classes)[0]  # certain
+        labels = torch.randint(classes, (1000,))
+        theirs = multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=15, norm="l1")
+        assert predictive_scores(probabilities, labels)["ece"] == pytest.approx(float(theirs), abs=1e-6)
+
+    def test_ece_of_millions_of_items_is_that_of_a_few(self):
+        """In single precision a bin with 2²⁴ items would take no more of them."""
+        sums, (probabilities, labels) = ItemSums(), (binary([0.9] * 4 + [0.6] * 4), torch.tensor([0, 0, 0, 1, 0, 0, 1, 1]))
+        sums.add(probabilities, labels)
+        one = sums.means()["ece"]
+        for _ in range(24):
+            sums.items, sums.gaps = 2 * sums.items, 2 * sums.gaps
+        sums.add(probabilities, labels)
+        assert float(sums.gaps.abs().sum()) == pytest.approx(one * sums.items, rel=1e-12)
+
+    def test_nothing_has_no_scores(self):
+        assert all(value != value for value in predictive_scores(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)).values())
 
     def test_other_scores(self):
         """NLL in nats, and a Brier score from 0 to 2 that is summed over classes."""
@@ -48,3 +78,28 @@ class TestInterval:
         scores = score(probabilities, torch.tensor([[0, 0], [1, 1]]), rate=torch.tensor([1.0, 3.0]), distortion=torch.zeros(2))
         assert (scores.episodes, scores.accuracy, scores.rate) == (2, 0.5, 2.0)
         assert scores.ci95 == pytest.approx(1.96 * 0.5)
+
+    def test_of_whole_numbers_it_is_exact(self):
+        """Though its square is a difference of large numbers."""
+        probabilities, labels = drawn(50, 12, 3), torch.randint(3, (50, 12))
+        accuracy = (probabilities.argmax(-1) == labels).double().mean(-1)
+        found = score(probabilities, labels, rate=None, distortion=torch.zeros(50)).ci95
+        assert found == pytest.approx(confidence_interval(accuracy), rel=1e-14)
+        alike = score(probabilities[:1].expand(50, -1, -1), labels[:1].expand(50, -1), rate=None, distortion=torch.zeros(50))
+        assert alike.ci95 == 0.0
+        assert alike.accuracy == float(accuracy[0])
+
+
+class TestSums:
+    def test_tasks_added_by_parts_have_the_scores_of_the_whole(self):
+        """In single precision too, but for rounding in double."""
+        probabilities, labels = drawn(90, 6, 4).float(), torch.randint(4, (90, 6))
+        rate, distortion = torch.rand(90), torch.rand(90)
+        whole = score(probabilities, labels, rate=rate, distortion=distortion)
+        sums = TaskSums()
+        for part in torch.arange(90).split(20):
+            sums.add(probabilities[part], labels[part], rate=rate[part], distortion=distortion[part])
+        assert asdict(sums.scores()) == pytest.approx(asdict(whole), rel=1e-12)
+        assert whole.nll == pytest.approx(float(-probabilities.gather(-1, labels[..., None]).log().mean()), rel=1e-6)
+        assert (whole.rate, whole.distortion) == pytest.approx((float(rate.mean()), float(distortion.mean())), rel=1e-6)
+        assert score(probabilities, labels, rate=None, distortion=distortion).rate is None

@@ -1,5 +1,6 @@
 """The predictive distribution, read from traces: exact where it is known, and the same whatever tasks share a batch."""
 
+import gc
 import math
 from dataclasses import asdict
 
@@ -286,6 +287,21 @@ class TestEvaluate:
             assert numbers[0] == pytest.approx(numbers[1], rel=1e-12)
         if "prior" not in options:
             assert len(steps) == 2 * guide.steps, "two batches, each unrolled once"
+
+    def test_memory_does_not_grow_with_the_number_of_tasks(self):
+        """Of a batch nothing is left but sums: as many numbers are held before the last one as before the second."""
+        model, guide = build()
+        held, known, batch = [], self.sampler(), iter(range(8))
+
+        class Watched:
+            def sample(self, count, seed):
+                if next(batch) in (1, 7):
+                    held.append(sum(one.numel() for one in gc.get_objects() if issubclass(type(one), torch.Tensor)))
+                return known.sample(count, seed=seed)
+
+        evaluate_readings(model, readings(guide), Watched(), tasks=400, seed=3, num_samples=2)
+        second, last = held
+        assert last - second < 50, "where 300 tasks are scored between them"
 
     def test_parts_of_a_batch_take_its_draws(self, monkeypatch):
         model, guide = build()
