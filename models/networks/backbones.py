@@ -42,21 +42,32 @@ def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
         ``num_features``.
 
     Raises:
-        ValueError: an unknown name, or images too small for the network.
+        ValueError: an unknown name, a width of 0, or images too small for the network.
     """
     channels, height, width = image_shape
     if conv := re.fullmatch(r"conv4-(\d+)", name):
         if min(height, width) < 16:
             raise ValueError(f"{name} needs images of at least 16×16 pixels, not {height}×{width}")
-        widths = (64, 64, 128, 128) if name == Backbone.CONV4_128 else 4 * (int(conv[1]),)
+        widths = (64, 64, 128, 128) if name == Backbone.CONV4_128 else 4 * (as_width(conv[1], name),)
         return Conv4(channels, widths, height, width)
     if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
-        return WideResNet(channels, depth=int(wide[1]), width=int(wide[2]), stem_stride=2 if height > 48 else 1)
+        return WideResNet(channels, depth=int(wide[1]), width=as_width(wide[2], name), stem_stride=2 if height > 48 else 1)
     if name == Backbone.VGG9:
         if min(height, width) < 32:
             raise ValueError(f"{name} needs images of at least 32×32 pixels, not {height}×{width}")
         return vgg9(channels)
     return library_backbone(name, image_shape)
+
+
+def as_width(digits: str, name: str) -> int:
+    """The width that a network's ``name`` ends with.
+
+    Raises:
+        ValueError: it is 0.
+    """
+    if not int(digits):
+        raise ValueError(f"{name} has no units: give a width of 1 or more")
+    return int(digits)
 
 
 class Conv4(nn.Sequential):

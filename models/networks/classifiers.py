@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from data.errors import UserError
-from models.networks.backbones import Standardize, build_backbone
+from models.networks.backbones import Standardize, as_width, build_backbone
 from models.networks.feature_network import FeatureNetwork
 from models.networks.pretrained import load_exactly, read_file, tables
 
@@ -29,12 +29,12 @@ def build_network(name: str, item_shape: tuple[int, ...], outputs: int, *, hidde
         hidden: widths of ``mlp``.
 
     Raises:
-        ValueError: unknown name, or items the network cannot take.
+        ValueError: unknown name, a width of 0, or items the network cannot take.
     """
     is_image = len(item_shape) == 3
     start: list[nn.Module] = [Standardize(item_shape[0])] if is_image else []
     if wide := re.fullmatch(r"mlp-(\d+)", name):
-        name, hidden = "mlp", 4 * (int(wide[1]),)
+        name, hidden = "mlp", 4 * (as_width(wide[1], name),)
     if name == "mlp":
         activation = nn.ReLU if is_image else nn.Tanh  # smooth functions for regression
         return nn.Sequential(*start, nn.Flatten(), *mlp(math.prod(item_shape), hidden, outputs, activation))

@@ -75,6 +75,12 @@ class TestPretrained:
             pretrained_network(name, str(file) if content is not None else "weights", (3, 32, 32))
 
 
+@pytest.mark.parametrize("name", ["conv4-0", "wrn-10-0", "mlp-0"])
+def test_networks_have_units(name):
+    with pytest.raises(ValueError, match=f"{name} has no units: give a width of 1 or more"):
+        build_network(name, (3, 32, 32), 5)
+
+
 def test_frozen_networks_compute_the_same_and_learn_nothing():
     torch.manual_seed(0)
     network = get_model("shufflenet_v2_x0_5", weights=None)
