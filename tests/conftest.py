@@ -34,6 +34,14 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def threads():
+    """Sets how many threads an operation of torch's takes, for the test alone."""
+    known = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(known)
+
+
 LONGEST = ("test_notebooks.py", "test_distributed.py", "test_svi_sib.py", "test_svi_vid.py")
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.models import get_model
 
+from data.errors import UserError
 from data.items import LabelledItems, SupervisedData
 from data.regression import load_curve
 from inference import svi_bnn
@@ -20,6 +21,11 @@ def test_beta_of_the_best_nll_is_chosen():
     """Not of the best distortion or rate, nor of the worst NLL."""
     records = [{"beta": beta, "nll": nll, "distortion": beta, "rate": -beta} for beta, nll in ((0.1, 2.0), (1, 1.0), (10, 3.0))]
     assert choose_beta(records) == 1
+
+
+def test_a_validation_that_leaves_nothing_to_train_on_is_refused():
+    with pytest.raises(UserError, match=r"`validation=0\.9` takes all of 4 training items: leave some"):
+        split_validation(items(4), 0.9, seed=0)
 
 
 def test_the_chosen_beta_is_trained_on_all_items(monkeypatch, tmp_path):

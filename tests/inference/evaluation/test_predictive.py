@@ -288,6 +288,16 @@ class TestEvaluate:
         if "prior" not in options:
             assert len(steps) == 2 * guide.steps, "two batches, each unrolled once"
 
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
+    def test_scores_do_not_depend_on_the_number_of_threads_but_by_rounding(self, dtype, tolerance, threads):
+        model, guide = build()
+        found = []
+        for number in (1, 2):
+            threads(number)
+            scores = evaluate(model.to(dtype), guide.to(dtype), self.sampler(), tasks=120, seed=3)
+            found.append(asdict(scores))
+        assert found[0] == pytest.approx(found[1], rel=tolerance)
+
     def test_memory_does_not_grow_with_the_number_of_tasks(self):
         """Of a batch nothing is left but sums: as many numbers are held before the last one as before the second."""
         model, guide = build()

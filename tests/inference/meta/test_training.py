@@ -51,6 +51,21 @@ def test_a_step_is_the_objective_per_task_over_every_step():
     torch.testing.assert_close(module.logged["train/rate"], terms.rate.detach() / 8)
 
 
+def test_a_step_does_not_depend_on_the_number_of_threads_but_by_rounding(threads):
+    """Enough tasks that torch shares them out."""
+    module, found = training(*build()), []
+    module.schedule = replace(SCHEDULE, batch=400)
+    for number in (1, 2):
+        threads(number)
+        module.zero_grad()
+        loss = module.training_step(0, 0)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in module.parameters() if p.grad is not None)])
+    assert len(found[0]) > 4
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
 def test_every_step_of_every_epoch_has_tasks_of_its_own():
     module, seen = training(*build()), []
     sample = module.training_tasks.sample

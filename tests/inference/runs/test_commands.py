@@ -1,7 +1,9 @@
 """The command line: the lines it answers bad options with, YAML files, and exit codes."""
 
+import io
 import json
 import os
+import signal
 import warnings
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ from inference.runs.commands import (
     notes,
     read_command,
     run_command,
+    run_process,
     write_metrics,
 )
 from inference.runs.folder import RunFolder
@@ -157,6 +160,29 @@ def test_exit_codes(capsys):
         assert text in capsys.readouterr().err
     with pytest.raises(RuntimeError):
         run_command(fail(RuntimeError("a fault of ours keeps its traceback")))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_in_an_encoding_without_beta_is_no_traceback(encoding, monkeypatch):
+    """As in the C locale; and a file name that is no text."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr("sys.stdout", streams[0])
+    monkeypatch.setattr("sys.stderr", streams[1])
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: None)
+    usual = signal.getsignal(signal.SIGINT)
+
+    def main(_):
+        print("β = 1")
+        raise UserError("no file β\udcff.png")
+
+    try:
+        run_process(main)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert ended == [2]
+    assert [stream.buffer.getvalue() for stream in streams] == [b"\\u03b2 = 1\n", b"error: no file \\u03b2\\udcff.png\n"]
 
 
 def test_very_long_errors_lose_their_middle(capsys):

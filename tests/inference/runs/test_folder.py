@@ -156,6 +156,15 @@ def test_damaged_seconds_are_one_line(content, tmp_path):
         run.seconds()
 
 
+@pytest.mark.parametrize("content", [DAMAGE["deep"], DAMAGE["no text"], DAMAGE["of others"], DAMAGE["nothing"], b"3", b"{"])
+def test_damaged_metrics_are_one_line(content, tmp_path):
+    run = RunFolder.create(tmp_path / "run", "test", "")
+    run.metrics.write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.json is (missing or damaged|damaged|of no run)") as error:
+        run.results()
+    assert "\n" not in str(error.value)
+
+
 def test_what_a_kill_left_of_a_file_outside_of_runs_is_cleared(tmp_path, monkeypatch):
     """Other files stay, and all of it where another process may still be writing."""
     names = {".a[1].0.12.json", ".a[1].0.13", ".a[1].txt", ".a1.0.12.json", "a[1].0.12.json"}
