@@ -100,8 +100,10 @@ class Study(ABC, Generic[Options, Data, Fitted]):
         with main_prints(), notes(), ExitStack() as work:
             if run is not None:
                 work.enter_context(working_in(run))
-            elif (out := self.options.out) is not None:
-                agree(lambda: RunFolder(out).check_new())  # before data are read
+            else:  # before data are read
+                self.options.loop.check()
+                if (out := self.options.out) is not None:
+                    agree(lambda: RunFolder(out).check_new())
             data = self.load()
             self.check(data)
             if run is None:

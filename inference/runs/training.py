@@ -63,6 +63,16 @@ class Loop:
         """The same in single precision, or double where that is asked for: for small models that lose by less."""
         return replace(self, precision="64-true" if self.precision == "64-true" else "32-true")
 
+    def check(self) -> None:
+        """Refuse what Lightning would train in another precision than it was told.
+
+        Raises:
+            UserError: half precision of GPUs, without one.
+        """
+        gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        if self.precision == "16-mixed" and not gpu:
+            raise UserError("`precision=16-mixed` needs a GPU: `precision=bf16-mixed` is for both")
+
 
 def train(
     module: lightning.LightningModule,
@@ -93,8 +103,9 @@ def train(
         accumulate: steps whose gradients are added up before the parameters move.
 
     Raises:
-        UserError: the checkpoint is damaged or of another configuration.
+        UserError: the checkpoint is damaged or of another configuration, or the device has no such precision.
     """
+    loop.check()
     folder = run.checkpoints / stage
     start = start_of(folder, module)
     best, begun = folder / BEST, Begun()

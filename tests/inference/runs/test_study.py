@@ -4,6 +4,7 @@ import json
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from data.errors import UserError
 from inference.runs.folder import RunFolder
@@ -136,6 +137,15 @@ def test_a_path_that_cannot_be_is_refused_before_data_are_read(out):
         study.run()
     assert study.done == []
     assert len(str(raised.value)) < 300
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_half_precision_of_gpus_is_refused_before_data_are_read(tmp_path):
+    study = Steps(RunOptions(out=str(tmp_path / "run"), precision="16-mixed"))
+    with pytest.raises(UserError, match="`precision=16-mixed` needs a GPU"):
+        study.run()
+    assert study.done == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_continued_in_its_folder(options, tmp_path):

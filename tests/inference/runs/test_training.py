@@ -44,6 +44,13 @@ def saved(path):
     return torch.load(path / "checkpoints/stage/last.ckpt", weights_only=True)["state_dict"]["weight"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_precision_is_not_replaced_by_another(tmp_path):
+    with pytest.raises(UserError, match="`precision=16-mixed` needs a GPU: `precision=bf16-mixed` is for both"):
+        train(Module(lambda now, loss: loss), Loop("cpu", precision="16-mixed"), RunFolder(tmp_path), "stage", epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("step", [0, 19, 20, 33])
 def test_the_first_bad_step_is_named_and_the_last_good_checkpoint_kept(step, tmp_path):
     module = Module(lambda now, loss: loss * torch.nan if now == step else loss)
