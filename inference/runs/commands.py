@@ -35,6 +35,7 @@ from inference.runs.options import (
     check_names,
     options_from_yaml,
     options_to_yaml,
+    refuse_beyond,
     refuse_value,
 )
 from inference.runs.processes import is_main
@@ -195,6 +196,7 @@ class OptionParser(jsonargparse.ArgumentParser):
         for word, following in itertools.zip_longest(self.words, self.words[1:], fillvalue=""):
             if (flag := word.partition("="))[0] == "--config":
                 check_text(flag[2] if flag[1] else following)
+        refuse_beyond(self.options, self.given())
         return super().parse_args(self.words, *rest, **settings)
 
     def joined(self, words: Sequence[str]) -> list[str]:
@@ -325,7 +327,7 @@ def read_command(
 
 def given_value(options: type[Options], name: str, arguments: Sequence[str] | None) -> Any:
     """What a command line says of one option, before anything is checked: by its flag, in its ``--config`` file, or in the run
-    folder that it continues; ``None`` where it says nothing.
+    folder that it continues; ``None`` where it says nothing, or what no option is: a list, or names and values.
 
     Args:
         options: of the command.
@@ -335,10 +337,10 @@ def given_value(options: type[Options], name: str, arguments: Sequence[str] | No
     parser = OptionParser(options, "", "")
     parser.words = parser.joined([underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)])
     given = parser.given()
-    if "resume" in given:
+    if isinstance(given.get("resume"), str):
         parser.words = [f"--config={RunFolder(given['resume']).config}"]
         given = parser.given()
-    return given.get(name)
+    return None if isinstance(given.get(name), list | dict) else given.get(name)
 
 
 def write_metrics(

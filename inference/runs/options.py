@@ -122,9 +122,7 @@ def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, A
         UserError: a value does not fit its option's type.
     """
     given = {name: natural(value) for name, value in given.items()}
-    for name, value in given.items():
-        if isinstance(value, int) and abs(value) > 10**300:  # float() raises another error than jsonargparse knows
-            refuse_value(options, f'Parser key "{name}": out of range', given)
+    refuse_beyond(options, given)
     try:
         parsed = value_parser(options).parse_object(dict(given))  # type: ignore[arg-type]
     except jsonargparse.ArgumentError as error:
@@ -134,6 +132,21 @@ def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, A
         if value is None and type(None) not in get_args(hints[name]):
             refuse_value(options, f'Parser key "{name}": not given', {name: "null"})
     return {name: settle(value, hints[name]) for name, value in vars(parsed).items()}
+
+
+def refuse_beyond(options: type[Options], given: Mapping[str, Any]) -> None:
+    """Refuse whole numbers that no float holds, for which ``float`` raises another error than jsonargparse knows.
+
+    Args:
+        options: known by their fields.
+        given: name -> value.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name in {field.name for field in fields(options)} & set(given):
+        if isinstance(value := given[name], int) and abs(value) > 10**300:
+            refuse_value(options, f'Parser key "{name}": out of range', given)
 
 
 def natural(value: Any) -> Any:

@@ -136,6 +136,24 @@ def test_a_configuration_that_is_no_text_is_one_line(make, said, tmp_path):
     assert given_value(SibOptions, "data", ["--config", str(file)]) is None
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"power": 10**400}, "--power 1000.*: must be a number, above 0"),
+        ({"seed": -(10**400)}, "--seed -1000.*: must be a whole number, 0 or more"),
+        ({"data": {"": "a"}}, "--data .*: must be text"),
+        ({"data": ["glyphs"]}, "--data .*: must be text"),
+        ({"resume": ["runs/x"]}, "--resume "),
+    ],
+)
+def test_a_configuration_with_values_of_another_kind_is_one_line(content, said, tmp_path):
+    (file := tmp_path / "odd.yaml").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said) as raised:
+        read("--config", str(file))
+    assert "\n" not in str(raised.value)
+    assert given_value(SibOptions, "data", ["--config", str(file)]) is None
+
+
 def test_a_missing_option_is_one_line():
     """Also where nothing at all was typed."""
     with pytest.raises(UserError, match="`run` must be given"):
