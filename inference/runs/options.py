@@ -131,6 +131,8 @@ def read_values(options: type[Options], given: Mapping[str, Any]) -> dict[str, A
     for name, value in vars(parsed).items():  # jsonargparse takes null for "not given", whatever the type
         if value is None and type(None) not in get_args(hints[name]):
             refuse_value(options, f'Parser key "{name}": not given', {name: "null"})
+        if value == "" and str in (hints[name], *get_args(hints[name])):  # not the same as none
+            raise UserError(f"`{name}` is empty: give a value, or leave it out")
     return {name: settle(value, hints[name]) for name, value in vars(parsed).items()}
 
 

@@ -60,7 +60,7 @@ def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
 
 
 def as_width(digits: str, name: str) -> int:
-    """The width that a network's ``name`` ends with.
+    """The width, in ``digits``, that a network's ``name`` ends with.
 
     Raises:
         ValueError: it is 0.

@@ -81,6 +81,8 @@ def test_run_folders_of_the_first_version_are_read():
         ({"devices": 1000}, "`devices=1000` are more processes than this machine can run side by side"),
         ({"precision": "nonsense"}, "choose 32-true, 64-true, 16-mixed, bf16-mixed, bf16-true"),
         ({"predictor": ""}, "give at least one value"),
+        ({"features": ""}, "`features` is empty: give a value, or leave it out"),
+        ({"data": ""}, "`data` is empty: give a value, or leave it out"),
         ({"seed": -1}, "`seed=-1`: must be a whole number, 0 or more"),
         ({"rank": -1}, "`rank=-1`: must be a whole number, 0 or more"),
         ({"beta": -1}, "`beta=-1`: -1 is not a finite number, 0 or more"),
