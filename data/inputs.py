@@ -119,7 +119,7 @@ def as_targets(y: Any, class_names: Sequence[str] | None = None) -> tuple[Tensor
         y = torch.from_numpy(y)
     if y.is_complex():
         raise UserError("targets must be numbers, or names of classes, not complex numbers")
-    y = y.detach().cpu()
+    y = dense(y, "targets").cpu()
     y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
     if y.is_floating_point():
         return y if y.dtype != torch.float64 else y.to(torch.get_default_dtype()), ()
@@ -196,7 +196,7 @@ def one_tensor(item: Any, *, many: bool = False) -> Tensor:
     """One item, or ``many`` along a first dimension, as a tensor; channels first.
 
     Raises:
-        UserError: it is no tensor, array, image, image file or number.
+        UserError: it is no tensor with a number in every place, array, image, image file or number.
     """
     if isinstance(item, str | Path):
         with opened(Path(item)) as image:
@@ -204,7 +204,7 @@ def one_tensor(item: Any, *, many: bool = False) -> Tensor:
     if isinstance(item, Image.Image):
         return pil_to_tensor(flat(ImageOps.exif_transpose(item), "L" if item.mode in GREY else "RGB"))
     if isinstance(item, Tensor):
-        return item.detach()
+        return dense(item, "items")
     try:
         array = np.ascontiguousarray(item)
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -214,6 +214,18 @@ def one_tensor(item: Any, *, many: bool = False) -> Tensor:
         tensor = tensor.to(torch.get_default_dtype())
     channels_last = tensor.dim() == 3 + many and tensor.shape[-1] in CHANNELS and tensor.shape[-3] not in CHANNELS
     return tensor.movedim(-1, -3).contiguous() if channels_last else tensor
+
+
+def dense(given: Tensor, what: str) -> Tensor:
+    """The ``given`` tensor without its history; ``what`` it holds is for the message.
+
+    Raises:
+        UserError: not every number has its place in memory.
+    """
+    if given.layout != torch.strided or given.is_meta or given.is_quantized:
+        kind = "meta" if given.is_meta else "quantized" if given.is_quantized else str(given.layout).removeprefix("torch.")
+        raise UserError(f"{what} are a {kind} tensor: give one that holds every number, as x.to_dense() and x.dequantize() do")
+    return given.detach()
 
 
 CHANNELS = (1, 3)
