@@ -131,12 +131,13 @@ class TaskSums:
 
 
 def total(values: Tensor) -> float:
-    """Σ in float64."""
+    """Σ of ``values`` in float64."""
     return float(values.sum(dtype=torch.float64))
 
 
 def score(probabilities: Tensor, labels: Tensor, *, rate: Tensor | None, distortion: Tensor) -> Scores:
-    """Score predictive probabilities of tasks that are at hand; arguments as in :meth:`TaskSums.add`."""
+    """Score predictive ``probabilities`` of tasks that are at hand, with their ``labels``, ``rate`` and ``distortion`` as in
+    :meth:`TaskSums.add`."""
     sums = TaskSums()
     sums.add(probabilities, labels, rate=rate, distortion=distortion)
     return sums.scores()
