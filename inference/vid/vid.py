@@ -236,6 +236,8 @@ class VID:
             return cls(*load_saved(path, student, teacher))
         check_kind("method", method, str, "a name")
         number = as_whole(number, "number")
+        per_class = per_class if per_class is None or isinstance(per_class, str) else as_whole(per_class, "per_class", 1)
+        labels = None if labels is None else as_whole(labels, "labels")
         return cls(*load_student(run, method, per_class, labels, number, student=student, teacher=teacher))
 
     @classmethod

@@ -121,3 +121,9 @@ def test_students_fitted_to_networks_of_ones_own(tmp_path):
 def test_students_that_are_not_there_are_named(finished, arguments, message):
     with pytest.raises(UserError, match=message):
         VID.load(finished[0], *arguments)
+
+
+@pytest.mark.parametrize("name", ["per_class", "labels", "number"])
+def test_numbers_that_are_none_are_refused_before_anything_is_read(name, tmp_path):
+    with pytest.raises(UserError, match=f"`{name}=.*` must be a whole number"):
+        VID.load(tmp_path, **{name: torch.ones(2).half()})
