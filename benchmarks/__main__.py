@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--rounds", type=int, default=60, help="fewer where a step is long")
     made.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: computing time of all threads, on a busy machine")
+    made.add_argument("--picture", type=Path, help="where to draw what growth finds")
     made.add_argument("--json", type=Path, help="where to write all numbers")
     return made
 

@@ -8,8 +8,8 @@ import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pyro
 import pyro.distributions as dist
@@ -34,39 +34,69 @@ BATCHES = (128, 512)
 SIZES = (784, 400, 400, 10)
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a library minimises on a batch.
+
+    Attributes:
+        loss: of one evaluation, a scalar.
+        parameters: all of them.
+        means: of the weights, layer by layer, where they are at hand.
+        items: of which ``loss`` is the sum, where it is not the mean.
+    """
+
+    loss: Callable[[], Tensor]
+    parameters: Iterable[nn.Parameter]
+    means: Sequence[Tensor] = ()
+    items: int = 1
+
+    def step(self) -> Callable[[], None]:
+        """A training step."""
+        optimizer = torch.optim.Adam(self.parameters, 1e-3, fused=True)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            self.loss().backward()
+            optimizer.step()
+
+        return step
+
+    def variance(self, draws: int) -> float:
+        """Of the gradient with respect to the means, summed over the weights, of a loss per item."""
+        total = squares = 0.0
+        for _ in range(draws):
+            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(self.loss(), self.means)]).double() / self.items
+            total, squares = total + gradient, squares + gradient.square()
+        return float((squares - total**2 / draws).sum() / (draws - 1))
+
+
 def network() -> nn.Sequential:
-    """The network itself."""
+    """The network itself, the same for all."""
+    torch.manual_seed(0)
     return nn.Sequential(*mlp(SIZES[0], SIZES[1:-1], SIZES[-1]))
 
 
-def deterministic(x: Tensor, y: Tensor) -> Callable[[], None]:
+def place(means: Iterable[Tensor]) -> None:
+    """Put the network's weights into ``means``, layer by layer."""
+    for mean, weight in zip(means, network().parameters(), strict=True):
+        mean.data.copy_(weight)
+
+
+def deterministic(x: Tensor, y: Tensor) -> Objective:
     """Maximum likelihood."""
     net = network()
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-
-    return step
+    return Objective(lambda: F.cross_entropy(net(x), y), net.parameters())
 
 
-def ours(x: Tensor, y: Tensor, posteriors: int) -> Callable[[], None]:
+def ours(x: Tensor, y: Tensor, posteriors: int) -> Objective:
     """Local reparameterization: a draw for each example."""
     model = BayesianNetwork(network(), num_data=N, posteriors=posteriors)
     guide = MeanFieldGuide(model.initial_weights(posteriors), SCALE)
     objective = RateDistortionELBO(beta=1.0)(model, guide)
-    optimizer = torch.optim.Adam(guide.parameters(), 1e-3, fused=True)
     if posteriors > 1:
         x, y = x.expand(posteriors, *x.shape).clone(), y.expand(posteriors, -1)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        objective(x, y).backward()
-        optimizer.step()
-
-    return step
+    means = dict(guide.named_parameters())["standard_loc"]
+    return Objective(lambda: objective(x, y), guide.parameters(), [means], N)
 
 
 class PlainPyro(PyroModule):
@@ -88,20 +118,13 @@ class PlainPyro(PyroModule):
             pyro.sample("labels", dist.Categorical(logits=logits), obs=y)
 
 
-def plain_pyro(x: Tensor, y: Tensor) -> Callable[[], None]:
+def plain_pyro(x: Tensor, y: Tensor) -> Objective:
     """One draw of the weights for the batch, by Pyro alone."""
     model = PlainPyro()
     guide = AutoNormal(model, init_scale=SCALE)
     objective = Trace_ELBO()(model, guide)
     objective(x, y)
-    optimizer = torch.optim.Adam(guide.parameters(), 1e-3, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        objective(x, y).backward()
-        optimizer.step()
-
-    return step
+    return Objective(lambda: objective(x, y), guide.parameters())
 
 
 def tyxe_step(x: Tensor, y: Tensor, folder: str) -> Callable[[], None]:
@@ -127,24 +150,19 @@ def tyxe_step(x: Tensor, y: Tensor, folder: str) -> Callable[[], None]:
     return step
 
 
-def bayesian_torch_step(x: Tensor, y: Tensor, kind: str) -> Callable[[], None]:
+def bayesian_torch(x: Tensor, y: Tensor, kind: str) -> Objective:
     """bayesian-torch, ``Reparameterization`` (one draw of the weights for the batch) or ``Flipout``."""
     from bayesian_torch.models.dnn_to_bnn import dnn_to_bnn, get_kl_loss
 
     net = network()
     options = {"prior_mu": 0.0, "prior_sigma": 1.0, "posterior_mu_init": 0.0, "moped_enable": False, "moped_delta": 0.5}
     dnn_to_bnn(net, options | {"posterior_rho_init": math.log(math.expm1(SCALE)), "type": kind})
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        (F.cross_entropy(net(x), y) + get_kl_loss(net) / N).backward()
-        optimizer.step()
-
-    return step
+    means = [parameter for name, parameter in net.named_parameters() if ".mu_" in name]
+    place(means)
+    return Objective(lambda: F.cross_entropy(net(x), y) + get_kl_loss(net) / N, net.parameters(), means)
 
 
-def blitz_step(x: Tensor, y: Tensor) -> Callable[[], None]:
+def blitz(x: Tensor, y: Tensor) -> Objective:
     """blitz: one draw of the weights for the batch."""
     from blitz.modules import BayesianLinear
     from blitz.utils import variational_estimator
@@ -156,40 +174,43 @@ def blitz_step(x: Tensor, y: Tensor) -> Callable[[], None]:
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(SIZES):
         layers += [BayesianLinear(inputs, outputs, posterior_rho_init=math.log(math.expm1(SCALE))), nn.ReLU()]
-    net = Net(*layers[:-1])
-    optimizer, loss = torch.optim.Adam(net.parameters(), 1e-3, fused=True), nn.CrossEntropyLoss()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        net.sample_elbo(inputs=x, labels=y, criterion=loss, sample_nbr=1, complexity_cost_weight=1 / N).backward()
-        optimizer.step()
-
-    return step
+    net, options = Net(*layers[:-1]), {"sample_nbr": 1, "complexity_cost_weight": 1 / N}
+    means = [parameter for name, parameter in net.named_parameters() if name.endswith("sampler.mu")]
+    place(means)
+    loss = lambda: net.sample_elbo(inputs=x, labels=y, criterion=nn.CrossEntropyLoss(), **options)  # noqa: E731
+    return Objective(loss, net.parameters(), means)
 
 
-def peers(x: Tensor, y: Tensor, tyxe: str | None) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Steps of the libraries that are there: see the extra ``peers``."""
+def objectives(x: Tensor, y: Tensor) -> Iterator[tuple[str, Objective]]:
+    """Ours, and those of the libraries that are there: see the extra ``peers``."""
+    yield "deterministic", deterministic(x, y)
+    yield "ours, a draw an example", ours(x, y, 1)
+    yield "ours, five posteriors", ours(x, y, 5)
     yield "PyroSample + AutoNormal, a draw a batch", plain_pyro(x, y)
     if importlib.util.find_spec("bayesian_torch"):
-        yield "bayesian-torch, a draw a batch", bayesian_torch_step(x, y, "Reparameterization")
-        yield "bayesian-torch, Flipout", bayesian_torch_step(x, y, "Flipout")
+        yield "bayesian-torch, a draw a batch", bayesian_torch(x, y, "Reparameterization")
+        yield "bayesian-torch, Flipout", bayesian_torch(x, y, "Flipout")
     if importlib.util.find_spec("blitz"):
-        yield "blitz, a draw a batch", blitz_step(x, y)
-    if tyxe:
-        yield "TyXe, a draw an example", tyxe_step(x, y, tyxe)
+        yield "blitz, a draw a batch", blitz(x, y)
 
 
 def steps(options: argparse.Namespace) -> list[Row]:
-    """``bnn-step``: beside the deterministic network, whose ratio to each row's time the table has; K = 5 is five posteriors
-    side by side."""
+    """``bnn-step``: beside the deterministic network, whose ratio to each row's time the table has, and how noisy the gradient
+    of one network's means is, as a multiple of ours."""
     keep_freed_memory()  # for all of them
     rows = []
     for batch in options.batch or BATCHES:
         torch.manual_seed(0)
         x, y = torch.randn(batch, SIZES[0]), torch.randint(SIZES[-1], (batch,))
-        programs = {"deterministic": deterministic(x, y), "ours, a draw an example": ours(x, y, 1)}
-        programs |= {"ours, five posteriors": ours(x, y, 5)} | dict(peers(x, y, options.tyxe))
-        group = f"batch {batch}"
-        found = interleave("bnn-step", group, programs, rounds=options.rounds, clock=options.clock)
-        rows += [replace(row, extra={"× deterministic": row.seconds / found[0].seconds}) for row in found]
+        made = dict(objectives(x, y))
+        single = {name: one for name, one in made.items() if one.means and name != "ours, five posteriors"}
+        noise = {name: one.variance(options.rounds) for name, one in single.items()}
+        programs = {name: one.step() for name, one in made.items()}
+        if options.tyxe:
+            programs["TyXe, a draw an example"] = tyxe_step(x, y, options.tyxe)
+        for row in interleave("bnn-step", f"batch {batch}", programs, rounds=options.rounds, clock=options.clock):
+            extra = {"× deterministic": 1 / row.ratio}
+            if row.name in noise:
+                extra["gradient's variance × ours"] = noise[row.name] / noise["ours, a draw an example"]
+            rows.append(replace(row, extra=extra))
     return rows

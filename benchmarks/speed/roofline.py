@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.speed.bnn import SIZES, deterministic
-from benchmarks.speed.bnn import ours as bnn_step
+from benchmarks.speed.bnn import ours as bnn_objective
 from benchmarks.speed.sib import DEFAULT, ITS_SETTING, bank_of, evaluate_all, ours, training_step
 from benchmarks.speed.timing import Row, interleave
 from data.episodes import EpisodeSampler, TaskSpec
@@ -23,15 +23,23 @@ SIDE = 1024  # of the plain product
 COPIED = 2**24  # floats of the plain copy, far more than the caches hold
 
 
-class CountBytes(TorchDispatchMode):
-    """Counts what operators read and write, each argument and result once; views move nothing."""
+class Count(TorchDispatchMode):
+    """Counts what operators compute and move.
+
+    Attributes:
+        flops: floating-point operations of matrix products and convolutions, as PyTorch counts them.
+        bytes: that are read and written, each argument and result once; views move nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
+        self.flops = self.bytes = 0.0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
         if not func.is_view:
             tensors = {id(t): t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
             self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())
@@ -39,12 +47,10 @@ class CountBytes(TorchDispatchMode):
 
 
 def counted(program: Callable) -> tuple[float, float]:
-    """Floating-point operations of the matrix products and convolutions of one call, and bytes that it moves."""
-    with FlopCounterMode(display=False) as flops:
+    """Floating-point operations of one call, and bytes that it moves."""
+    with Count() as count:
         program()
-    with CountBytes() as moved:
-        program()
-    return float(flops.get_total_flops()), float(moved.bytes)
+    return count.flops, count.bytes
 
 
 def roofline(options: argparse.Namespace) -> list[Row]:
@@ -67,7 +73,8 @@ def roofline(options: argparse.Namespace) -> list[Row]:
         programs[f"SIB step, {name}, 256 tasks"] = training_step(objective, sampler, 256)
         programs[f"SIB evaluation, {name}, 50 tasks"] = evaluate_all(objective, sampler, 50)
     x, y = torch.randn(512, SIZES[0]), torch.randint(SIZES[-1], (512,))
-    programs |= {"deterministic step, batch 512": deterministic(x, y), "β-BNN step, batch 512": bnn_step(x, y, 1)}
+    programs |= {"deterministic step, batch 512": deterministic(x, y).step()}
+    programs["β-BNN step, batch 512"] = bnn_objective(x, y, 1).step()
     rows = interleave("roofline", "this machine", programs, rounds=max(5, options.rounds // 4), clock=options.clock)
     numbers = {name: counted(program) for name, program in programs.items()}
     best_flops, best_bytes = 2 * SIDE**3 / rows[0].seconds, 8 * COPIED / rows[1].seconds

@@ -114,7 +114,8 @@ def local(
     Source: Kingma, Salimans and Welling 2015, equation 6.
     """
     if func is F.linear and inputs.dim() == 2 and bias is not None:
-        return LocalLinear.apply(inputs, weight.loc, weight.variance, bias.loc, bias.variance, weight.places)[0]
+        layer = MappedLocalLinear if torch._C._are_functorch_transforms_active() else LocalLinear
+        return layer.apply(inputs, weight.loc, weight.variance, bias.loc, bias.variance, weight.places)
     mean = func(inputs, weight.loc, None if bias is None else bias.loc, **options)
     variance = func(inputs.square(), weight.variance, None if bias is None else bias.variance, **options)
     if bias is None:  # a variance may be 0, where the root has no gradient
@@ -132,24 +133,25 @@ class LocalLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        inputs: Tensor, weight: Tensor, variance: Tensor, bias: Tensor, bias_variance: Tensor, places: Places | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The outputs, ε/s, and x²."""
+        ctx,
+        inputs: Tensor,
+        weight: Tensor,
+        variance: Tensor,
+        bias: Tensor,
+        bias_variance: Tensor,
+        places: Places | None,
+    ) -> Tensor:
         squares = inputs * inputs
         scale = affine(bias_variance, squares, variance).sqrt_()
         noise = plate_noise(scale.shape, scale, -2)
         outputs = affine(bias, inputs, weight).addcmul_(scale, noise)
-        return outputs, noise.div_(scale), squares
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs[:3], *output[1:])
-        ctx.places = inputs[5] or (None, None)
+        ctx.save_for_backward(inputs, weight, variance, noise.div_(scale), squares)
+        ctx.places = places or (None, None)
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor, *_):
+    def backward(ctx, gradient: Tensor):
         inputs, weight, variance, ratio, squares = (t.to(gradient.dtype) for t in ctx.saved_tensors)  # under autocast
         spread = gradient * ratio  # twice the gradient with respect to the outputs' variance
         to_inputs = None
@@ -165,15 +167,26 @@ class LocalLinear(torch.autograd.Function):
             None,
         )
 
+
+class MappedLocalLinear(torch.autograd.Function):
+    """:class:`LocalLinear` inside ``vmap``: all copies in one call, along a dimension of their own. A class apart, for PyTorch
+    looks up the signature of such a function whenever it is called."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        raise NotImplementedError("outside of vmap it is LocalLinear")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        """There is nothing to keep: :meth:`vmap` has the gradient of what it calls."""
+
     @staticmethod
     def vmap(info, in_dims, *arguments):
-        """All copies in one call, along a dimension of their own."""
-
         def rows(tensor: Any, dim: int | None) -> Any:
             return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
         *tensors, places = arguments
-        return LocalLinear.apply(*map(rows, tensors, in_dims), places), (0, 0, 0)
+        return LocalLinear.apply(*map(rows, tensors, in_dims), places), 0
 
 
 def affine(bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
@@ -188,8 +201,8 @@ def weight_gradient(gradient: Tensor, inputs: Tensor, place: Place | None, facto
     found = None if place is None else place()
     if found is None or found.dtype != gradient.dtype:
         found = gradient.new_empty(*gradient.shape[:-2], gradient.shape[-1], inputs.shape[-1])
-    product = found.addmm_ if found.dim() == 2 else found.baddbmm_
-    return product(gradient.mT, inputs, beta=0, alpha=factor)
+    product = torch.addmm if found.dim() == 2 else torch.baddbmm
+    return product(found, gradient.mT, inputs, beta=0, alpha=factor, out=found)
 
 
 def flipout(

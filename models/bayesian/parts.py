@@ -17,16 +17,16 @@ class Gradient:
     Args:
         vector: whose gradient it is.
         shapes: of the parts, in order.
+
+    Attributes:
+        places: a function for each part, which gives where its gradient belongs, not written yet.
     """
 
     def __init__(self, vector: Tensor, shapes: Sequence[torch.Size]) -> None:
         self.like, self.shapes = vector.detach(), shapes
+        self.places: tuple[Place, ...] = tuple(functools.partial(self.part, i) for i in range(len(shapes)))
         self.vector: Tensor | None = None
-
-    @functools.cached_property
-    def places(self) -> tuple[Place, ...]:
-        """A function for each part, which gives where its gradient belongs, not written yet."""
-        return tuple(functools.partial(self.part, i) for i in range(len(self.shapes)))
+        self.parts: tuple[Tensor, ...] = ()
 
     def part(self, index: int) -> Tensor:
         """The place of the part with this ``index``."""
@@ -37,8 +37,8 @@ class Gradient:
 
     def collect(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """The whole of it: ``gradients`` of the parts that are elsewhere are copied to their places."""
-        for index, gradient in enumerate(gradients):
-            place = self.part(index)
+        self.part(0)
+        for place, gradient in zip(self.parts, gradients, strict=True):
             if gradient is None:
                 place.zero_()
             elif gradient is not place:

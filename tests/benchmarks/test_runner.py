@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.speed import timing
-from benchmarks.speed.growth import peak_memory
+from benchmarks.speed import growth, timing
 from benchmarks.speed.roofline import counted
 from benchmarks.speed.timing import interleave
 
@@ -46,7 +45,7 @@ def test_a_case_writes_its_numbers(tmp_path, capsys, monkeypatch):
     assert found["options"]["batch"] == [4]
     printed = capsys.readouterr().out
     assert all(row.name in printed for row in rows)
-    assert rows[1].extra["× deterministic"] == pytest.approx(rows[1].seconds / rows[0].seconds)
+    assert rows[1].extra["× deterministic"] == pytest.approx(1 / rows[1].ratio)
 
 
 def test_operations_and_bytes_of_a_product_are_known():
@@ -57,5 +56,14 @@ def test_operations_and_bytes_of_a_product_are_known():
 
 
 def test_memory_is_what_a_program_holds_at_most():
-    held = peak_memory(lambda: torch.ones(2**24).add_(1).sum())
+    held = growth.peak_memory(lambda: torch.ones(2**24).add_(1).sum())
     assert 60 < held < 80, "64 MiB"
+
+
+def test_exponents_are_those_of_a_power_law():
+    sizes = (1, 2, 4)
+    rows = [
+        timing.Row("growth", "against K", f"K = {n}", 3.0 * n**2, 0, 1, 1, 1, {"size": n, "MiB": 5 * n**0.5}) for n in sizes
+    ]
+    found = growth.exponents(rows)
+    assert list(found.values()) == pytest.approx([2, 2, 0.5, 0.5])

@@ -13,7 +13,7 @@ from torch import nn
 from guides.low_rank import LowRankGuide
 from guides.mean_field import MeanFieldGuide, PointGuide
 from inference.elbo import RateDistortionELBO
-from models.bayesian.draws import DrawWhereUsed, Estimator, LocalLinear, call
+from models.bayesian.draws import DrawWhereUsed, Estimator, call, local
 from models.bayesian.network import BayesianNetwork
 from models.bayesian.weight_priors import GaussianWeightPrior
 from models.distributions.diagonal import GaussianWeights
@@ -97,6 +97,9 @@ class TestEstimators:
             scale = F.linear(x.square(), variance, bias_variance).sqrt()
             return F.linear(x, weight, bias) + scale * torch.randn_like(scale)
 
+        def written_out(x, *parts):
+            return local(F.linear, x, GaussianWeights(*parts[:2]), GaussianWeights(*parts[2:]), {})
+
         parts = [
             torch.randn(2, 5, 4),
             layer.weight.expand(2, 3, 4),
@@ -106,7 +109,7 @@ class TestEstimators:
         ]
         for take in (lambda t: t[0], lambda t: t):
             gradients = []
-            for function in (automatic, lambda *a: LocalLinear.apply(*a)[0]):
+            for function in (automatic, written_out):
                 leaves = [take(p).detach().clone().requires_grad_() for p in parts]
                 torch.manual_seed(0)
                 several = leaves[0].dim() == 3
