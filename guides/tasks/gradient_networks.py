@@ -138,8 +138,8 @@ class EquivariantGradient(GradientNetwork):
         first, _, second, _, last = parts
         weight, bias = first.weight[:, :NUM_PAIR_FEATURES], first.bias
         if self.counted:  # equal for all pairs, so part of the bias
-            known = zip(task_features(*p.shape[-2:]), first.weight.T[NUM_PAIR_FEATURES:], strict=True)
-            bias = bias + sum(number * column for number, column in known)
+            for number, column in zip(task_features(*p.shape[-2:]), first.weight.T[NUM_PAIR_FEATURES:], strict=True):
+                bias = torch.add(bias, column, alpha=number)
         hidden = torch.addmm(bias[:, None], weight, pair_features(log_p, p).flatten(1)).relu_()
         return columns(last, columns(second, hidden).relu_()).unflatten(1, p.shape)
 

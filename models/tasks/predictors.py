@@ -162,7 +162,7 @@ class DistancePredictor(ScaledPredictor):
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s (Σ_i v_ic f_i − w_c Σ_i v_ic)."""
-        return self.scale * (row_products(cotangent.mT, features) - weights * cotangent.sum(-2)[..., None])
+        return self.scale * (row_products(cotangent.mT, features) - weights * cotangent.mT.sum(-1, keepdim=True))
 
 
 class LinearPredictor(ScaledPredictor):
