@@ -29,7 +29,7 @@ from models.bayesian.network import BayesianNetwork
 from models.distillation.model import DistillationModel, Pair
 from models.likelihoods import GaussianLikelihood
 from models.networks.layers import features
-from models.tasks.base_and_new import BaseAndNewModel
+from models.tasks.base_and_new import BaseAndNewModel, NewOffset
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import DistancePredictor
 from models.tasks.priors import GaussianPrior, MixturePrior
@@ -154,9 +154,9 @@ class TestPyrosTools:
 def test_base_and_new_classes_under_svi_and_predictive(elbo):
     """Learning without forgetting: five known classes, of which each task has three, and two new ones."""
     prior, predictor = MixturePrior(torch.randn(5, 4), torch.ones(5, 4)), DistancePredictor()
-    start, rules = SupportMeans(4), (GradientStep(2, 4) for _ in range(2))
-    guide = BaseAndNewGuide(prior, predictor, start, EquivariantGradient(), *rules, steps=2)
-    model, known = BaseAndNewModel(prior, predictor), torch.stack([torch.randperm(5)[:3] for _ in range(6)])
+    start, offset = SupportMeans(4), NewOffset()
+    guide = BaseAndNewGuide(prior, predictor, start, EquivariantGradient(), GradientStep(2, 4), offset, steps=2)
+    model, known = BaseAndNewModel(prior, predictor, offset), torch.stack([torch.randperm(5)[:3] for _ in range(6)])
     support, queries = torch.arange(2).repeat(2).expand(6, 4), torch.randint(5, (6, 8))
     episode = BaseAndNewEpisode(torch.randn(6, 4, 4), support, torch.randn(6, 8, 4), queries, 2, known)
     before = [p.detach().clone() for p in trainable(model, guide)]

@@ -9,30 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from guides.tasks.families import PosteriorParameters
-from guides.tasks.rules import Pull, Rule
+from guides.tasks.gradient_networks import GradientNetwork
+from guides.tasks.rules import Rule
 from guides.tasks.synthetic import SyntheticGradientGuide
+from guides.tasks.unrolled import Part
 from models.plates import task_plate
-from models.tasks.base_and_new import BaseAndNewPrior, known_components
+from models.tasks.base_and_new import NewOffset, known_components
 from models.tasks.predictors import Predictor
 from models.tasks.priors import MixturePrior
 
 
 class BaseAndNewGuide(SyntheticGradientGuide):
-    """Synthetic gradient steps on the weights of base and new classes together, with queries that may belong to either.
+    """Synthetic gradient steps on the weights of new classes, with queries that may belong to base classes, too.
 
-    New classes start from their support. The base classes' weights start at their own prior components, where their rate is
-    zero, and leave them only as far as the queries pay for it. The inner steps descend each class's own KL, as the objective
-    does: of a base class to its component, of a new one to the mixture of the task's base components. Source: Hu et al. 2019,
-    section 3 (b), where base weights stay at p_ψ.
+    New classes start from their support. The base classes keep the posterior that is their own prior component, whose rate is
+    zero: the classifier that all base images taught is not moved by a task's few unlabelled queries. They are rivals in the
+    steps, where ξ sees them as one class, :class:`KnownAsOne`. The inner steps descend a new class's KL to the mixture of the
+    task's base components, as the objective does. Source: Hu et al. 2019, section 3 (b).
 
     Args:
         prior: the model's mixture.
-        predictor, start, gradient: as in :class:`~guides.tasks.unrolled.UnrolledGuide`.
-        base_rule, new_rule: how the weights of base classes move, and those of new ones.
+        predictor, start, gradient, rule: as in :class:`~guides.tasks.unrolled.UnrolledGuide`.
+        offset: the model's.
         options: of :class:`~guides.tasks.unrolled.UnrolledGuide`.
     """
 
-    prior: BaseAndNewPrior
+    prior: MixturePrior
     spread = True
 
     def __init__(
@@ -41,19 +43,36 @@ class BaseAndNewGuide(SyntheticGradientGuide):
         predictor: Predictor,
         start: nn.Module,
         gradient: nn.Module,
-        base_rule: Rule,
-        new_rule: Rule,
+        rule: Rule,
+        offset: NewOffset,
         **options: Any,
     ) -> None:
-        rule = BaseAndNewRule(base_rule, new_rule)
-        super().__init__(BaseAndNewPrior(prior), predictor, start, gradient, rule, **options)
+        super().__init__(prior, predictor, start, gradient, rule, **options)
+        self.offset = offset
 
-    def begin(
-        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int, hyperparameters: tuple[Tensor, ...]
-    ) -> PosteriorParameters:
-        """θ⁰ of the base classes, whose components are the ``hyperparameters``, then of ``rows`` rows of new classes."""
-        new = super().begin(support_x, support_y, query_x, rows, hyperparameters)
-        return PosteriorParameters(*(torch.cat(pair, dim=-2) for pair in zip(hyperparameters, new, strict=True)))
+    def evidence(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        hyperparameters: tuple[Tensor, ...] = (),
+    ) -> list[Part]:
+        """As in the base class, beside the known classes, whose components are the ``hyperparameters``."""
+        known = hyperparameters[0].shape[-2]
+        labels = None if query_y is None else query_y - known  # negative: a known class
+        parts = super().evidence(support_x, support_y, query_x, labels)
+        return [part._replace(gradient=self.beside_known(part, hyperparameters)) for part in parts]
+
+    def beside_known(self, part: Part, hyperparameters: tuple[Tensor, ...]) -> KnownAsOne:
+        """The gradient of a ``part`` of the evidence, with what the known classes say of its items: of these
+        ``hyperparameters``."""
+        loc, log_scale = hyperparameters
+        if self.family.has_rate:
+            outputs = self.predictor.mean_outputs(part.items, loc, (2 * log_scale).exp())
+        else:
+            outputs = self.predictor.outputs(part.items, loc)
+        return KnownAsOne(part.gradient, outputs.logsumexp(-1, keepdim=True) - self.offset.value)
 
     def forward(
         self,
@@ -70,60 +89,30 @@ class BaseAndNewGuide(SyntheticGradientGuide):
             θ of base and new classes, ``[..., tasks, base + way, D]``.
         """
         assert base_classes is not None
-        known = known_components(self.prior.mixture, base_classes)
-        parameters = self.read(self.unroll(support_x, support_y, query_x, query_y, way, hyperparameters=known))
-        base, new = split_rows(parameters, base_classes.shape[-1])
+        known = PosteriorParameters(*known_components(self.prior, base_classes))
+        new = self.read(self.unroll(support_x, support_y, query_x, query_y, way, hyperparameters=known))
+        base = PosteriorParameters(*(part.expand(*new.loc.shape[:-2], *part.shape[-2:]) for part in known))
         with task_plate(query_x, None):
             pyro.sample("base_weights", self.family.distribution(base))
             pyro.sample("weights", self.family.distribution(new))
-        return parameters
+        return PosteriorParameters(*(torch.cat(pair, dim=-2) for pair in zip(base, new, strict=True)))
 
 
-class BaseAndNewRule(Rule):
-    """Rows of base classes move by one rule, those of new classes by another.
+class KnownAsOne(GradientNetwork):
+    """A gradient network of new classes that sees all known classes as one more, the first, whose output is the logarithm of
+    the sum of the exponentials of theirs: what counts for a new class is how likely an item is of any known one, however many
+    there are.
 
     Args:
-        base, new: the two rules.
+        gradient: of all classes that it sees.
+        known: output of the one that stands for the known classes, less the offset of new ones, ``[..., item, 1]``.
     """
 
-    def __init__(self, base: Rule, new: Rule) -> None:
+    def __init__(self, gradient: nn.Module, known: Tensor) -> None:
         super().__init__()
-        self.base, self.new = base, new
+        self.gradient, self.known = gradient, known
 
-    def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
-        """θ after step ``index``; the last row of the prior's variances in ``pull`` is that of all new classes, see
-        :class:`~models.tasks.base_and_new.BaseAndNewPrior`."""
-        known = pull.variance.shape[-2] - 1
-        parts = zip((self.base, self.new), split_rows(parameters, known), split_pull(pull, known), strict=True)
-        moved = [rule(index, rows, own) for rule, rows, own in parts]
-        return PosteriorParameters(*(torch.cat(pair, dim=-2) for pair in zip(*moved, strict=True)))
-
-    def shrink(self, index: int, factor: float) -> None:
-        for rule in (self.base, self.new):
-            rule.shrink(index, factor)
-
-    def stand_still(self) -> None:
-        for rule in (self.base, self.new):
-            rule.stand_still()
-
-
-def split_rows(parameters: PosteriorParameters, known: int) -> tuple[PosteriorParameters, PosteriorParameters]:
-    """θ of the first ``known`` rows, and of the others."""
-    loc, log_scale = parameters
-    return (
-        PosteriorParameters(loc[..., :known, :], log_scale[..., :known, :]),
-        PosteriorParameters(loc[..., known:, :], log_scale[..., known:, :]),
-    )
-
-
-def split_pull(pull: Pull, known: int) -> tuple[Pull, Pull]:
-    """What pulls on the first ``known`` rows, and on the others."""
-
-    def part(rows: slice) -> Pull:
-        def cut(tensor: Tensor | None) -> Any:
-            return None if tensor is None else tensor[..., rows, :]
-
-        data, rate = (None if pair is None else (cut(pair[0]), cut(pair[1])) for pair in (pull.data, pull.rate))
-        return Pull(data, rate, cut(pull.variance), pull.beta, cut(pull.narrowest))  # type: ignore[arg-type]
-
-    return part(slice(known)), part(slice(known, None))
+    def forward(self, outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Labels count the new classes from 0; those of known classes are negative."""
+        seen = torch.cat([self.known.expand(*outputs.shape[:-1], 1), outputs], dim=-1)
+        return self.gradient(seen, None if labels is None else (labels + 1).clamp_min(0))[..., 1:]

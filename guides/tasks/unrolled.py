@@ -199,7 +199,7 @@ class UnrolledGuide(PyroModule):
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = num_classes(support_y) if way is None else way
         parameters = self.begin(support_x, support_y, query_x, self.predictor.rows(way), hyperparameters)
-        evidence = self.evidence(support_x, support_y, query_x, query_y) if self.steps else []
+        evidence = self.evidence(support_x, support_y, query_x, query_y, hyperparameters) if self.steps else []
         scales = self.prior.variance(hyperparameters), self.prior.narrowest(hyperparameters)
         trajectory = [parameters]
         for k in range(self.steps):
@@ -207,7 +207,14 @@ class UnrolledGuide(PyroModule):
             trajectory.append(parameters)
         return trajectory
 
-    def evidence(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> list[Part]:
+    def evidence(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        hyperparameters: tuple[Tensor, ...] = (),
+    ) -> list[Part]:
         """A, with what each part pulls by; arguments as in :meth:`unroll`. A support without items is no part."""
         prepare = self.predictor.prepare
         if self.on is Evidence.SUPPORT:

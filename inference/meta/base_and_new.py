@@ -36,7 +36,7 @@ from inference.runs.training import train
 from models.likelihoods import CategoricalLikelihood
 from models.networks.feature_space import FeatureSpace, class_means
 from models.networks.layers import embed
-from models.tasks.base_and_new import BaseAndNewModel
+from models.tasks.base_and_new import BaseAndNewModel, NewOffset
 from models.tasks.predictors import Predictor
 from models.tasks.priors import MixturePrior
 
@@ -174,26 +174,27 @@ def build_lwof(options: SibOptions, variant: Variant, base: LabelledItems) -> Ra
     Args:
         base: features of the base classes, in the space of the guide.
     """
-    # tasks of one shape have nothing to learn from their numbers of classes and items, and no gate holds new classes back
-    chosen = replace(settings(GuideSettings, options), gate=False, counted=False)
+    # no gate holds new classes back
+    chosen = replace(settings(GuideSettings, options), gate=False)
     means = class_means(base.items, base.labels)
     kind, num_features = find_predictor(variant.predictor), means.shape[-1]
     with seeded(chosen.seed):
         prior, predictor = tight_prior(base_classifier(kind(), base, means, chosen.seed), means), kind()
-        base_rule, new_rule = (sib.build_rule(chosen, variant, num_features) for _ in range(2))
+        offset = NewOffset()
         guide = BaseAndNewGuide(
             prior,
             predictor,
             sib.build_start(chosen, means),
             sib.build_gradient(chosen),
-            base_rule,
-            new_rule,
+            sib.build_rule(chosen, variant, num_features),
+            offset,
+            anchor=sib.build_anchor(chosen),
             steps=variant.steps,
             beta=variant.beta or 0.0,
             inner_samples=chosen.inner_samples,
             family=variant.posterior or Family.DELTA,
         )
-    return RateDistortionELBO(beta=variant.beta or 0.0)(BaseAndNewModel(prior, predictor), guide)
+    return RateDistortionELBO(beta=variant.beta or 0.0)(BaseAndNewModel(prior, predictor, offset), guide)
 
 
 def tight_prior(weights: Tensor, means: Tensor) -> MixturePrior:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.plates import num_classes, task_plate
 from models.tasks.model import EmpiricalBayesModel
-from models.tasks.priors import MixturePrior, Prior, gaussian_kl_gradient
+from models.tasks.predictors import Predictor
+from models.tasks.priors import MixturePrior
 
 
 class BaseAndNewModel(EmpiricalBayesModel):
@@ -17,9 +20,17 @@ class BaseAndNewModel(EmpiricalBayesModel):
 
     Sites: ``base_weights`` (event ``[base, D]``), each from its own component; ``weights`` of the new classes from the
     mixture of the task's base components; ``labels``. Source: Hu et al. 2019, section 3, evaluation (b).
+
+    Args:
+        prior, predictor: as in :class:`~models.tasks.model.EmpiricalBayesModel`.
+        offset: of the outputs of new classes; a new one when not given.
     """
 
     prior: MixturePrior
+
+    def __init__(self, prior: MixturePrior, predictor: Predictor, offset: NewOffset | None = None) -> None:
+        super().__init__(prior, predictor)
+        self.offset = NewOffset() if offset is None else offset
 
     def forward(
         self,
@@ -40,7 +51,27 @@ class BaseAndNewModel(EmpiricalBayesModel):
             new = pyro.sample("weights", self.prior.distribution(known, rows))
             weights = torch.cat([base.expand(*new.shape[:-2], -1, -1), new], dim=-2).squeeze(-3)
             with pyro.plate("queries", query_x.shape[1], dim=-1):
-                return pyro.sample("labels", self.likelihood(self.predictor(query_x, weights)), obs=query_y)
+                outputs = self.offset(self.predictor(query_x, weights), base_classes.shape[-1])
+                return pyro.sample("labels", self.likelihood(outputs), obs=query_y)
+
+
+class NewOffset(nn.Module):
+    """A learned number that is added to the outputs of new classes: how new classes fare beside base classes is then not left
+    to how long their weights are, or how wide their posteriors.
+
+    Model and guide share it.
+    """
+
+    logarithms: ClassVar = ("value",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, outputs: Tensor, known: int) -> Tensor:
+        """``outputs`` ``[..., query, base + way]``, of the ``known`` classes first."""
+        base, new = outputs.tensor_split([known], dim=-1)
+        return torch.cat([base, new + self.value], dim=-1)
 
 
 def known_components(prior: MixturePrior, base_classes: Tensor) -> tuple[Tensor, ...]:
@@ -55,43 +86,3 @@ def plated_base_weights(prior: MixturePrior, base_classes: Tensor) -> dist.Torch
     """
     loc, log_scale = (h[:, None] for h in known_components(prior, base_classes))
     return dist.Normal(loc, log_scale.exp()).to_event(2)
-
-
-class BaseAndNewPrior(Prior):
-    """p_ψ of all rows of a task's weights: the ``base`` known classes first, each with its own component of a mixture, then new
-    classes, of the mixture of them. ψ are the known components, :func:`known_components`.
-
-    What it says of one row comes in ``base + 1`` rows: those of the known classes, and one for all new classes.
-
-    Args:
-        mixture: the model's own prior (shared parameters).
-    """
-
-    def __init__(self, mixture: MixturePrior) -> None:
-        super().__init__()
-        self.mixture = mixture
-
-    def hyperparameters(self) -> tuple[Tensor, ...]:
-        """The components of all base classes, ``[components, D]`` each."""
-        return self.mixture.hyperparameters()
-
-    def variance(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
-        """``[..., base + 1, D]``"""
-        return torch.cat([own_variance(hyperparameters), self.mixture.variance(hyperparameters)], dim=-2)
-
-    def narrowest(self, hyperparameters: tuple[Tensor, ...]) -> Tensor:
-        """``[..., base + 1, D]``: a known class meets its own component alone, a new one all of them."""
-        return torch.cat([own_variance(hyperparameters), self.mixture.narrowest(hyperparameters)], dim=-2)
-
-    def kl_gradient(self, hyperparameters: tuple[Tensor, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Of known classes in closed form, of new ones as the mixture has it."""
-        own_loc, own_log_scale = hyperparameters
-        base, new = slice(own_loc.shape[-2]), slice(own_loc.shape[-2], None)
-        to_own = gaussian_kl_gradient(own_loc, own_log_scale, loc[..., base, :], log_scale[..., base, :])
-        to_mixture = self.mixture.kl_gradient(hyperparameters, loc[..., new, :], log_scale[..., new, :])
-        return torch.cat([to_own[0], to_mixture[0]], dim=-2), torch.cat([to_own[1], to_mixture[1]], dim=-2)
-
-
-def own_variance(hyperparameters: tuple[Tensor, ...]) -> Tensor:
-    """Variance of the weights of each component of ψ, the ``hyperparameters``."""
-    return (2 * hyperparameters[1]).exp()

@@ -65,22 +65,12 @@ def test_inner_steps_descend_the_kl_of_the_objective():
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-def test_rate_of_the_base_weights_is_zero_until_a_step_moves_them(steps):
+@pytest.mark.parametrize("steps", [0, 3])
+def test_base_weights_have_no_rate_and_new_ones_have(steps):
     objective, episode, _ = objective_and_episode(steps=steps)
     rates = objective.terms(*episode).rates
-    assert (rates["base_weights"] > 1e-6) == bool(steps)
-    assert rates["base_weights"] >= -1e-9
+    assert float(rates["base_weights"]) == pytest.approx(0, abs=1e-9)
     assert rates["weights"] > 0
-
-
-def test_rate_of_base_weights_that_moved_is_to_their_own_components():
-    objective, episode, _ = objective_and_episode()
-    base, prior = episode.base_classes.shape[1], objective.model.prior
-    loc, log_scale = (t[:, :base] for t in objective.guide(*episode.unlabelled()))
-    ours = torch.distributions.Normal(loc, log_scale.exp())
-    theirs = torch.distributions.Normal(prior.loc[episode.base_classes], prior.log_scale.exp()[episode.base_classes])
-    expected = kl_divergence(ours, theirs).sum()
-    torch.testing.assert_close(objective.terms(*episode).rates["base_weights"], expected)
 
 
 def test_columns_are_accuracies_among_their_own_classes():
@@ -155,7 +145,7 @@ def test_steps_that_validation_finds_to_cost_more_than_they_bring_are_left_out(t
     def astray(fit, *rest):
         train(fit, *rest)
         if fit.objective.guide.steps:
-            fit.objective.guide.rule.new.scale_shift.data.fill_(30.0)  # far too narrow
+            fit.objective.guide.rule.scale_shift.data.fill_(30.0)  # far too narrow
 
     monkeypatch.setattr(base_and_new, "train_lwof", astray)
     run = RunFolder.create(tmp_path / "run", "sib", "")
@@ -165,7 +155,7 @@ def test_steps_that_validation_finds_to_cost_more_than_they_bring_are_left_out(t
     some, none = sorted(fitted, key=lambda variant: -variant.steps)
     assert "left out" in capsys.readouterr().out
     saved = load_tensors(run.checkpoints / f"lwof-{some.name}.safetensors")[0]
-    assert bool((saved["objective.guide.rule.new.scale_shift"] == 0).all())
+    assert bool((saved["objective.guide.rule.scale_shift"] == 0).all())
     columns = [lwof_columns(fitted[v].objective, fitted[v].testing, tasks=20, seed=1) for v in (some, none)]
     assert all(torch.equal(some, none) for some, none in zip(*columns, strict=True))
 
@@ -211,43 +201,85 @@ def known_of(guide, episode):
     return tuple(h[episode.base_classes] for h in guide.prior.hyperparameters())
 
 
-def test_all_classes_rival_in_the_inner_steps_and_move_by_their_own_rule():
-    """One step of plain gradients by hand: of the expected outputs of all classes together, in each one's own units."""
-    objective, episode, _ = objective_and_episode(beta=0.5, steps=1, predictor="cosine")
+@pytest.mark.parametrize("posterior", ["gaussian", "delta"])
+def test_base_classes_are_one_rival_in_the_inner_steps(posterior):
+    """One step of plain gradients by hand: new classes alone move, by the expected outputs of all classes, the known ones as
+    one and the support's labels behind it."""
+    objective, episode, _ = objective_and_episode(beta=0.5, steps=1, predictor="cosine", posterior=posterior)
     guide, episode = objective.guide, episode.unlabelled()
-    start, stepped = guide.unroll(*episode[:5], hyperparameters=known_of(guide, episode))
-    queries, known = guide.predictor.prepare(episode.query_x), episode.base_classes.shape[1]
+    with torch.no_grad():
+        guide.offset.value.fill_(0.7)
+    known, gaussian = known_of(guide, episode), posterior == "gaussian"
+    start, stepped = guide.unroll(*episode[:5], hyperparameters=known)
 
-    def outputs(loc):
-        return guide.predictor.mean_outputs(queries, loc, (2 * start.log_scale).exp())
+    def outputs(items, loc, log_scale):
+        prepared = guide.predictor.prepare(items)
+        if gaussian:
+            return guide.predictor.mean_outputs(prepared, loc, (2 * log_scale).exp())
+        return guide.predictor.outputs(prepared, loc)
 
-    ξ = guide.gradient(outputs(start.loc)).detach()
-    data = torch.autograd.functional.vjp(outputs, start.loc, ξ)[1]
-    rate = guide.prior.kl_gradient(known_of(guide, episode), *start)[0]
-    narrow, own = guide.prior.narrowest(known_of(guide, episode)), (2 * start.log_scale).exp()
-    for rule, rows in ((guide.rule.base, slice(known)), (guide.rule.new, slice(known, None))):
-        size = torch.minimum(rule.log_size[0].exp(), narrow[:, rows] / own[:, rows] / guide.beta)
-        expected = start.loc[:, rows] - size * own[:, rows] * (data + guide.beta * rate)[:, rows]
-        torch.testing.assert_close(stepped.loc[:, rows], expected)
+    data = torch.zeros_like(start.loc)
+    for items, labels, gradient in (
+        (episode.query_x, None, guide.gradient),
+        (episode.support_x, episode.support_y + 1, guide.anchor),
+    ):
+        new = outputs(items, start.loc, start.log_scale)
+        rest = outputs(items, *known).logsumexp(-1, keepdim=True) - 0.7
+        pulled = gradient(torch.cat([rest, new], dim=-1), labels)[..., 1:].detach()
+
+        def moved(loc, items=items):
+            return outputs(items, loc, start.log_scale)
+
+        data = data + torch.autograd.functional.vjp(moved, start.loc, pulled)[1]
+    size, own = guide.rule.log_size[0].exp(), (2 * start.log_scale).exp()
+    if gaussian:
+        data = data + guide.beta * guide.prior.kl_gradient(known, *start)[0]
+        size = torch.minimum(size, guide.prior.narrowest(known) / own / guide.beta)
+    torch.testing.assert_close(stepped.loc, start.loc - size * own * data)
 
 
-def test_base_classes_keep_their_own_components_where_no_step_is_taken():
-    """And predictions among them are then those of the learned classifier alone, whatever the new classes are."""
-    objective, episode, _ = objective_and_episode(posterior="delta", steps=0)
-    θ = objective.guide(*episode.unlabelled())
-    known = known_of(objective.guide, episode)
-    torch.testing.assert_close(θ.loc[:, : episode.base_classes.shape[1]], known[0])
-    torch.testing.assert_close(θ.log_scale[:, : episode.base_classes.shape[1]], known[1])
+def test_true_gradient_of_new_outputs_is_that_beside_all_known_classes():
+    """The reference that sees labels: the known classes as one are all that new ones need to know of them."""
+    objective, episode, _ = objective_and_episode(gradient="exact", posterior="delta")
+    guide, known = objective.guide, episode.base_classes.shape[1]
+    hyperparameters, items = known_of(guide, episode), guide.predictor.prepare(episode.query_x)
+    (part,) = guide.evidence(*episode[:4], hyperparameters)
+    new = guide.predictor.outputs(items, guide.start(*episode[:3], 3)[0])
+    found = part.gradient(new, part.labels)
+    every = torch.cat([guide.predictor.outputs(items, hyperparameters[0]), new], dim=-1)
+    expected = guide.gradient(objective.model.offset(every, known), episode.query_y)
+    torch.testing.assert_close(found, expected[..., known:])
 
 
 @pytest.mark.parametrize("posterior", ["gaussian", "delta"])
-def test_base_classes_that_may_not_move_stay_where_they_were(posterior):
+def test_base_classes_keep_their_own_components(posterior):
+    """After every step: what was learned of them from all base images is not moved by the queries of a task."""
     objective, episode, _ = objective_and_episode(posterior=posterior)
-    objective.guide.rule.base.stand_still()
-    θ, known = objective.guide(*episode.unlabelled()), episode.base_classes.shape[1]
-    torch.testing.assert_close(θ.loc[:, :known], known_of(objective.guide, episode)[0])
-    start = objective.guide.after(0)(*episode.unlabelled())
-    assert not torch.allclose(θ.loc[:, known:], start.loc[:, known:]), "the new classes do"
+    known = known_of(objective.guide, episode)
+    read = objective.guide.at_every_step()(*episode.unlabelled())
+    for θ, ours in zip(read, known, strict=True):
+        assert torch.equal(θ[:, :, : ours.shape[-2]], ours.expand(4, *ours.shape))
+    start, after = read.loc[0, :, known[0].shape[-2] :], read.loc[-1, :, known[0].shape[-2] :]
+    assert not torch.allclose(start, after), "the new classes move"
+
+
+def test_offset_is_added_to_the_outputs_of_new_classes_alone():
+    objective, episode, sampler = objective_and_episode(posterior="delta", steps=0)
+    known = episode.base_classes.shape[1]
+
+    def logits():
+        predicted = next(predictions(objective.model, objective.guide, sampler, tasks=3, seed=1))[1]
+        return predicted.labels.probs.log()
+
+    def odds(logits):
+        return logits[..., known:] - logits[..., :1], logits[..., 1:known] - logits[..., :1]
+
+    before = odds(logits())
+    with torch.no_grad():
+        objective.model.offset.value.fill_(1.5)
+    after = odds(logits())
+    torch.testing.assert_close(after[0], before[0] + 1.5)
+    torch.testing.assert_close(after[1], before[1])
 
 
 def test_new_classes_far_from_every_query_leave_base_accuracy_as_it_is():
