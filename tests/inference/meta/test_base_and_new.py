@@ -65,7 +65,6 @@ def test_inner_steps_descend_the_kl_of_the_objective():
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-@pytest.mark.parametrize("steps", [0, 3])
 def test_base_weights_have_no_rate_and_new_ones_have(steps):
     objective, episode, _ = objective_and_episode(steps=steps)
     rates = objective.terms(*episode).rates
