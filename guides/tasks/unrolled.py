@@ -215,7 +215,8 @@ class UnrolledGuide(PyroModule):
         query_y: Tensor | None = None,
         hyperparameters: tuple[Tensor, ...] = (),
     ) -> list[Part]:
-        """A, with what each part pulls by; arguments as in :meth:`unroll`. A support without items is no part."""
+        """A, with what each part pulls by; arguments as in :meth:`unroll`, with ψ in ``hyperparameters``. A support without
+        items is no part."""
         prepare = self.predictor.prepare
         if self.on is Evidence.SUPPORT:
             return [Part(prepare(support_x), support_y, self.gradient)]
