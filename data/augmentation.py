@@ -1,13 +1,19 @@
-"""Random image warps and colours, a whole batch at a time with its own draw for every image."""
+"""Random image warps and colours, a whole batch at a time with its own draw for every image.
+
+A process that has some rows of a batch (:func:`~data.seeding.part_of_batch`) draws for them what one process would have drawn.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from data.seeding import draw_part
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,13 @@ class Crops:
         generator = torch.Generator().manual_seed(seed)
         count, _, height, width = images.shape
         down, right = round(self.shift * height), round(self.shift * width)
-        rows = torch.randint(2 * down + 1, (count, 1), generator=generator) + torch.arange(height)
-        columns = torch.randint(2 * right + 1, (count, 1), generator=generator) + torch.arange(width)
+        below, beside = (
+            draw_part(partial(torch.randint, 2 * most + 1, generator=generator), (count, 1), 0) for most in (down, right)
+        )
+        rows, columns = below + torch.arange(height), beside + torch.arange(width)
         if self.mirror:
-            columns = torch.where(torch.rand(count, 1, generator=generator) < 0.5, columns.flip(-1), columns)
+            mirrored = draw_part(partial(torch.rand, generator=generator), (count, 1), 0) < 0.5
+            columns = torch.where(mirrored, columns.flip(-1), columns)
         rows, columns = rows.to(images.device), columns.to(images.device)
         padded = F.pad(images, (right, right, down, down))
         item = torch.arange(count, device=images.device)[:, None, None]
@@ -102,7 +111,7 @@ def augmentation_for(items: Tensor, *, mirror: bool) -> Augmentation | Crops | N
 
 def affine_maps(count: int, ranges: Warp, generator: torch.Generator) -> Tensor:
     """``[count, 2, 3]`` maps from output to input coordinates, as ``F.affine_grid`` takes them."""
-    draw = 2 * torch.rand(6, count, generator=generator) - 1
+    draw = 2 * draw_part(partial(torch.rand, generator=generator), (6, count), 1) - 1
     angle = math.radians(ranges.rotation) * draw[0]
     low, high = ranges.scale
     zoom = 1 / (low + (high - low) * (draw[1] + 1) / 2)
@@ -125,7 +134,7 @@ def jitter(images: Tensor, strength: Augmentation, generator: torch.Generator) -
     width]`` by a random factor."""
 
     def factor(limit: float) -> Tensor:
-        draw = 2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1
+        draw = 2 * draw_part(partial(torch.rand, generator=generator), (len(images), 1, 1, 1), 0) - 1
         return (1 + limit * draw).to(images.device)
 
     if strength.brightness:

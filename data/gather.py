@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import mmap
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import torch
@@ -14,6 +16,8 @@ from data.errors import UserError
 
 IN_MEMORY = 2**28
 """Bytes; a larger tensor stands in a file."""
+AT_ONCE = 2**26
+"""Bytes of rows that are copied together."""
 
 
 def gather(chunks: Iterable[Tensor]) -> Tensor:
@@ -52,11 +56,44 @@ def gather(chunks: Iterable[Tensor]) -> Tensor:
             for chunk in waiting:
                 write(file, chunk)
             file.flush()
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            return mapped(file, dtype, (-1, *item))
     except OSError as error:
         place = tempfile.gettempdir()
         raise UserError(f"no room for the items in {place} ({error.strerror}): set TMPDIR to a folder with more") from error
-    return torch.frombuffer(mapped, dtype=dtype).view(-1, *item)
+
+
+def mapped(file: BinaryIO, dtype: torch.dtype, shape: Sequence[int], start: int = 0) -> Tensor:
+    """The numbers of an open ``file`` as a tensor whose pages are read when they are asked for, and never written back.
+
+    Args:
+        dtype, shape: of the tensor; one size may be -1, and the tensor then goes on to the file's end.
+        start: the byte of the file that it starts with.
+
+    Raises:
+        OSError: the file cannot be mapped, or is empty.
+    """
+    private = {"access": mmap.ACCESS_COPY}
+    if sys.platform == "linux":  # which otherwise sets memory aside for changes, and has none for a file larger than it
+        private = {"flags": mmap.MAP_PRIVATE | NO_RESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+    content = mmap.mmap(file.fileno(), 0, **private)
+    count = -1 if -1 in shape else math.prod(shape)
+    return torch.frombuffer(content, dtype=dtype, count=count, offset=start).view(*shape)
+
+
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+"""Linux's number, which Python has a name for since 3.13."""
+
+
+def take(items: Tensor, rows: Tensor) -> Tensor:
+    """``items[rows]``, some at a time, so that many are mapped from a file again.
+
+    Args:
+        rows: indices ``[n]``.
+    """
+    row = max(1, items[:1].nbytes)
+    if len(rows) * row <= IN_MEMORY:
+        return items[rows]
+    return gather(items[some] for some in rows.split(max(1, AT_ONCE // row)))
 
 
 def checked(chunks: Iterable[Tensor]) -> Iterator[Tensor]:

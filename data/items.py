@@ -1,4 +1,4 @@
-"""Images in memory: one tensor, the class of each image, and the split of each class."""
+"""Images as one tensor, in memory or mapped from a file, the class of each image, and the split of each class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.errors import UserError
-from data.gather import gather
+from data.gather import take
 from data.memory import check_images
 
 SPLITS = ("train", "val", "test")
@@ -50,7 +50,11 @@ class LabelledItems:
 
     def subset(self, mask: Tensor) -> LabelledItems:
         """The items where ``mask`` (``[n]`` bool) holds; all class names are kept."""
-        return LabelledItems(self.items[mask], self.labels[mask], self.class_names)
+        return self.rows(mask.nonzero()[:, 0])
+
+    def rows(self, chosen: Tensor) -> LabelledItems:
+        """The items of these indices ``[m]``, in this order; a mapped data set stays mapped."""
+        return LabelledItems(take(self.items, chosen), self.labels[chosen], self.class_names)
 
     def of_classes(self, names: Sequence[str]) -> LabelledItems:
         """The items of the classes ``names``, which are numbered in this order.
@@ -64,8 +68,7 @@ class LabelledItems:
         numbers[torch.tensor([self.class_names.index(name) for name in names])] = torch.arange(len(names))
         labels = numbers[self.labels]
         rows = (labels >= 0).nonzero()[:, 0]
-        parts = (self.items[some] for some in rows.split(4096))  # a mapped data set stays mapped
-        return LabelledItems(gather(parts), labels[rows], tuple(names))
+        return LabelledItems(take(self.items, rows), labels[rows], tuple(names))
 
     def choose(self, count: int | None, seed: int) -> LabelledItems:
         """A seeded choice of ``count`` items; all of them, in their order, where it is ``None``.
@@ -78,7 +81,7 @@ class LabelledItems:
         if count > len(self):
             raise UserError(f"{count} items asked for, but there are {len(self)}")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
-        return LabelledItems(self.items[order], self.labels[order], self.class_names)
+        return self.rows(order)
 
     def choose_per_class(self, count: int, seed: int) -> LabelledItems:
         """A seeded choice of ``count`` items of every class; a smaller count with the same seed is a part of it.
@@ -93,8 +96,7 @@ class LabelledItems:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order = order[self.labels[order].argsort(stable=True)]
         first = self.counts.cumsum(0) - self.counts
-        chosen = order[(first[:, None] + torch.arange(count)).flatten()]
-        return LabelledItems(self.items[chosen], self.labels[chosen], self.class_names)
+        return self.rows(order[(first[:, None] + torch.arange(count)).flatten()])
 
     def hold_out(self, images: int) -> tuple[LabelledItems, LabelledItems]:
         """Split off the last ``images`` items of every class: (kept, held out).
@@ -104,10 +106,14 @@ class LabelledItems:
         """
         if images >= int(self.counts.min()):
             raise UserError(f"cannot hold out {images} images per class: the smallest class has {int(self.counts.min())}")
-        one_hot = torch.nn.functional.one_hot(self.labels, self.num_classes)
-        rank = one_hot.cumsum(0).gather(1, self.labels[:, None])[:, 0]  # 1, 2, ... inside each class
-        held = rank > (self.counts - images)[self.labels]
+        held = self.ranks() >= (self.counts - images)[self.labels]
         return self.subset(~held), self.subset(held)
+
+    def ranks(self) -> Tensor:
+        """``[n]`` int64: 0, 1, … inside each class, in the order of the items."""
+        order = self.labels.argsort(stable=True)
+        first = (self.counts.cumsum(0) - self.counts)[self.labels[order]]
+        return torch.empty_like(self.labels).index_copy(0, order, torch.arange(len(self)) - first)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from data.cache import cache_dir, open_cache
 from data.errors import UserError
 from data.locks import locked
 
 MAX_UNPACKED_BYTES = 64 * 2**30  # larger archives are refused: a few-shot data set is a few GB at most
-
-
-def cache_dir() -> Path:
-    """Where unpacked archives live: ``$SIBYL_CACHE``, else ``~/.cache/sibyl``."""
-    return Path(os.environ.get("SIBYL_CACHE") or Path.home() / ".cache" / "sibyl")
 
 
 def unpack(archive: Path) -> Path:
@@ -37,13 +33,7 @@ def unpack(archive: Path) -> Path:
     target = cache_dir() / f"{archive.stem[:64]}-{hashlib.sha256(known).hexdigest()[:16]}"
     if target.is_dir():
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        said = f"cannot unpack into the cache folder {target.parent}: {error.strerror}"
-        raise UserError(f"{said}; set the environment variable SIBYL_CACHE to another") from error
+    open_cache()
     with locked(archive) as alone:
         if not target.is_dir():  # another process may have been faster
             unpack_into(target, archive, clear=alone)

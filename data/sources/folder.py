@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data.cache import images_file, keep_images, kept_images
 from data.errors import DataWarning, UserError, readable
 from data.files import check_plain, files_below, there
 from data.gather import IN_MEMORY, gather
@@ -189,7 +190,8 @@ def is_chained(folders: Folders) -> bool:
 
 
 def read_images(paths: Sequence[Path], image_size: int, *, channels: int | None = None) -> torch.Tensor:
-    """``[n, channels, image_size, image_size]`` uint8, of many images mapped from a file, see :func:`~data.gather.gather`.
+    """``[n, channels, image_size, image_size]`` uint8. Many are decoded once, into a file in the cache folder, and mapped from
+    it, so that they need not fit into memory.
 
     Args:
         paths: image files.
@@ -197,18 +199,30 @@ def read_images(paths: Sequence[Path], image_size: int, *, channels: int | None 
         channels: 1 or 3; when not given 1 where all images are grayscale.
 
     Raises:
-        UserError: an image that cannot be read (named), or a size that memory has no room for.
+        UserError: an image that cannot be read (named), a size that memory has no room for, or no room in the cache folder.
     """
     threads = min(32, (os.cpu_count() or 1) + 4)
     one = 4 * image_size**2  # Pillow has four bytes for each pixel of a colour image
     check_memory(2 * threads * one, f"reading images of {image_size}×{image_size} pixels (`image_size={image_size}`)")
+    pixels = len(paths) * image_size**2
+    file = images_file(paths, image_size, channels) if 3 * pixels > IN_MEMORY else None
+    if file is not None and (kept := kept_images(file, len(paths), image_size)) is not None:
+        return kept
     at_once = max(threads, min(AT_ONCE, IN_MEMORY // one))
     with ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():  # decoding releases the interpreter lock
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image that large is refused
-        grey = channels == 1 if channels else set(pool.map(image_mode, paths)) <= GREY
+        batches = [paths[start : start + at_once] for start in range(0, len(paths), at_once)]
+        grey = channels == 1 if channels else all(set(pool.map(image_mode, some)) <= GREY for some in batches)
         read = partial(read_image, image_size=image_size, mode="L" if grey else "RGB")
-        parts = (pool.map(read, paths[start : start + at_once]) for start in range(0, len(paths), at_once))
-        return gather(torch.from_numpy(np.stack(list(arrays))) for arrays in parts)
+        arrays = (pool.map(read, some) for some in batches)
+        parts = (torch.from_numpy(np.stack(list(some))) for some in arrays)
+        size = pixels if grey else 3 * pixels
+        if file is None or size <= IN_MEMORY:
+            return gather(parts)
+        keep_images(file, parts, size, paths[0])
+    kept = kept_images(file, len(paths), image_size)
+    assert kept is not None
+    return kept
 
 
 def image_mode(path: Path) -> str:

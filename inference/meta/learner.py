@@ -22,6 +22,7 @@ from inference.evaluation.metrics import Scores
 from inference.evaluation.posterior import TaskPosterior, infer
 from inference.evaluation.predictive import place_of
 from inference.meta.checkpoints import RENAMED, rank_of, read_settings, read_spec, read_variant, variant_file
+from inference.meta.mapping import map_items
 from inference.meta.methods import METHODS
 from inference.meta.methods.sib import blank_means
 from inference.meta.prediction import TaskPredictions, predict
@@ -303,8 +304,7 @@ class Learner:
             split: named in error messages.
             earlier: whether to score it before its last step too; else after K alone.
         """
-        mapped = LabelledItems(self.space(part.items.to(self.space.directions)).detach().cpu(), part.labels, part.class_names)
-        sampler = EpisodeSampler(mapped, spec, split=f"{split} split")
+        sampler = EpisodeSampler(map_items(self.space, part), spec, split=f"{split} split")
         seed = mix_seed(TEST_SEED)
         guides = list(readings(self.guide, steps).items())
         scored = dict(guides if earlier else guides[-1:])

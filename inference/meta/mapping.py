@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from data.gather import gather
 from data.items import LabelledItems
 from inference.meta.settings import GuideSettings
 from inference.runs.tensors import AT_ONCE, Features
-from models.networks.feature_space import FeatureSpace, class_means
+from models.networks.feature_space import FeatureSpace, normalised_means
 
 
 def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) -> tuple[FeatureSpace, torch.Tensor]:
@@ -16,7 +17,7 @@ def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) ->
     num_features = base.items.shape[-1]
     rank = chosen.feature_rank(predictor, base.num_classes, num_features)
     space = chosen.space(num_features, rank).fit(base.items, base.labels)
-    return space, class_means(map_items(space, base).items, base.labels)
+    return space, normalised_means(map_items(space, base).items, base.labels, nn.Identity())
 
 
 def map_items(space: FeatureSpace, part: LabelledItems) -> LabelledItems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 
 from data.errors import UserError, readable
 from data.files import check_plain
+from data.gather import IN_MEMORY, gather, mapped
 from data.items import SPLITS, LabelledItems
 from inference.runs.manifest import verify, write_recorded
 
 AT_ONCE = 4096
 """Items that are copied together."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+"""Types of a feature file by their names in safetensors."""
 Features = dict[str, LabelledItems]
 """split -> features ``[n, D]`` with labels."""
 
@@ -45,12 +49,32 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     verify(Path(path))
     check_plain(Path(path))
     try:
-        with safe_open(str(path), framework="pt") as file:
+        large = os.path.getsize(path) > IN_MEMORY
+        with safe_open(str(path), framework="np" if large else "pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            if large and all(file.get_slice(name).get_dtype() in DTYPES for name in file.keys()):  # noqa: SIM118
+                return mapped_tensors(Path(path), file), metadata
+        with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except Exception as error:  # a broken file raises whatever its bytes lead to
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"{path} is missing, damaged or no safetensors file: {reason[:160]}") from error
+
+
+def mapped_tensors(path: Path, file: Any) -> dict[str, Tensor]:
+    """The tensors of a file that may be larger than memory, which safetensors itself would set aside for it.
+
+    Args:
+        file: the same, opened by ``safe_open``, which has checked that its tensors follow one another to its end.
+    """
+    tensors = {}
+    with path.open("rb") as content:
+        start = 8 + int.from_bytes(content.read(8), "little")  # of the first tensor, behind the header and its length
+        for name in file.offset_keys():
+            part = file.get_slice(name)
+            tensors[name] = mapped(content, DTYPES[part.get_dtype()], part.get_shape(), start)
+            start += tensors[name].nbytes
+    return tensors
 
 
 def load_state(module: nn.Module, path: str | Path, *, renamed: Mapping[str, str] | None = None) -> None:
@@ -79,19 +103,24 @@ def save_features(path: Path, features: Features, metadata: dict[str, Any] | Non
     Classes with fewer images than the largest are padded with NaN behind their own ``counts`` images.
     """
     counts = torch.cat([part.counts for part in features.values()])
-    size = next(iter(features.values())).items.shape[-1]
-    block = torch.full((len(counts), int(counts.max()), size), torch.nan, dtype=torch.float32)
-    names: list[str] = []
-    splits: list[str] = []
-    for split, part in features.items():
-        order = part.labels.argsort(stable=True)
-        rank = torch.arange(len(part)) - (part.counts.cumsum(0) - part.counts)[part.labels[order]]
-        for rows, places in zip(order.split(AT_ONCE), rank.split(AT_ONCE), strict=True):
-            block[len(names) + part.labels[rows], places] = part.items[rows].float()
-        names += part.class_names
-        splits += [split] * part.num_classes
+    names = [name for part in features.values() for name in part.class_names]
+    splits = [split for split, part in features.items() for _ in range(part.num_classes)]
+    block = gather(padded(part, c, int(counts.max())) for part in features.values() for c in range(part.num_classes))
     content = {"classes": names, "splits": splits, **(metadata or {})}
     return save_tensors(path, {"features": block, "counts": counts}, content)
+
+
+def padded(part: LabelledItems, number: int, images: int) -> Tensor:
+    """``[1, images, D]`` float32: the features of one class, then NaN.
+
+    Args:
+        number: of the class in ``part``.
+        images: as many rows.
+    """
+    rows = (part.labels == number).nonzero()[:, 0]
+    block = torch.full((1, images, part.items.shape[-1]), torch.nan, dtype=torch.float32)
+    block[0, : len(rows)] = part.items[rows].float()
+    return block
 
 
 def dataset_name(path: str | Path) -> str:
@@ -121,7 +150,7 @@ def load_features(path: str | Path) -> Features:
         if chosen.any():
             labels = torch.repeat_interleave(torch.arange(int(chosen.sum())), counts[chosen])
             class_names = tuple(name for name, s in zip(names, splits, strict=True) if s == split)
-            loaded[split] = LabelledItems(rows_of(features, present, chosen).float(), labels, class_names)
+            loaded[split] = LabelledItems(rows_of(features, present, chosen), labels, class_names)
     if missing := [split for split in SPLITS if split not in loaded]:
         raise UserError(f"{path} has no classes for {', '.join(missing)}")
     return loaded
@@ -159,7 +188,7 @@ def check_layout(
 
 
 def rows_of(features: Tensor, present: Tensor, chosen: Tensor) -> Tensor:
-    """The rows that are there of some classes; without a copy where they stand beside one another.
+    """The rows that are there of some classes, float32; without a copy where they stand beside one another in this type.
 
     Args:
         features: ``[classes, images, D]``.
@@ -167,6 +196,7 @@ def rows_of(features: Tensor, present: Tensor, chosen: Tensor) -> Tensor:
         chosen: ``[classes]``, which classes.
     """
     first, last = (int(i) for i in chosen.nonzero()[[0, -1], 0])
-    if bool(chosen[first : last + 1].all()) and bool(present[first : last + 1].all()):
+    whole = bool(chosen[first : last + 1].all()) and bool(present[first : last + 1].all())
+    if whole and features.dtype == torch.float32:
         return features[first : last + 1].flatten(0, 1)
-    return features[chosen][present[chosen]]
+    return gather(features[c][present[c]].float() for c in chosen.nonzero()[:, 0].tolist())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.items import LabelledItems
-from data.seeding import mix_seed
+from data.seeding import mix_seed, part_of_batch
 from models.parameters import fusable
 
 ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
@@ -41,6 +41,11 @@ class Schedule:
     rounds: int = ROUNDS
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A ``tensor`` of the CPU's on a ``device``; a GPU copies it while the next one is read, for it is not waited for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class UpdateTraining(lightning.LightningModule):
     """A given number of AdamW steps under a one-cycle schedule; subclasses say what the losses of a step are.
 
@@ -57,6 +62,7 @@ class UpdateTraining(lightning.LightningModule):
         super().__init__()
         self.schedule, self.augmentation, self.seed = schedule, augmentation, seed
         self.steps_per_round = max(1, schedule.updates // schedule.rounds)
+        self.orders: dict[int, tuple[int, Tensor]] = {}  # stream -> a pass, and its order
 
     def losses(self, step: int, values: dict[str, Tensor]) -> list[Tensor]:
         """The terms of a step's loss, each a sum over this process's items by :meth:`items_per_process`; scalars to log are put
@@ -84,17 +90,23 @@ class UpdateTraining(lightning.LightningModule):
     def draw(self, source: LabelledItems, step: int, stream: int = ORDER) -> tuple[Tensor, Tensor]:
         """This process's part of the ``step``-th batch of passes over ``source``, each pass in an order of its own, that of
         the ``stream``; augmented,
-        on the device."""
+        on the device. Nothing but this part is read."""
         batch = min(self.schedule.batch, len(source))
         number, place = divmod(step, len(source) // batch)
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, number, stream))
-        chosen = torch.randperm(len(source), generator=generator)[place * batch : (place + 1) * batch]
-        x, y = source.items[chosen].to(self.device), source.labels[chosen].to(self.device)
-        if self.augmentation is not None:
-            x = self.augmentation(x, seed=mix_seed(self.seed, step, stream, WARPS))
         rows = slice(batch * self.global_rank // self.processes, batch * (self.global_rank + 1) // self.processes)
-        x, y = x[rows], y[rows]
+        chosen = self.order(len(source), number, stream)[place * batch : (place + 1) * batch][rows]
+        x, y = (to_device(part[chosen], self.device) for part in (source.items, source.labels))
+        if self.augmentation is not None:
+            with part_of_batch(rows, batch):
+                x = self.augmentation(x, seed=mix_seed(self.seed, step, stream, WARPS))
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y
+
+    def order(self, items: int, number: int, stream: int) -> Tensor:
+        """The order of so many ``items`` in a pass by its ``number``, drawn once for each pass of a ``stream``."""
+        if stream not in self.orders or (known := self.orders[stream])[0] != number or len(known[1]) != items:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, number, stream))
+            self.orders[stream] = number, torch.randperm(items, generator=generator)
+        return self.orders[stream][1]
 
     def training_step(self, number: int, index: int) -> Tensor:
         """The sum of the losses of a batch of items, of which this process has its part."""

@@ -1,13 +1,14 @@
 """Items that stand in a file are the items that stand in memory."""
 
 import os
+import sys
 
 import pytest
 import torch
 
 from data import gather as module
 from data.errors import UserError
-from data.gather import gather
+from data.gather import gather, mapped, take
 
 CHUNKS = [torch.arange(24 * n, dtype=torch.int64).view(n, 2, 12) + n for n in (3, 1, 2)]
 
@@ -72,3 +73,28 @@ def test_time_grows_with_the_number_of_chunks():
 
     gather(torch.zeros(1, 2).as_subclass(Counted) for _ in range(200))
     assert len(counted) == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count what is mapped in other ways")
+def test_a_file_larger_than_memory_is_mapped(tmp_path):
+    """Linux sets memory aside for a private mapping that may be written to, unless it is told not to."""
+    size = 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with open(tmp_path / "sparse", "w+b") as file:
+        file.truncate(size)
+        file.seek(size - 2)
+        file.write(bytes([3, 4]))
+        file.flush()
+        whole = mapped(file, torch.uint8, (2, -1))
+    assert whole[:, -2:].tolist() == [[0, 0], [3, 4]]
+    whole[1, -1] = 5
+    with open(tmp_path / "sparse", "rb") as file:
+        file.seek(size - 1)
+        assert file.read() == b"\4", "what is changed in memory stays there"
+
+
+@pytest.mark.parametrize("in_memory", [2**28, 100])
+def test_rows_are_taken_in_their_order(monkeypatch, in_memory):
+    monkeypatch.setattr(module, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(module, "AT_ONCE", 48)
+    items, rows = torch.arange(60.0).view(20, 3), torch.randperm(20)[:17]
+    assert torch.equal(take(items, rows), items[rows])

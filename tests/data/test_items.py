@@ -19,6 +19,11 @@ def test_hold_out_keeps_the_rest():
         numbered().hold_out(25)
 
 
+def test_items_are_numbered_inside_their_class():
+    labels = torch.tensor([2, 0, 2, 2, 0, 1])
+    assert LabelledItems(labels, labels, ("a", "b", "c")).ranks().tolist() == [0, 0, 1, 2, 1, 0]
+
+
 def test_class_split_is_seeded_and_complete():
     names = [f"c{i}" for i in range(100)]
     split = split_classes(names, 0)

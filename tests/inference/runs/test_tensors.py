@@ -8,6 +8,7 @@ import torch
 
 from data.errors import UserError
 from data.items import LabelledItems
+from inference.runs import tensors
 from inference.runs.tensors import dataset_name, load_features, save_features, save_tensors
 from tests.conftest import gaussian_bank
 
@@ -24,7 +25,11 @@ def test_a_feature_file_names_its_data_set(parts, tmp_path):
         dataset_name(tmp_path / "none.safetensors")
 
 
-def test_classes_of_unequal_size_read_back(parts, tmp_path):
+@pytest.mark.parametrize("in_memory", [2**28, 0])
+def test_classes_of_unequal_size_read_back(parts, in_memory, tmp_path, monkeypatch):
+    """From a file that counts as large, too."""
+    monkeypatch.setattr(tensors, "IN_MEMORY", in_memory)
+    monkeypatch.setattr("data.gather.IN_MEMORY", in_memory)
     full = parts["train"]
     parts["train"] = LabelledItems(full.items[:-3], full.labels[:-3], full.class_names)
     again = load_features(save_features(tmp_path / "features.safetensors", parts))
@@ -32,6 +37,18 @@ def test_classes_of_unequal_size_read_back(parts, tmp_path):
         assert torch.equal(again[split].items, part.items)
         assert torch.equal(again[split].labels, part.labels)
         assert again[split].class_names == part.class_names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_large_file_holds_what_a_small_one_does(dtype, tmp_path, monkeypatch):
+    """In every type, and in whatever order its tensors stand."""
+    written = {"features": torch.randn(3, 5, 2).to(dtype), "counts": torch.tensor([5, 4, 3]), "more": torch.ones(3)}
+    file = save_tensors(tmp_path / "a.safetensors", written, {"classes": ["a", "b", "c"]})
+    monkeypatch.setattr(tensors, "IN_MEMORY", 0)
+    again, metadata = tensors.load_tensors(file)
+    assert metadata == {"classes": ["a", "b", "c"]}
+    assert {name: value.dtype for name, value in again.items()} == {name: value.dtype for name, value in written.items()}
+    assert all(torch.equal(again[name], value) for name, value in written.items())
 
 
 def raw(path, header, data=b""):
