@@ -1,9 +1,9 @@
 """A run on data of twice the memory that its process may use: ``python -m benchmarks.larger_than_memory --limit 1``.
 
-Makes a folder of random images, pre-trains a small network on them for an epoch, embeds them into a feature bank of the same
-size, and meta-trains on it, in a control group whose memory Linux limits: who takes more is killed. Prints what the process held
-over time: anonymous memory, which cannot be given back, and pages of files, which the system takes when others need them. As
-root on Linux.
+Makes a folder of random images, pre-trains a small network on them for an epoch, embeds them into a feature bank that is larger
+than the limit too, and meta-trains on it, in a control group whose memory Linux limits: who takes more is killed. Prints what
+the process held over time: anonymous memory, which cannot be given back, and pages of files, which the system takes when others
+need them. As root on Linux.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from inference.meta.sib import SIB
 
 GROUPS = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
 """Where Linux keeps control groups, of its first and second version, and the file of a group that has its limit."""
-SIZE, CLASSES = 64, 40
-FEATURES = 3 * SIZE**2 // 4  # numbers, of four bytes: as many bytes as an image has
+SIZE, CLASSES = 128, 40
+FEATURES = 8192
 
 
 class Patches(nn.Module):
@@ -40,7 +40,7 @@ class Patches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *(nn.Conv2d(3, 32, 8, 8), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 4, 4), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.Conv2d(3, 32, 16, 16), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 4, 4), nn.BatchNorm2d(64), nn.ReLU()),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, FEATURES), nn.ReLU()),
         )
 
