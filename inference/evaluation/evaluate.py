@@ -19,6 +19,10 @@ NUMBERS_AT_ONCE = 2**22
 """Numbers of posterior draws and of what they say that are held at a time, for each of the few steps of a computation."""
 
 
+WHOLE = (0, 1)
+"""All of it: part 0 of 1."""
+
+
 def batches(sampler: Any, tasks: int, seed: int) -> Iterator[Any]:
     """``tasks`` tasks of any sampler of episodes, in batches that depend on the seed alone, whatever their number; or the first
     tasks of a batch, each once."""
@@ -46,7 +50,14 @@ def predictions(
 
 
 def predictions_of(
-    model: nn.Module, guides: Sequence[nn.Module], sampler: Any, *, tasks: int, seed: int, num_samples: int = 32
+    model: nn.Module,
+    guides: Sequence[nn.Module],
+    sampler: Any,
+    *,
+    tasks: int,
+    seed: int,
+    num_samples: int = 32,
+    share: tuple[int, int] = WHOLE,
 ) -> Iterator[tuple[Any, list[Predictive]]]:
     """What :func:`predictions` gives for each of several readings of one guide, which share what they can; fewer tasks at a
     time where all draws of a whole batch would take more than :data:`NUMBERS_AT_ONCE`.
@@ -54,14 +65,17 @@ def predictions_of(
     Args:
         model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
         guides: the readings, longer ones after shorter ones.
+        share: (i, n) for part i of n of each batch, under the draws that it has in the whole one.
     """
     device, dtype = place_of(*guides, model)
     for number, tasks_at_once in enumerate(batches(sampler, tasks, seed)):
         episode = tasks_at_once.to(device, dtype=dtype)
         own = mix_seed(seed, number)
         noise, at_once = CommonNoise(own), tasks_that_fit(episode, num_samples)
-        for first in range(0, len(episode.query_x), at_once):
-            part = episode.tasks(slice(first, first + at_once)) if at_once < len(episode.query_x) else episode
+        start, stop = (len(episode.query_x) * (share[0] + end) // share[1] for end in (0, 1))
+        for first in range(start, stop, at_once):
+            some = slice(first, min(first + at_once, stop))
+            part = episode.tasks(some) if some != slice(0, len(episode.query_x)) else episode
             how: dict[str, Any] = {"num_samples": num_samples, "first": first, "batch": TASKS_AT_ONCE}
             yield part, predictives(model, guides, part, noise, **how)
 
@@ -88,7 +102,14 @@ def evaluate(model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, se
 
 @torch.no_grad()
 def evaluate_readings(
-    model: nn.Module, guides: Mapping[int, nn.Module], sampler: Any, *, tasks: int, seed: int, num_samples: int = 32
+    model: nn.Module,
+    guides: Mapping[int, nn.Module],
+    sampler: Any,
+    *,
+    tasks: int,
+    seed: int,
+    num_samples: int = 32,
+    share: tuple[int, int] = WHOLE,
 ) -> dict[int, Scores]:
     """What :func:`evaluate` gives for each of several :func:`readings` of one guide, on the same tasks, from one unrolling.
     Scores are added up batch by batch, so memory does not grow with the number of tasks.
@@ -96,9 +117,10 @@ def evaluate_readings(
     Args:
         model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
         guides: the readings, longer ones after shorter ones.
+        share: (i, n) for the tasks of the i-th of n processes, of which each has one at least where there are n in all.
     """
     sums = {k: TaskSums() for k in guides}
-    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples}
+    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples, "share": share}
     for episode, predicted in predictions_of(model, list(guides.values()), sampler, **how):
         for k, one in zip(guides, predicted, strict=True):
             rate = None if one.rate is None else one.rate.cpu()

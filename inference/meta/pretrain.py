@@ -14,6 +14,7 @@ from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.episodes import EpisodeSampler, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from inference.runs.classifier import ClassifierTraining
+from inference.runs.processes import together
 from inference.runs.updates import Schedule
 from models.distillation.losses import knowledge_distillation
 from models.networks.backbones import CosineClassifier
@@ -136,9 +137,11 @@ def few_shot_accuracy(network: nn.Module, sampler: EpisodeSampler, *, seed: int,
 
 
 def nearest_mean_accuracy(network: nn.Module, sampler: EpisodeSampler, *, tasks: int, seed: int) -> float:
-    """Accuracy (fraction) of the nearest-class-mean cosine classifier on tasks of images."""
+    """Accuracy (fraction) of the nearest-class-mean cosine classifier on tasks of images, which the processes that train
+    embed together."""
     source = sampler.source
-    bank = LabelledItems(F.normalize(embed(network, source.items), dim=-1), source.labels, source.class_names)
+    features = together(lambda some: embed(network, source.items[some]), len(source))
+    bank = LabelledItems(F.normalize(features, dim=-1), source.labels, source.class_names)
     episode = EpisodeSampler(bank, sampler.spec).sample(tasks, seed=seed)
     means = F.normalize(class_means(episode.support_x, episode.support_y, sampler.spec.way), dim=-1)
     assert episode.query_y is not None

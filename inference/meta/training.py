@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from data.seeding import mix_seed, seeded
 from guides.tasks.every_step import EveryStep, step_weights
 from inference.elbo import RateDistortionModule
-from inference.evaluation.evaluate import evaluate_readings, readings
+from inference.evaluation.evaluate import WHOLE, evaluate_readings, readings
 from inference.evaluation.metrics import Scores
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
@@ -138,17 +138,21 @@ class MetaTraining(lightning.LightningModule):
         return tuple(sampler.on(bank) for sampler in self.validation)
 
     def on_train_epoch_end(self) -> None:
-        schedule, model, kinds = self.schedule, self.objective.model, self.validation_kinds()
+        """Validate: each process has its part of the tasks, and what is logged is the mean over all of them."""
+        schedule, model, kinds, world = self.schedule, self.objective.model, self.validation_kinds(), self.trainer.world_size
         guides = readings(self.objective.guide) if schedule.earlier else {0: self.objective.guide}
         found: dict[str, list[float]] = {}
         for sampler in kinds:
             tasks = max(1, schedule.validation_tasks // len(kinds))
             settings: dict[str, Any] = {"tasks": tasks, "seed": schedule.seed, "num_samples": 8}
+            shared = 1 < world <= tasks
+            settings["share"] = (self.global_rank, world) if shared else WHOLE
             scores = list(evaluate_readings(model, guides, sampler, **settings).values())
             spec = getattr(sampler, "spec", None)
             share = relative(self.training_tasks, spec.way, spec.way * spec.queries) if spec else 1.0
+            weight = scores[0].episodes * world / tasks if shared else 1.0  # the mean over processes is that over tasks
             for name, value in self.validated(scores, share).items():
-                found.setdefault(name, []).append(value)
+                found.setdefault(name, []).append(weight * value)
         self.log_dict({name: fmean(values) for name, values in found.items()}, prog_bar=True, sync_dist=True)
 
     def validated(self, scores: Sequence[Scores], share: float) -> dict[str, float]:

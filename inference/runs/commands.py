@@ -57,6 +57,8 @@ __all__ = [
 
 SHOWN = 500
 """Characters from both ends of a very long error that are shown."""
+WHERE = {"device", "devices", "progress"}
+"""Options that a resumed run may have others of: they change no number but by rounding."""
 PATIENCE = 20.0
 """Seconds that other processes than the main one leave it to say what is wrong."""
 Result = TypeVar("Result")
@@ -312,17 +314,24 @@ def read_command(
     ``description`` and ``examples`` are the text of its ``--help``.
 
     Raises:
-        UserError: bad options, others beside ``--resume``, or no run folder.
+        UserError: bad options, others beside ``--resume`` than those that say where it computes, or no run folder.
     """
     parser = OptionParser(options, command, description, examples)
-    parser.add_flag("--resume", "run folder to continue, with its own options", "RUN", type=str | None, default=None)
+    parser.add_flag(
+        "--resume",
+        "run folder to continue, with its own options; --device, --devices and --progress may be others",
+        "RUN",
+        type=str | None,
+        default=None,
+    )
     values = parser.read(arguments)
     if (resumed := values.pop("resume")) is None:
         return options(**values), None
-    if others := parser.named() - {"resume"}:
+    if others := parser.named() - {"resume"} - WHERE:
         raise UserError(f"`resume={resumed}` goes on with the options of that run: leave out `{min(others)}`")
     run = RunFolder.existing(resumed)
-    return options_from_yaml(options, run.read_config(), run.config), run
+    elsewhere = {name: values[name] for name in parser.named() & WHERE}
+    return options_from_yaml(options, run.read_config(), run.config, elsewhere), run
 
 
 def given_value(options: type[Options], name: str, arguments: Sequence[str] | None) -> Any:

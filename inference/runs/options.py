@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -257,8 +258,13 @@ def options_to_yaml(options: Options) -> str:
     return yaml.safe_dump({field.name: plain(getattr(options, field.name)) for field in fields(options)}, sort_keys=False)
 
 
-def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
+def options_from_yaml(
+    options: type[Kind], text: str, source: object, changed: Mapping[str, Any] = MappingProxyType({})
+) -> Kind:
     """Options of a run folder, from YAML ``text``; ``source`` is who has it, for messages.
+
+    Args:
+        changed: other values of some.
 
     Raises:
         UserError: the file is damaged, or has unknown options or values that do not fit.
@@ -270,4 +276,4 @@ def options_from_yaml(options: type[Kind], text: str, source: object) -> Kind:
         check_names(options, content)
     except (yaml.YAMLError, TypeError, UserError) as error:
         raise UserError(f"{source} is damaged, or of another command: {str(error).splitlines()[0]}") from error
-    return options(**content)
+    return options(**{**content, **changed})

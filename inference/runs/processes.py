@@ -82,6 +82,21 @@ def agree(make: Callable[[], T]) -> T:
     return made[0]
 
 
+def together(make: Callable[[slice], Tensor], rows: int) -> Tensor:
+    """``[rows, ...]`` on the CPU, of which each process that trains makes its part, in all of them.
+
+    Args:
+        make: some of the rows.
+        rows: how many there are in all.
+    """
+    world = group.get_world_size() if group.is_initialized() else 1
+    if world == 1:
+        return make(slice(0, rows))
+    parts: list[Any] = [None] * world
+    group.all_gather_object(parts, make(slice(rows * rank() // world, rows * (rank() + 1) // world)))
+    return torch.cat(parts)
+
+
 @contextmanager
 def main_prints() -> Iterator[None]:
     """Drop what other processes than the main one print."""

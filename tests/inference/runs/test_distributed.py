@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def alone(tmp_path_factory, features):
     return folder
 
 
-@pytest.mark.parametrize(("command", "way"), [("svi_sib", "devices"), ("svi_sib", "torchrun"), ("svi_bnn", "devices")])
+@pytest.mark.parametrize(("command", "way"), [("svi_sib", "devices"), ("svi_bnn", "devices")])
 def test_two_processes_end_with_the_parameters_of_one(command, way, alone, features, tmp_path):
     """An odd batch, so that the two have parts of unequal size."""
     arguments = {"svi_sib": ["--features", features, *META], "svi_bnn": BNN}[command]
@@ -108,6 +109,27 @@ def test_two_processes_end_with_the_parameters_of_one(command, way, alone, featu
     assert len(first["results"]) == len(second["results"])
     for one, two in zip(first["results"], second["results"], strict=True):
         assert numbers(two) == pytest.approx(numbers(one), rel=1e-4)
+
+
+def half_done(run: Path, copy: Path) -> Path:
+    """A copy of a run as if it had been interrupted after the first of its two validations."""
+    shutil.copytree(run, copy)
+    for file in (copy / "metrics.json", *copy.glob("checkpoints/*-k*.safetensors"), *copy.glob("checkpoints/*/last.ckpt")):
+        file.unlink()
+    return copy
+
+
+def test_a_run_of_one_process_is_resumed_by_two_and_the_other_way_round(alone, tmp_path):
+    """By as many as there are now, whatever the run began with."""
+    one = half_done(alone / "svi_sib", tmp_path / "one")
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "inference.svi_sib"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*words, "--resume", str(one)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert furthest(alone / "svi_sib", one) < 1e-6
+    two = half_done(one, tmp_path / "two")
+    svi_sib.main(["--resume", str(two), "--devices", "1", "--progress", "false"])
+    assert furthest(alone / "svi_sib", two) < 1e-6
 
 
 def test_draws_within_the_steps_and_a_hierarchical_prior_are_shared_too(features, tmp_path):
