@@ -116,6 +116,25 @@ def test_validation_watches_the_objective(beta):
     assert named == pytest.approx((scores[2].accuracy, scores[2].nll, scores[2].rate, scores[2].distortion))
 
 
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_processes_validate_their_parts_of_the_same_tasks(world):
+    """Ten tasks, which three or four cannot share equally: what Lightning makes the mean of is weighted by them."""
+    model, guide = build(steps=2)
+    alone = training(model, guide)
+    alone.on_train_epoch_end()
+    logged, seen = [], []
+    for rank in range(world):
+        module = training(model, guide)
+        module._trainer.world_size, module._trainer.global_rank = world, rank
+        module.validated = lambda scores, share, know=module.validated: seen.append(scores[0].episodes) or know(scores, share)
+        module.on_train_epoch_end()
+        logged.append(module.logged)
+    assert sum(seen) == 10
+    assert max(seen) - min(seen) <= 1
+    means = {name: sum(one[name] for one in logged) / world for name in logged[0]}
+    assert means == pytest.approx(alone.logged)
+
+
 def test_scales_and_the_gate_learn_faster():
     """On the logarithmic axes along which they must fall by orders of magnitude where β is large."""
     model, guide = build(gate=PriorGate(DIM, 0.5), learned=True)

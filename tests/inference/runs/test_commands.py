@@ -109,6 +109,16 @@ def test_resume_reads_the_options_of_the_folder(tmp_path):
     assert run.path == tmp_path
 
 
+def test_a_resumed_run_may_compute_elsewhere(tmp_path, monkeypatch):
+    """Also where its own number of processes is too large for this machine."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    (tmp_path / "config.yaml").write_text("{way: 7, devices: 64, progress: true}")
+    options, _ = read_command(SibOptions, "svi_sib", "…", ["--resume", str(tmp_path), "--devices", "2", "--progress", "false"])
+    assert options == SibOptions(way=7, devices=2, progress=False)
+    with pytest.raises(UserError, match="`devices=64` are more processes than this machine can run side by side"):
+        read_command(SibOptions, "svi_sib", "…", ["--resume", str(tmp_path)])
+
+
 def test_options_are_printed_as_a_file_that_is_read_back(capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
         read("--likelihood", "poisson", "--prior", "scale-mixture", "--print-config", options=BnnOptions)

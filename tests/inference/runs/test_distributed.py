@@ -114,6 +114,7 @@ def test_two_processes_end_with_the_parameters_of_one(command, way, alone, featu
 def half_done(run: Path, copy: Path) -> Path:
     """A copy of a run as if it had been interrupted after the first of its two validations."""
     shutil.copytree(run, copy)
+    assert all((stage / "previous.ckpt").exists() for stage in (copy / "checkpoints").glob("*-k*/"))
     for file in (copy / "metrics.json", *copy.glob("checkpoints/*-k*.safetensors"), *copy.glob("checkpoints/*/last.ckpt")):
         file.unlink()
     return copy
