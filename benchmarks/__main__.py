@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import bnn, growth, roofline, sib, vid
+from benchmarks.speed import bnn, growth, pretrain, roofline, sib, vid
 from benchmarks.speed.timing import CLOCKS, Row, format_rows
 from data.errors import UserError
 
@@ -35,6 +35,7 @@ CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "evaluation": sib.evaluation,
     "bnn-step": bnn.steps,
     "vid-step": vid.steps,
+    "pretrain-step": pretrain.steps,
     "growth": growth.growth,
     "roofline": roofline.roofline,
 }
@@ -48,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tyxe", help="a checkout of TyXe")
     made.add_argument("--features", help="a feature file, in place of random features of the same size")
     made.add_argument("--batch", type=int, nargs="+", help="of steps, in place of the usual ones")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of all cases but vid-step")
+    made.add_argument("--backbone", default="wrn-28-10", help="of pretrain-step")
+    made.add_argument("--image-size", type=int, default=84, help="of pretrain-step")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--rounds", type=int, default=60, help="fewer where a step is long")
     made.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: computing time of all threads, on a busy machine")
@@ -66,8 +70,14 @@ def record(options: argparse.Namespace, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
-    """Run a case, print its table, and write its numbers where asked to."""
+    """Run a case, print its table, and write its numbers where asked to.
+
+    Raises:
+        UserError: there is no GPU, or no peer where one is named.
+    """
     options = parser().parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU is available to PyTorch: leave out --device cuda")
     torch.set_num_threads(options.threads)
     rows = CASES[options.case](options)
     print(f"torch {torch.__version__}, {options.threads} threads, {options.clock} clock")

@@ -201,13 +201,14 @@ def steps(options: argparse.Namespace) -> list[Row]:
     rows = []
     for batch in options.batch or BATCHES:
         torch.manual_seed(0)
-        x, y = torch.randn(batch, SIZES[0]), torch.randint(SIZES[-1], (batch,))
-        made = dict(objectives(x, y))
-        single = {name: one for name, one in made.items() if one.means and name != "ours, five posteriors"}
-        noise = {name: one.variance(options.rounds) for name, one in single.items()}
-        programs = {name: one.step() for name, one in made.items()}
-        if options.tyxe:
-            programs["TyXe, a draw an example"] = tyxe_step(x, y, options.tyxe)
+        with torch.device(options.device):  # where networks and guides are made
+            x, y = torch.randn(batch, SIZES[0]), torch.randint(SIZES[-1], (batch,))
+            made = dict(objectives(x, y))
+            single = {name: one for name, one in made.items() if one.means and name != "ours, five posteriors"}
+            noise = {name: one.variance(options.rounds) for name, one in single.items()}
+            programs = {name: one.step() for name, one in made.items()}
+            if options.tyxe:
+                programs["TyXe, a draw an example"] = tyxe_step(x, y, options.tyxe)
         for row in interleave("bnn-step", f"batch {batch}", programs, rounds=options.rounds, clock=options.clock):
             extra = {"× deterministic": 1 / row.ratio}
             if row.name in noise:

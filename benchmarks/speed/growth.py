@@ -78,7 +78,7 @@ def growth(options: argparse.Namespace) -> list[Row]:
     draws, with the exponents of the power laws fitted to them; ``--picture`` draws them."""
     bank, rows = bank_of(options.features), []
     for quantity, sizes in SIZES.items():
-        programs = {f"{quantity} = {size}": program(bank, quantity, size) for size in sizes}
+        programs = {f"{quantity} = {size}": program(bank, quantity, size, options.device) for size in sizes}
         memory = [peak_memory(one) for one in programs.values()]
         found = interleave("growth", f"against {quantity}", programs, rounds=max(2, options.rounds // 20), clock=options.clock)
         measured = zip(found, sizes, memory, strict=True)
@@ -89,12 +89,12 @@ def growth(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def program(bank: LabelledItems, quantity: str, size: int) -> Callable:
-    """A training step, or evaluation, with one ``quantity`` of this ``size`` and the others as usual."""
+def program(bank: LabelledItems, quantity: str, size: int, device: str) -> Callable:
+    """A training step, or evaluation, on a ``device``, with one ``quantity`` of this ``size`` and the others as usual."""
     chosen = USUAL | {quantity: size}
     if quantity == "D":
         bank = bank_of(None, width=size)
-    objective, items = ours(bank, chosen["K"], **DEFAULT | ({"predictor": "cosine"} if quantity == "D" else {}))
+    objective, items = ours(bank, chosen["K"], device=device, **DEFAULT | ({"predictor": "cosine"} if quantity == "D" else {}))
     sampler = EpisodeSampler(items, TaskSpec(chosen["way"], chosen["shot"], chosen["queries"]))
     if quantity == "draws":
         return lambda: evaluate(objective.model, objective.guide, sampler, tasks=50, seed=1, num_samples=size)

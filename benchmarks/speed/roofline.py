@@ -19,7 +19,7 @@ from benchmarks.speed.sib import DEFAULT, ITS_SETTING, bank_of, evaluate_all, ou
 from benchmarks.speed.timing import Row, interleave
 from data.episodes import EpisodeSampler, TaskSpec
 
-SIDE = 1024  # of the plain product
+SIDES = {"cpu": 1024, "cuda": 8192}  # of the plain product
 COPIED = 2**24  # floats of the plain copy, far more than the caches hold
 
 
@@ -59,7 +59,8 @@ def roofline(options: argparse.Namespace) -> list[Row]:
     No program can take less time than its operations at the product's speed, nor than its bytes at the copy's, so far as they
     come from memory and not from caches: ``bound`` is the share of its time that the larger of the two explains.
     """
-    square, long = torch.randn(SIDE, SIDE), torch.randn(COPIED)
+    device, side = options.device, SIDES[options.device]
+    square, long = torch.randn(side, side, device=device), torch.randn(COPIED, device=device)
     out, target = torch.empty_like(square), torch.empty_like(long)
     programs: dict[str, Callable] = {
         "plain product": lambda: torch.mm(square, square, out=out),
@@ -67,17 +68,18 @@ def roofline(options: argparse.Namespace) -> list[Row]:
     }
     bank = bank_of(options.features)
     for name, chosen in (("its setting", ITS_SETTING), ("default", DEFAULT)):
-        objective, items = ours(bank, **chosen)
+        objective, items = ours(bank, device=device, **chosen)
         sampler = EpisodeSampler(items, TaskSpec())
-        programs[f"SIB step, {name}, 16 tasks"] = training_step(objective, sampler, 16)
-        programs[f"SIB step, {name}, 256 tasks"] = training_step(objective, sampler, 256)
+        for batch in options.batch or (16, 256):
+            programs[f"SIB step, {name}, {batch} tasks"] = training_step(objective, sampler, batch)
         programs[f"SIB evaluation, {name}, 50 tasks"] = evaluate_all(objective, sampler, 50)
-    x, y = torch.randn(512, SIZES[0]), torch.randint(SIZES[-1], (512,))
-    programs |= {"deterministic step, batch 512": deterministic(x, y).step()}
-    programs["β-BNN step, batch 512"] = bnn_objective(x, y, 1).step()
+    with torch.device(device):  # where networks and guides are made
+        x, y = torch.randn(512, SIZES[0]), torch.randint(SIZES[-1], (512,))
+        programs |= {"deterministic step, batch 512": deterministic(x, y).step()}
+        programs["β-BNN step, batch 512"] = bnn_objective(x, y, 1).step()
     rows = interleave("roofline", "this machine", programs, rounds=max(5, options.rounds // 4), clock=options.clock)
     numbers = {name: counted(program) for name, program in programs.items()}
-    best_flops, best_bytes = 2 * SIDE**3 / rows[0].seconds, 8 * COPIED / rows[1].seconds
+    best_flops, best_bytes = 2 * side**3 / rows[0].seconds, 8 * COPIED / rows[1].seconds
     found = []
     for row in rows:
         flops, moved = numbers[row.name]

@@ -15,6 +15,7 @@ from data.items import LabelledItems
 from data.seeding import mix_seed
 from inference.elbo import RateDistortionModule
 from inference.evaluation.evaluate import evaluate_readings, readings
+from inference.evaluation.predictive import place_of
 from inference.meta.learner import build_objective
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
@@ -43,12 +44,15 @@ def bank_of(features: str | None, *, classes: int = 64, images: int = 100, width
     return LabelledItems(items, labels, tuple(f"class {i}" for i in range(classes)))
 
 
-def ours(bank: LabelledItems, steps: int = STEPS, **chosen: str) -> tuple[RateDistortionModule, LabelledItems]:
-    """Model, guide and objective in one setting, ``chosen`` among the options of a run, and the features they take."""
+def ours(
+    bank: LabelledItems, steps: int = STEPS, *, device: str = "cpu", **chosen: str
+) -> tuple[RateDistortionModule, LabelledItems]:
+    """Model, guide and objective in one setting, ``chosen`` among the options of a run, on a ``device``, and the features they
+    take."""
     options = SibOptions(beta=0.1, steps=steps, **chosen)  # type: ignore[arg-type]
     guide, variant = settings(GuideSettings, options), all_variants(options)[0]
     space, means = feature_space(guide, variant.predictor, bank)
-    return build_objective(guide, variant, means), map_items(space, bank)
+    return build_objective(guide, variant, means).to(device), map_items(space, bank)
 
 
 def training_step(objective: RateDistortionModule, sampler: EpisodeSampler, batch: int, earlier: float = 0.0) -> Callable:
@@ -56,9 +60,10 @@ def training_step(objective: RateDistortionModule, sampler: EpisodeSampler, batc
     is its weight."""
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-3, fused=True)
     whole, number = every_step(objective, objective_weights(objective, earlier)), iter(range(10**9))
+    device, _ = place_of(objective)
 
     def step() -> None:
-        loss = whole(*sampler.sample(batch, seed=mix_seed(0, next(number)))) / batch
+        loss = whole(*sampler.sample(batch, seed=mix_seed(0, next(number))).to(device)) / batch
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -69,9 +74,10 @@ def training_step(objective: RateDistortionModule, sampler: EpisodeSampler, batc
 def original_step(classifier: nn.Module, sampler: EpisodeSampler, batch: int) -> Callable:
     """The same of the original: its batch norm sees all tasks of a batch together."""
     optimizer, number = torch.optim.Adam(classifier.parameters(), 1e-3), iter(range(10**9))
+    device, _ = place_of(classifier)
 
     def step() -> None:
-        episode = sampler.sample(batch, seed=mix_seed(0, next(number)))
+        episode = sampler.sample(batch, seed=mix_seed(0, next(number))).to(device)
         scores = classifier(*episode[:3], STEP_SIZE)
         loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
         optimizer.zero_grad()
@@ -88,11 +94,11 @@ def steps(options: argparse.Namespace) -> list[Row]:
     for batch in options.batch or BATCHES:
         programs: dict[str, Callable] = {}
         if options.original:
-            classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS)
+            classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
             programs["original, Adam"] = original_step(classifier, EpisodeSampler(bank, TaskSpec()), batch)
         settings_of = (("ours, its setting", ITS_SETTING, 0.0), ("ours, default", DEFAULT, 0.0))
         for name, chosen, earlier in (*settings_of, ("ours, default, loss at every step", DEFAULT, EARLIER)):
-            objective, items = ours(bank, **chosen)
+            objective, items = ours(bank, device=options.device, **chosen)
             programs[name] = training_step(objective, EpisodeSampler(items, TaskSpec()), batch, earlier)
         group = f"{batch} tasks a step"
         rounds = max(5, options.rounds if batch < 64 else options.rounds // 4)
@@ -106,14 +112,16 @@ def evaluation(options: argparse.Namespace) -> list[Row]:
     bank, tasks, programs = bank_of(options.features), 50, {}
     sampler = EpisodeSampler(bank, TaskSpec())
     if options.original:
-        classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS)
-        programs["original, one task at a time"] = lambda: one_by_one(classifier, sampler.sample(tasks, seed=1))
+        classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
+        programs["original, one task at a time"] = lambda: one_by_one(
+            classifier, sampler.sample(tasks, seed=1).to(options.device)
+        )
     for name, chosen in (
         ("ours, cosine, delta, mlp", ITS_SETTING),
         ("ours, distance, Gaussian, 32 draws", DEFAULT),
         ("ours, cosine, Gaussian, 32 draws", DEFAULT | {"predictor": "cosine"}),
     ):
-        objective, items = ours(bank, **chosen)
+        objective, items = ours(bank, device=options.device, **chosen)
         programs[name] = evaluate_all(objective, EpisodeSampler(items, TaskSpec()), tasks)
     rows = interleave("evaluation", "50 tasks", programs, rounds=options.rounds, work=tasks, clock=options.clock)
     return rows + extraction(options)
@@ -130,13 +138,13 @@ def extraction(options: argparse.Namespace) -> list[Row]:
     generator, network = torch.Generator().manual_seed(0), build_backbone("conv4-64", (3, 32, 32)).eval()
     images = torch.randint(256, (600, 3, 32, 32), generator=generator, dtype=torch.uint8)
     split = LabelledItems(images, torch.arange(8).repeat_interleave(75), tuple("abcdefgh"))
-    floats = nn.Sequential(Floats(), network)
+    floats = nn.Sequential(Floats(), network).to(options.device)
 
     @torch.no_grad()
     def task_by_task() -> None:
         for number in range(100):
             task = EpisodeSampler(split, TaskSpec()).sample(1, seed=number)
-            floats(torch.cat([task.support_x[0], task.query_x[0]]))
+            floats(torch.cat([task.support_x[0], task.query_x[0]]).to(options.device))
 
     programs = {"task by task": task_by_task, "the split once": lambda: embed(floats, split.items)}
     return interleave("evaluation", "features of 100 tasks", programs, rounds=5, work=100, clock=options.clock)

@@ -238,7 +238,7 @@ class Standardize(nn.Module):
 
     def fit(self, images: Tensor) -> Standardize:
         """Take the statistics of uint8 ``images`` ``[n, channels, height, width]`` (a thousand are enough)."""
-        sample = images[:: max(1, len(images) // 1000)].float() / 255
+        sample = images[:: max(1, len(images) // 1000)].float().div_(255)
         self.mean.copy_(sample.mean(dim=(0, 2, 3))[:, None, None])
         self.std.copy_(sample.std(dim=(0, 2, 3)).clamp_min(1e-3)[:, None, None])
         return self
