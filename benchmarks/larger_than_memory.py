@@ -1,7 +1,7 @@
 """A run on data of twice the memory that its process may use: ``python -m benchmarks.larger_than_memory --limit 1``.
 
-Makes a folder of random images, pre-trains a small network on them for an epoch, embeds them into a feature bank that is larger
-than the limit too, and meta-trains on it, in a control group whose memory Linux limits: who takes more is killed. Prints what
+Makes a folder of random images, pre-trains a small network on them for an epoch, embeds them, and meta-trains on their features,
+in a control group whose memory Linux limits: who takes more is killed. Prints what
 the process held over time: anonymous memory, which cannot be given back, and pages of files, which the system takes when others
 need them. As root on Linux.
 """
@@ -31,7 +31,7 @@ from inference.meta.sib import SIB
 GROUPS = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
 """Where Linux keeps control groups, of its first and second version, and the file of a group that has its limit."""
 SIZE, CLASSES = 128, 40
-FEATURES = 8192
+FEATURES = 1024
 
 
 class Patches(nn.Module):

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.episodes import EpisodeSampler, TaskSpec
+from data.gather import gather
 from data.items import ImageSplits, LabelledItems
 from inference.runs.classifier import ClassifierTraining
 from inference.runs.processes import together
+from inference.runs.tensors import AT_ONCE
 from inference.runs.updates import Schedule
 from models.distillation.losses import knowledge_distillation
 from models.networks.backbones import CosineClassifier
@@ -141,7 +143,8 @@ def nearest_mean_accuracy(network: nn.Module, sampler: EpisodeSampler, *, tasks:
     embed together."""
     source = sampler.source
     features = together(lambda some: embed(network, source.items[some]), len(source))
-    bank = LabelledItems(F.normalize(features, dim=-1), source.labels, source.class_names)
+    normalised = gather(F.normalize(some, dim=-1) for some in features.split(AT_ONCE))
+    bank = LabelledItems(normalised, source.labels, source.class_names)
     episode = EpisodeSampler(bank, sampler.spec).sample(tasks, seed=seed)
     means = F.normalize(class_means(episode.support_x, episode.support_y, sampler.spec.way), dim=-1)
     assert episode.query_y is not None
