@@ -1,9 +1,9 @@
 """A run on data of twice the memory that its process may use: ``python -m benchmarks.larger_than_memory --limit 1``.
 
-Makes a folder of random images, pre-trains a small network on them for an epoch, embeds them, and meta-trains on their features,
-in a control group whose memory Linux limits: who takes more is killed. Prints what
-the process held over time: anonymous memory, which cannot be given back, and pages of files, which the system takes when others
-need them. As root on Linux.
+Makes a folder of random images, pre-trains a small network on them for an epoch, embeds them, and meta-trains on their
+features, in a control group whose memory Linux limits: who takes more is killed. Prints what the process held over time:
+anonymous memory, which cannot be given back, and pages of files, which the system takes when others need them. As root on
+Linux.
 """
 
 from __future__ import annotations
