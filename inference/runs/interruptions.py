@@ -60,8 +60,8 @@ def interrupt(number: int, frame: Any) -> None:
 
 def is_first(number: int) -> bool:
     """Whether no signal of this ``number`` was here in the last seconds."""
-    now, before = time.monotonic(), struck.get(number)
-    if before is not None and now - before < AGAIN:
+    now, before = time.monotonic(), struck.get(number, -AGAIN)
+    if now - before < AGAIN:
         return False
     struck[number] = now
     return True
@@ -95,7 +95,7 @@ def nothing_lost() -> Iterator[None]:
     def unraisable(found: Any) -> None:
         if isinstance(found.exc_value, INTERRUPTIONS):
             number = signal.SIGTERM if isinstance(found.exc_value, Terminated) else signal.SIGINT
-            struck.pop(number, None)
+            struck[number] = -AGAIN  # it strikes as a first one, and destructors stay silent until then
             threading.Timer(0.01, os.kill, (os.getpid(), number)).start()  # now it would strike this function
         elif no_room(found.exc_value) is None and not struck:  # what an interruption left half made has nothing to say
             others(found)
