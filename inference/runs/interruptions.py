@@ -14,7 +14,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from data.errors import UserError
+from data.errors import UserError, readable
 from data.locks import locked
 from inference.runs import beginning
 from inference.runs.folder import RunFolder, Unfinished, no_room, plainly, writing
@@ -172,7 +172,8 @@ def working_in(run: RunFolder, *, new: bool = False, resumes: bool = True) -> It
 def last_words(end: BaseException) -> tuple[str, int]:
     """What a command says of an interruption, and its exit code: 128 and the signal's number."""
     name, number = ("terminated", signal.SIGTERM) if isinstance(end, Terminated) else ("interrupted", signal.SIGINT)
-    return f"{name}: {end.args[0] if end.args else 'nothing is left behind, start again'}", 128 + number
+    said = readable(str(end.args[0])) if end.args else "nothing is left behind, start again"  # it may hold a path
+    return f"{name}: {said}", 128 + number
 
 
 @contextmanager

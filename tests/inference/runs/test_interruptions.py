@@ -14,7 +14,7 @@ from data.errors import UserError
 from inference.runs import commands, interruptions
 from inference.runs.commands import run_command
 from inference.runs.folder import MEMORY, RunFolder, Unfinished
-from inference.runs.interruptions import Terminated, nothing_lost, terminable, terminate, working_in
+from inference.runs.interruptions import Terminated, last_words, nothing_lost, terminable, terminate, working_in
 from inference.runs.options import RunOptions
 from inference.runs.training import SharedTraining
 from tests.inference.runs.test_study import Steps
@@ -153,6 +153,10 @@ def test_what_the_interruption_itself_holds_says_nothing_either(monkeypatch, cap
     said = capsys.readouterr()
     assert said.out == "143\n"
     assert said.err == "terminated: nothing is left behind, start again\n"
+
+
+def test_last_words_are_one_line_whatever_the_folder_is_called():
+    assert last_words(KeyboardInterrupt("continue with --resume a\nb")) == ("interrupted: continue with --resume a\\nb", 130)
 
 
 def test_a_handler_of_the_users_own_stays(capsys):
