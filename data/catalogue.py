@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 from data.arguments import as_path, as_whole, shown
 from data.errors import UserError, choose
@@ -20,7 +21,8 @@ from data.sources.domains import LetterDomains
 from data.sources.folder import load_folder, load_train_test_folder
 from data.sources.glyphs import load_capitals, load_digits, load_glyphs
 from data.sources.mini_imagenet import load_mini_imagenet
-from data.sources.torchvision import load_cifar_fs, load_omniglot, load_train_test
+from data.sources.omniglot import Places, load_omniglot
+from data.sources.torchvision import load_cifar_fs, load_train_test
 
 Loaded = TypeVar("Loaded")
 
@@ -30,14 +32,18 @@ class DataSet(Generic[Loaded]):
     """What the catalogue knows of a data set.
 
     Attributes:
-        load: called with the root (of embedded sets none), the image size and the seed.
+        load: called with the root (of embedded sets none), the image size and the seed, and with what is said of its choices.
         image_size: height and width when the user gives none, pixels.
         embedded: drawn by Sibyl; others need a root.
+        choices: names of what can be chosen of this data set alone.
+        several: whether its root may be several places.
     """
 
-    load: Callable[[Path, int, int], Loaded]
+    load: Callable[..., Loaded]
     image_size: int
     embedded: bool = False
+    choices: tuple[str, ...] = ()
+    several: bool = False
 
 
 FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
@@ -45,8 +51,9 @@ FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
     "glyphs": DataSet(lambda root, size, seed: load_glyphs(size, seed=seed), 28, embedded=True),
     # root/{train,val,test}/<class>/* or root/<class>/*, a folder or a zip archive
     "folder": DataSet(lambda root, size, seed: load_folder(root, size, seed=seed), 84),
-    # torchvision's Omniglot: background alphabets for training and validation, evaluation alphabets for test
-    "omniglot": DataSet(load_omniglot, 28),
+    # Omniglot from archives and folders, merged by alphabet and character, or torchvision's: background alphabets for training
+    # and validation, evaluation alphabets for test
+    "omniglot": DataSet(load_omniglot, 28, choices=("val_alphabets", "test_alphabets", "rotations"), several=True),
     # CIFAR-100 by a 64/16/20 class split
     "cifar-fs": DataSet(lambda root, size, seed: load_cifar_fs(root, size), 32),
     # user-supplied folders
@@ -78,20 +85,23 @@ SUPERVISED: Mapping[str, DataSet[SupervisedData]] = {
 
 
 def load_data(
-    name: str = "glyphs", root: str | Path | None = None, *, image_size: int | None = None, seed: int = 0
+    name: str = "glyphs", root: Places | None = None, *, image_size: int | None = None, seed: int = 0, **choices: Any
 ) -> ImageSplits:
     """Load a data set with disjoint training, validation and test classes.
 
     Args:
         name: a key of :data:`FEW_SHOT`.
-        root: where its files are; ``glyphs`` have none. torchvision's sets are downloaded there when missing.
+        root: where its files are; ``glyphs`` have none, ``omniglot`` may have several. torchvision's sets are downloaded there
+            when missing.
         image_size: height and width in pixels; ``None`` for the data set's usual one.
         seed: the glyphs' drawing, and the class split where the data has none.
+        choices: of ``omniglot`` alone: ``val_alphabets``, ``test_alphabets`` and ``rotations``, see
+            :func:`~data.sources.omniglot.load_omniglot`.
 
     Raises:
-        UserError: unknown name, missing root or one too many, or bad files.
+        UserError: unknown name, missing root or one too many, choices that the data set does not have, or bad files.
     """
-    return load_from(FEW_SHOT, name, root, image_size, seed)
+    return load_from(FEW_SHOT, name, root, image_size, seed, choices)
 
 
 def load_domains(
@@ -129,12 +139,20 @@ def load_supervised(
 
 
 def load_from(
-    table: Mapping[str, DataSet[Loaded]], name: str, root: str | Path | None, image_size: int | None, seed: int
+    table: Mapping[str, DataSet[Loaded]],
+    name: str,
+    root: Places | None,
+    image_size: int | None,
+    seed: int,
+    choices: Mapping[str, Any] = MappingProxyType({}),
 ) -> Loaded:
     """Look ``name`` up in ``table`` and load it.
 
+    Args:
+        choices: of what this data set alone knows.
+
     Raises:
-        UserError: an unknown name, files missing that it needs, or a ``root`` that it has no use for.
+        UserError: an unknown name, files missing that it needs, or a ``root`` or choices that it has no use for.
     """
     if not isinstance(name, str) or name not in table:
         raise UserError(f"unknown data set {shown(name)!r}: {choose(shown(name), table)}")
@@ -143,5 +161,9 @@ def load_from(
         raise UserError(f"the data set {name!r} needs `root`: the folder or archive that holds its images")
     if root is not None and entry.embedded:
         raise UserError(f"the data set {name!r} is drawn, and reads no files: leave out `root={root}`, or choose `data=folder`")
+    if unknown := [choice for choice in choices if choice not in entry.choices]:
+        raise UserError(f"the data set {name!r} has no {unknown[0]}: leave it out")
     size = entry.image_size if image_size is None else as_whole(image_size, "image_size", 1)
-    return entry.load(Path() if root is None else as_path(root, "root"), size, as_whole(seed, "seed"))
+    several = entry.several and isinstance(root, list | tuple)
+    place = root if several else Path() if root is None else as_path(root, "root")
+    return entry.load(place, size, as_whole(seed, "seed"), **choices)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from data.arguments import as_number, as_whole
+from data.arguments import as_number, as_truth, as_whole
 from data.errors import DataWarning, UserError
 from data.items import LabelledItems
 
@@ -77,6 +79,8 @@ class TaskSpec:
             for more items than it has beside the support, p is drawn again. So the law is the Dirichlet exactly where every
             class has shot + way · queries items, and otherwise the Dirichlet *truncated* at what the classes can serve, whose
             proportions vary less; ``EpisodeSampler.acceptance`` says how near it is.
+        within_alphabet: whether all classes of a task are of one alphabet, which is what stands before the last ``/`` of their
+            names. Each alphabet is as likely as any other.
 
     Raises:
         UserError: an argument that is no such number.
@@ -86,12 +90,19 @@ class TaskSpec:
     shot: int = 1
     queries: int = 15
     imbalance: float | None = None
+    within_alphabet: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("way", 2), ("shot", 0), ("queries", 1)):
             object.__setattr__(self, name, as_whole(getattr(self, name), name, least))  # frozen from here on
         if self.imbalance is not None:
             object.__setattr__(self, "imbalance", as_number(self.imbalance, "imbalance"))
+        object.__setattr__(self, "within_alphabet", as_truth(self.within_alphabet, "within_alphabet"))
+
+    @property
+    def shape(self) -> str:
+        """In words, such as ``5-way 1-shot``."""
+        return f"{self.way}-way {self.shot}-shot{' within alphabets' if self.within_alphabet else ''}"
 
     @property
     def guess(self) -> float:
@@ -120,8 +131,9 @@ class EpisodeSampler:
             proportions are exactly Dirichlet. Below ``WARN_BELOW`` a warning says so.
 
     Raises:
-        UserError: no shot, fewer classes than the way, a class with fewer items than shot + queries, or imbalanced tasks of
-            which the smallest classes serve less than ``REFUSE_BELOW``.
+        UserError: no shot, fewer classes (within alphabets: of an alphabet) than the way, classes without alphabet, a class
+            with fewer items than shot + queries, or imbalanced tasks of which the smallest classes serve less than
+            ``REFUSE_BELOW``.
     """
 
     WARN_BELOW, REFUSE_BELOW = 0.9, 0.01
@@ -132,6 +144,7 @@ class EpisodeSampler:
             raise UserError(f"{split}: classes are numbered anew in each task, and shot = 0 leaves nothing to tell them by")
         if source.num_classes < spec.way:
             raise UserError(f"{split}: {source.num_classes} classes are too few for {spec.way}-way tasks: lower `way`")
+        self.alphabets = numbered_alphabets(source.class_names, spec.way, split) if spec.within_alphabet else None
         smallest = int(counts.argmin())
         if counts[smallest] < spec.shot + spec.queries:
             raise UserError(
@@ -181,7 +194,7 @@ class EpisodeSampler:
             shape, and the tasks' classes ``[tasks, way]``.
         """
         tasks, spec, generator = as_whole(tasks, "tasks", 1), self.spec, torch.Generator().manual_seed(as_whole(seed, "seed"))
-        classes = torch.rand(tasks, len(self.counts), generator=generator).topk(spec.way, dim=-1).indices
+        classes = self._classes(tasks, generator)
         available = self.counts[classes]  # [tasks, way]
         query_counts = self._query_counts(available - spec.shot, generator)
         depth = spec.shot + int(query_counts.max())
@@ -196,6 +209,14 @@ class EpisodeSampler:
         rank = position - (query_counts.cumsum(-1) - query_counts).gather(1, query_y)
         query = chosen.flatten(1).gather(1, query_y * depth + spec.shot + rank)
         return support, query, query_y, classes
+
+    def _classes(self, tasks: int, generator: torch.Generator) -> Tensor:
+        """``[tasks, way]``: different classes in random order."""
+        keys = torch.rand(tasks, len(self.counts), generator=generator)
+        if self.alphabets is not None:
+            chosen = torch.randint(int(self.alphabets.max()) + 1, (tasks, 1), generator=generator)
+            keys.masked_fill_(self.alphabets != chosen, -1.0)
+        return keys.topk(self.spec.way, dim=-1).indices
 
     def _measure_acceptance(self, draws: int = 4096) -> float:
         """The share of drawn query counts that the smallest classes can serve."""
@@ -215,6 +236,33 @@ class EpisodeSampler:
 def rows_of(items: Tensor, chosen: Tensor) -> Tensor:
     """``items[chosen]`` for indices of any shape; whole rows are copied at once, many times as fast for images."""
     return items.index_select(0, chosen.flatten().to(items.device)).unflatten(0, chosen.shape)
+
+
+def numbered_alphabets(class_names: Sequence[str], way: int, split: str) -> Tensor:
+    """``[classes]`` int64: the number of the alphabet that each class is of.
+
+    Args:
+        way: classes that a task takes of one alphabet.
+        split: named in error messages.
+
+    Raises:
+        UserError: a class is of none, or an alphabet has too few.
+    """
+    alphabets = [name.rpartition("/")[0] for name in class_names]
+    if "" in alphabets:
+        alone = class_names[alphabets.index("")]
+        raise UserError(
+            f"{split}: the class {alone!r} is of no alphabet: for tasks within one, classes are named alphabet/character"
+        )
+    sizes = Counter(alphabets)
+    least = min(sizes, key=lambda alphabet: sizes[alphabet])
+    if sizes[least] < way:
+        raise UserError(
+            f"{split}: the alphabet {least} has {sizes[least]} classes, too few for {way}-way tasks within alphabets: lower "
+            "`way`, or leave it out"
+        )
+    numbers = {alphabet: number for number, alphabet in enumerate(sizes)}
+    return torch.tensor([numbers[alphabet] for alphabet in alphabets])
 
 
 def draw_counts(spec: TaskSpec, tasks: int, generator: torch.Generator) -> Tensor:

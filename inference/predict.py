@@ -13,16 +13,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from data.catalogue import load_data
 from data.episodes import TaskSpec
 from data.errors import UserError
 from data.inputs import fit_images
 from data.items import LabelledItems
 from data.sources.folder import load_tree
+from data.sources.one_shot_runs import one_shot_runs
 from inference.meta.learner import Learner
 from inference.meta.own_images import OwnTask, classify, first_lines, gaussian_classes, summary, write_table
 from inference.meta.prediction import DRAWS, TaskPredictions
-from inference.meta.report import UNITS, TaskRecord, evaluate_learner, format_records
+from inference.meta.report import UNITS, TaskRecord, evaluate_learner, evaluate_runs, format_records
 from inference.meta.sheet import prediction_sheet
 from inference.runs.checks import check_device, chosen_device
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
@@ -42,7 +45,12 @@ EXAMPLES = (
     Example("--backbone resnet18 --weights IMAGENET1K_V1 --support labelled --query new_images", "without a run"),
     Example("--run RUN --way 20 --steps 5", "the same guide, other tasks"),
     Example("--run RUN --root other_images --split all", "tasks of other images"),
+    Example("--run RUN --one-shot-runs all_runs.zip", "Lake's 20 one-shot runs"),
 )
+
+
+DRAWN_TASKS = ("data", "root", "split", "exclude", "way", "shot", "queries", "imbalance", "within_alphabet", "tasks")
+"""Options about tasks that are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +70,14 @@ class PredictOptions(Options):
         data: data set; the run's own features when not given.
         root: folder or zip archive of the images.
         image_size: must be the run's; of a backbone, its weights' own when not given.
+        one_shot_runs: evaluate on Lake's one-shot runs, in this folder or zip archive, instead of tasks that are drawn.
         split: train, val or test; all takes every class below root, for data without splits.
         exclude: leave out classes whose names start with one of these, separated by commas.
         way: classes per task.
         shot: support images per class.
         queries: query images per class.
         imbalance: query proportions ~ Dirichlet(imbalance) instead of balanced ones.
+        within_alphabet: all classes of a task are of one alphabet (of classes named alphabet/character).
         steps: K; the trained one when not given.
         tasks: test tasks.
         invert: the images' ink is dark where the run's is bright.
@@ -82,6 +92,7 @@ class PredictOptions(Options):
     query: Names | None = None
     data: str | None = None
     root: str | None = None
+    one_shot_runs: str | None = None
     image_size: PositiveInt | None = None
     split: Literal["train", "val", "test", "all"] = "test"
     exclude: Names | None = None
@@ -94,6 +105,7 @@ class PredictOptions(Options):
     shot: PositiveInt = 1
     queries: PositiveInt = 15
     imbalance: PositiveNumber | None = None
+    within_alphabet: bool = False
     tasks: TwoOrMore = 1000
     _guide: ClassVar[Group] = Group.GUIDE
     variant: str | None = None
@@ -118,21 +130,26 @@ class PredictOptions(Options):
         if self.backbone is not None and self.weights is None:
             raise UserError(f"`backbone={self.backbone}` needs `weights`: a file, or a name such as IMAGENET1K_V1")
         if self.support is not None:
-            self.check_own_images()
+            unused = ["variant"] if self.run is None else ["image_size"]
+            self.check_unused("images in `support` and `query`", [*unused, "one_shot_runs", *DRAWN_TASKS])
+        elif self.one_shot_runs is not None:
+            self.check_unused("the tasks in `one_shot_runs`", ["image_size", *DRAWN_TASKS])
         check_device(self.device)
 
-    def check_own_images(self) -> None:
-        """Refuse options that one's own images make no use of.
+    def check_unused(self, what: str, names: Sequence[str]) -> None:
+        """Refuse options that say nothing of what is asked for.
+
+        Args:
+            what: is asked for.
+            names: of the options.
 
         Raises:
-            UserError: there is one.
+            UserError: one is given.
         """
         usual = {field.name: field.default for field in fields(self)}
-        unused = ["data", "root", "split", "exclude", "way", "shot", "queries", "imbalance", "tasks"]
-        unused += ["variant"] if self.run is None else ["image_size"]
-        for name in unused:
+        for name in names:
             if (given := getattr(self, name)) != usual[name]:
-                raise UserError(f"`{name}={plain(given)}` says nothing of images in `support` and `query`: leave it out")
+                raise UserError(f"`{name}={plain(given)}` says nothing of {what}: leave it out")
 
 
 @flags_in_errors(PredictOptions)
@@ -209,25 +226,52 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
     assert options.run is not None
     run = RunFolder.existing(options.run)
     learner = few_shot(Learner.load(run, options.variant), options.run)
-    part = excluding(features_for(options, learner, run), options.exclude)
-    spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance)
-    learner.check_way(spec.way, spec.way * spec.queries)
     with notes():
-        records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
+        records, said = (drawn_tasks if options.one_shot_runs is None else lakes_runs)(options, learner, run)
     out = Path(options.out) if options.out else run.path / "predict.json"
     content = {
         "command": "predict",
-        "dataset": options.data or learner.dataset,
+        "dataset": "one-shot runs" if options.one_shot_runs else options.data or learner.dataset,
         "seed": learner.settings.seed,
         "seconds": {},
         "results": [asdict(record) for record in records],
     }
     with writing(out), sole_writer(out.parent, out.name):
         write_json(out, content)
-    print(f"{learner.variant.title} of {run.path}, {spec.way}-way {spec.shot}-shot on {part.num_classes} classes\n")
+    print(f"{learner.variant.title} of {run.path}, {said}\n")
     print(f"{format_records(records)}\n\n{UNITS}")
     print(f"\nresults: {out}")
     return records
+
+
+def drawn_tasks(options: PredictOptions, learner: Learner, run: RunFolder) -> tuple[list[TaskRecord], str]:
+    """Records on tasks drawn from classes, and what these are in words."""
+    part = excluding(features_for(options, learner, run), options.exclude)
+    spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance, options.within_alphabet)
+    learner.check_way(spec.way, spec.way * spec.queries)
+    records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
+    return records, f"{spec.shape} on {part.num_classes} classes"
+
+
+def lakes_runs(options: PredictOptions, learner: Learner, run: RunFolder) -> tuple[list[TaskRecord], str]:
+    """Records on Lake's one-shot runs, and what these are in words.
+
+    Raises:
+        UserError: the run has no network for images, or the runs are none.
+    """
+    assert options.one_shot_runs is not None
+    if learner.network is None:
+        raise UserError(f"{run.path} was fitted from a feature file and has no network for images")
+    shape = learner.network.image_shape
+
+    def fitted(images: Tensor) -> Tensor:
+        flat = fit_images(images.flatten(0, 1), shape).unflatten(0, images.shape[:2])
+        return 255 - flat if options.invert else flat
+
+    tasks = one_shot_runs(options.one_shot_runs, shape[-1])
+    tasks = tasks._replace(support_x=fitted(tasks.support_x), query_x=fitted(tasks.query_x))
+    records = evaluate_runs(learner, tasks, steps=options.steps)
+    return records, f"{len(tasks.query_x)} one-shot runs of {tasks.way} classes, each of one alphabet"
 
 
 def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> LabelledItems:

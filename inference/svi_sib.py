@@ -8,7 +8,6 @@ if __name__ == "__main__":
     begin()
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,6 +51,7 @@ EXAMPLES = (
     Example("", "embedded letters"),
     Example("--data folder --root my_images --image-size 64", "images in folders by class"),
     Example("--beta 1e-3,1e-2,0.1,1 --predictor distance,cosine", "a sweep, and its rate–distortion curve"),
+    Example("--data omniglot --root small1.zip,small2.zip --test-alphabets Sanskrit,Tagalog", "several archives, merged"),
     Example("--data letters-domains", "zero-shot: known letters in a hand never seen"),
 )
 NOTES = f"* chosen on validation tasks; {UNITS}"
@@ -85,7 +85,8 @@ class SibStudy(Study[SibOptions, Source, Fits]):
             return Source(None, load_features(options.features))
         print(f"loading {options.data} ...")
         size = size_to_load(options.image_size, options.backbone, options.weights)
-        data = load_data(options.data, options.root, image_size=size, seed=options.seed)
+        chosen = options.omniglot_choices()
+        data = load_data(options.data, options.root, image_size=size, seed=options.seed, **chosen)
         sizes = ", ".join(f"{data[s].num_classes} {s} classes ({len(data[s])} images)" for s in data.splits)
         print(f"{data.name}: {sizes}, {'×'.join(map(str, data.image_shape))}")
         return Source(data, None)
@@ -102,7 +103,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
             check_lwof(options, base, data.features)
         check_training(options, data.images, data.features)
         test = data.features["test"] if data.features else data.images.test  # type: ignore[union-attr]
-        for spec in (options.spec(), *options.test_specs()):
+        for spec in (options.spec(), options.spec(within_alphabet=options.tests_within_alphabet), *options.test_specs()):
             EpisodeSampler(test, spec, split="test split")
 
     def fit(self, data: Source, run: RunFolder) -> Fits:
@@ -122,7 +123,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         guide of the LwoF protocol."""
         chosen = selected_variant(fitted.learners, of_tasks(records))
         part, seed = load_features(run.features)["test"], self.options.seed
-        spec = replace(next(iter(fitted.learners.values())).spec, imbalance=None)
+        spec = self.options.spec(imbalance=None, within_alphabet=self.options.tests_within_alphabet)
         tasks = EpisodeSampler(part, spec, split="test split").sample(
             saved_tasks(spec.way * spec.queries * spec.way), seed=seed
         )
@@ -160,7 +161,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
 
     def report(self, data: Source, records: Records) -> str:
         options = self.options
-        shapes = dict.fromkeys(f"{spec.way}-way {spec.shot}-shot" for spec in options.test_specs() or [options.spec()])
+        shapes = dict.fromkeys(spec.shape for spec in options.test_specs() or [options.spec()])
         title = f"{self.dataset(data)}, {', '.join(shapes)}, {options.test_tasks} test tasks"
         if "sib" in options.methods:
             title += f", {options.posterior} posterior, {options.gradient} gradient network"

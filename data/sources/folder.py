@@ -55,20 +55,35 @@ def load_folder(root: str | Path, image_size: int, *, seed: int = 0, name: str =
         UserError: nothing at ``root``, no images, an empty split, folders beside the splits, a class in several of them, or an
             image that cannot be read (named).
     """
-    folders = find_classes(root)
-    if any(parts[0].lower() in SPLITS for parts in folders):
+    return read_splits(split_tree(root, find_classes(root), seed), image_size, name=name, mirror=mirror)
+
+
+def split_tree(root: str | Path, folders: Folders, seed: int) -> dict[str, Folders]:
+    """The ``folders`` of each split, see :func:`load_folder`.
+
+    Args:
+        root: what has them, for messages.
+
+    Raises:
+        UserError: an empty split, folders beside the splits, or a class in several of them.
+    """
+    if has_splits(folders):
         members = by_split(root, folders, SPLITS)
         for split in SPLITS:
             if not members[split]:
                 raise UserError(f"{root} has no images in {split}/: expected root/{{train,val,test}}/<class>/*.png or .jpg")
         check_apart({split: ["/".join(parts) for parts in members[split]] for split in SPLITS}, root)
-    else:
-        groups = sorted({parts[:-1] or parts for parts in folders})
-        grouped = len(groups) >= len(SPLITS) and any(len(parts) > 1 for parts in folders)
-        keys = {parts: "/".join(parts[:-1] or parts if grouped else parts) for parts in folders}
-        assignment = split_classes(sorted(set(keys.values())), seed)
-        members = {split: {k: v for k, v in folders.items() if assignment[keys[k]] == split} for split in SPLITS}
-    return read_splits(members, image_size, name=name, mirror=mirror)
+        return members
+    groups = sorted({parts[:-1] or parts for parts in folders})
+    grouped = len(groups) >= len(SPLITS) and any(len(parts) > 1 for parts in folders)
+    keys = {parts: "/".join(parts[:-1] or parts if grouped else parts) for parts in folders}
+    assignment = split_classes(sorted(set(keys.values())), seed)
+    return {split: {k: v for k, v in folders.items() if assignment[keys[k]] == split} for split in SPLITS}
+
+
+def has_splits(folders: Folders) -> bool:
+    """Whether one of the ``folders`` stands in a folder of a split."""
+    return any(parts[0].lower() in SPLITS for parts in folders)
 
 
 def by_split(root: str | Path, folders: Folders, splits: Sequence[str]) -> dict[str, Folders]:
@@ -161,13 +176,7 @@ def find_classes(root: str | Path) -> Folders:
         UserError: no such folder, no images in it, one in no class's folder, or a file that is no zip archive; see also
             :func:`~data.files.files_below`.
     """
-    path = Path(root)
-    if not there(path):
-        raise UserError(f"no such file or folder: {path}")
-    if not path.is_dir():
-        if not path.is_file() or path.suffix.lower() != ".zip":
-            raise UserError(f"{path} is neither a folder nor a .zip archive")
-        path = unpack(path)
+    path = unpacked(root)
     folders: Folders = {}
     for file in sorted(files_below(path, SUFFIXES)):
         folders.setdefault(file.relative_to(path).parts[:-1], []).append(file)
@@ -178,6 +187,22 @@ def find_classes(root: str | Path) -> Folders:
     if () in folders:
         raise UserError(f"{folders[()][0]} is in no class's folder: move it into one, or away")
     return folders
+
+
+def unpacked(root: str | Path) -> Path:
+    """The folder of a folder or a zip archive.
+
+    Raises:
+        UserError: no such folder, or a file that is no zip archive.
+    """
+    path = Path(root)
+    if not there(path):
+        raise UserError(f"no such file or folder: {path}")
+    if path.is_dir():
+        return path
+    if not path.is_file() or path.suffix.lower() != ".zip":
+        raise UserError(f"{path} is neither a folder nor a .zip archive")
+    return unpack(path)
 
 
 def is_chained(folders: Folders) -> bool:

@@ -7,30 +7,7 @@ from pathlib import Path
 import torch
 
 from data.errors import UserError
-from data.items import SPLITS, ImageSplits, LabelledItems, SupervisedData, resize, split_classes
-from data.sources.folder import find_classes, load_folder, read_splits
-
-
-def load_omniglot(root: str | Path, image_size: int, seed: int) -> ImageSplits:
-    """Omniglot from torchvision, or from a folder or zip archive of ``alphabet/character/*.png``.
-
-    With torchvision's layout the evaluation alphabets are the test split, and a fifth of the background alphabets validates;
-    other trees are split as ``folder`` is. Ink is bright. Source: Lake et al. 2015.
-    """
-    path = Path(root)
-    if path.is_file() or (path.is_dir() and not (path / "omniglot-py").is_dir() and any(path.iterdir())):
-        splits = load_folder(path, image_size, seed=seed, name="omniglot", mirror=False)
-    else:
-        for background in (True, False):
-            from_torchvision("Omniglot", path, background=background)
-        known = find_classes(path / "omniglot-py" / "images_background")
-        assignment = split_classes(sorted({parts[0] for parts in known}), seed, fractions=(0.8, 0.2, 0.0))
-        members = {split: {k: v for k, v in known.items() if assignment[k[0]] == split} for split in ("train", "val")}
-        members["test"] = find_classes(path / "omniglot-py" / "images_evaluation")
-        splits = read_splits(members, image_size, name="omniglot", mirror=False)
-    train, val, test = (LabelledItems(255 - s.items, s.labels, s.class_names) for s in (splits.train, splits.val, splits.test))
-    return ImageSplits("omniglot", train, val, test, mirror=False)
-
+from data.items import SPLITS, ImageSplits, LabelledItems, SupervisedData, resize
 
 CIFAR_FS = {
     "val": "beaver otter flatfish shark lamp television beetle butterfly sea camel cattle crab crocodile maple_tree "

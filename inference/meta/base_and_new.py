@@ -261,10 +261,11 @@ def fit_lwof(options: SibOptions, run: RunFolder) -> dict[Variant, Fitted]:
     check_lwof(options, features["train"], features)
     validation, test = halves(features["held_out"])
     spec, fitted = options.spec(imbalance=None), {}
+    tested = replace(spec, within_alphabet=options.tests_within_alphabet)
     samplers = {
         "train": BaseAndNewSampler(EpisodeSampler(features["train"], spec), features["train"], playing=True),
         "val": BaseAndNewSampler(EpisodeSampler(features["val"], spec), validation, playing=False),
-        "test": BaseAndNewSampler(EpisodeSampler(features["test"], spec), test, playing=False),
+        "test": BaseAndNewSampler(EpisodeSampler(features["test"], tested), test, playing=False),
     }
     for variant in sib.variants(settings(VariantSettings, options)):
         space, _ = feature_space(settings(GuideSettings, options), variant.predictor, features["train"])

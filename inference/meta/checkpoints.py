@@ -55,8 +55,9 @@ def read_settings(written: Mapping[str, Any]) -> GuideSettings:
 
 
 def read_spec(written: Mapping[str, Any]) -> TaskSpec:
-    """The tasks of a checkpoint, as they were ``written``."""
-    return TaskSpec(**{field.name: written[field.name] for field in fields(TaskSpec)})
+    """The tasks of a checkpoint, as they were ``written``, also of versions before 0.5, which had none within alphabets."""
+    known = {"within_alphabet": False, **written}
+    return TaskSpec(**{field.name: known[field.name] for field in fields(TaskSpec)})
 
 
 def read_variant(metadata: Mapping[str, Any]) -> Variant:

@@ -67,6 +67,7 @@ SAVED_DRAWS, SAVED_TASKS = 200, 3  # of a saved posterior
 USELESS = (
     *("root", "features", "holdout", "weights", "generations"),  # pre-training on classes
     *("shot", "imbalance", "methods", "train_way", "train_shot", "test_way", "test_shot"),  # a support, and classes that change
+    "within_alphabet",
     *("network_tasks", "network_batch", "network_learning_rate", "batch_norm", "accumulate"),  # training of the whole network
 )
 """Options that tasks over domains do nothing with."""

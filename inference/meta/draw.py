@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from matplotlib.figure import Figure
 
-from data.episodes import Episode, EpisodeSampler
+from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.items import ImageSplits
 from inference.evaluation.figures import reliability_diagram
 from inference.evaluation.posterior import TaskPosterior, infer
@@ -33,18 +33,19 @@ def figures(
     """All pictures of the run by name, each drawn when it is called; those of one learner are of the selected one."""
     learner = fitted[selected]
     test = usual_records(records, learner.spec)
-    tasks = f"{learner.dataset}, {learner.spec.way}-way {learner.spec.shot}-shot"
+    spec = replace(learner.spec, imbalance=None, within_alphabet=any(record.within_alphabet for record in test))
+    tasks = f"{learner.dataset}, {spec.shape}"
     own = f"{tasks}, {selected.title}"
     watched = f"{learner.dataset}, mean over kinds of validation tasks"
     drawn: dict[str, Callable[[], Figure]] = {
         "training_curves": lambda: plots.training_curves(histories(fitted, run), about=watched),
         "accuracy_by_step": lambda: plots.accuracy_by_step(test, about=own),
-        "reliability": lambda: reliability(fitted, selected, test, run, about=f"{tasks}, balanced test tasks"),
+        "reliability": lambda: reliability(fitted, selected, test, spec, run, about=f"{tasks}, balanced test tasks"),
     }
     if data is not None and learner.network is not None:
-        drawn["task_sheet"] = lambda: task_sheet(learner, data, run, about=own)
+        drawn["task_sheet"] = lambda: task_sheet(learner, data, spec, run, about=own)
     if selected.posterior is not None:
-        drawn["weight_posterior"] = lambda: weight_posterior(learner, data, run, about=own)
+        drawn["weight_posterior"] = lambda: weight_posterior(learner, data, spec, run, about=own)
     swept = [r for r in final_records(test) if r.balanced and r.trained_steps == selected.steps and r.rate is not None]
     bounded = [r for r in test if r.balanced and r.objective is not None]
     if bounded and selected.steps:
@@ -62,37 +63,43 @@ def histories(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[str, di
 
 
 def reliability(
-    fitted: Mapping[Variant, Learner], selected: Variant, test: Sequence[TaskRecord], run: RunFolder, *, about: str
+    fitted: Mapping[Variant, Learner],
+    selected: Variant,
+    test: Sequence[TaskRecord],
+    spec: TaskSpec,
+    run: RunFolder,
+    *,
+    about: str,
 ) -> Figure:
-    """Accuracy against confidence on balanced tasks, with the calibration error that the ``test`` records have."""
+    """Accuracy against confidence on balanced tasks of a ``spec``, with the calibration error of the ``test`` records."""
     errors = {r.variant: r.ece for r in final_records(test) if r.balanced}
-    found = predictions(fitted, selected, run)
+    found = predictions(fitted, selected, spec, run)
     ece = {variant.title: errors[variant.name] for variant in found if variant.name in errors}
     return reliability_diagram({variant.title: pair for variant, pair in found.items()}, ece=ece, about=about)
 
 
-def task_sheet(learner: Learner, data: ImageSplits | None, run: RunFolder, *, about: str) -> Figure:
+def task_sheet(learner: Learner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder, *, about: str) -> Figure:
     """The usual task's images with predictions."""
-    images, names, _, after = usual_task(learner, data, run)
+    images, names, _, after = usual_task(learner, data, spec, run)
     return plots.task_sheet(images, after, names=names, about=about)
 
 
-def weight_posterior(learner: Learner, data: ImageSplits | None, run: RunFolder, *, about: str) -> Figure:
+def weight_posterior(learner: Learner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder, *, about: str) -> Figure:
     """The usual task's posterior before and after the steps."""
-    images, names, before, after = usual_task(learner, data, run)
+    images, names, before, after = usual_task(learner, data, spec, run)
     assert images.query_y is not None
     return plots.weight_posterior(before, after, images.query_y, names=names, about=about)
 
 
 def usual_task(
-    learner: Learner, data: ImageSplits | None, run: RunFolder
+    learner: Learner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder
 ) -> tuple[Episode, list[str], TaskPosterior, TaskPosterior]:
-    """A balanced test task (images where there are any), its classes' names, and its posteriors before and after the steps.
+    """A test task of a ``spec`` (images where there are any), its classes' names, its posteriors before and after the steps.
 
     Of several tasks it is the one with the median gain of accuracy, so the pictures show what is usual.
     """
     part = data.test if data is not None and learner.network is not None else load_features(run.features)["test"]
-    spec, seed = replace(learner.spec, imbalance=None), learner.settings.seed
+    seed = learner.settings.seed
     sampler = EpisodeSampler(part, spec, split="test split")
     tasks = sampler.sample(SHOWN_TASKS, seed=seed)
     first, *_, last = doubled(learner.trajectory(tasks.support_x, tasks.support_y, tasks.query_x, query_y=tasks.query_y))
@@ -111,16 +118,16 @@ def doubled(trajectory: list[TaskPosterior]) -> list[TaskPosterior]:
 
 
 def predictions(
-    fitted: Mapping[Variant, Learner], selected: Variant, run: RunFolder
+    fitted: Mapping[Variant, Learner], selected: Variant, spec: TaskSpec, run: RunFolder
 ) -> dict[Variant, tuple[torch.Tensor, torch.Tensor]]:
-    """Pooled predictive probabilities and labels of 200 test tasks, for the selected variant and those like it but for K, and
-    for other methods."""
+    """Pooled predictive probabilities and labels of 200 test tasks of a ``spec``, for the selected variant and those like it
+    but for K, and for other methods."""
     part = load_features(run.features)["test"]
     pooled = {}
     for variant, learner in fitted.items():
         comparable = variant.beta == selected.beta or None in (variant.beta, selected.beta)
         if comparable and variant.predictor == selected.predictor:
-            sampler = EpisodeSampler(part, replace(learner.spec, imbalance=None), split="test split")
+            sampler = EpisodeSampler(part, spec, split="test split")
             episode = sampler.sample(200, seed=learner.settings.seed)
             assert episode.query_y is not None
             mapped = episode._replace(support_x=learner.space(episode.support_x), query_x=learner.space(episode.query_x))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from data.episodes import TaskSpec
 from data.errors import UserError
@@ -17,6 +17,7 @@ from inference.runs.help import Group
 from inference.runs.options import RunOptions
 from inference.runs.values import (
     Choices,
+    Names,
     NonNegativeInt,
     NonNegativeNumber,
     PositiveInt,
@@ -25,6 +26,7 @@ from inference.runs.values import (
     Sweep,
     TwoOrMore,
     Ways,
+    plain,
 )
 from models.tasks.predictors import PREDICTORS
 
@@ -62,6 +64,16 @@ class MethodNames(Choices[str]):
     known = tuple(METHODS)
 
 
+class Alphabets(Names):
+    """Names of alphabets."""
+
+    @classmethod
+    def read(cls, given: Any) -> Self:
+        if isinstance(given, str):  # which may end in a bracket, as Japanese_(katakana) does
+            given = [part.strip() for part in given.split(",") if part.strip()]
+        return super().read(given)
+
+
 class Protocols(Choices[Protocol]):
     """Test protocols."""
 
@@ -76,6 +88,11 @@ class SibOptions(RunOptions):
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); letters-domains (zero-shot);
             linear, network, sinusoids (regression).
         image_size: height and width in pixels; the given weights' own, or else the data set's usual size, when not given.
+        root: folder or zip archive of its images; of omniglot several, separated by commas, or a folder that holds several:
+            their characters are merged by alphabet and name.
+        val_alphabets: alphabets of omniglot to validate on, such as Early_Aramaic; chosen by the seed when not given.
+        test_alphabets: alphabets of omniglot to test on, likewise; those of images_evaluation where it is among the archives.
+        rotations: of omniglot's training characters: each turned by 90, 180 and 270 degrees is a class of its own.
         features: feature file to start from instead of images.
         holdout: images of each base class kept out of pre-training; the lwof protocol needs them.
         backbone: feature network: conv4-64, conv4-128, wrn-28-10, or a name of torchvision.models or timm.
@@ -93,6 +110,8 @@ class SibOptions(RunOptions):
         mixed: train on balanced tasks and on tasks with query proportions ~ Dirichlet(2), half and half, as far as the classes
             have images for it; false trains on balanced tasks alone.
         imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) alone.
+        within_alphabet: which tasks have all their classes from one alphabet (of classes named alphabet/character): none, those
+            that train (and validate), those of the test, or all.
         methods: sib, and to stand beside it nearest-mean, gaussian-classes.
         predictor: how features become class probabilities: distance, cosine or linear, or module.Class of your own; several
             are a sweep too.
@@ -138,6 +157,9 @@ class SibOptions(RunOptions):
     """
 
     _data: ClassVar[Group] = Group.DATA
+    val_alphabets: Alphabets | None = None
+    test_alphabets: Alphabets | None = None
+    rotations: bool = False
     features: str | None = None
     holdout: NonNegativeInt = 0
     _network: ClassVar[Group] = Group.NETWORK
@@ -153,6 +175,7 @@ class SibOptions(RunOptions):
     train_shot: Extent | None = None
     mixed: bool = True
     imbalance: PositiveNumber | None = None
+    within_alphabet: Literal["none", "train", "test", "all"] = "none"
     _guide: ClassVar[Group] = Group.GUIDE
     methods: MethodNames = MethodNames(("sib",))
     predictor: Predictors = Predictors(("distance",))
@@ -192,6 +215,11 @@ class SibOptions(RunOptions):
 
     def check(self) -> None:
         super().check()
+        for name, given in self.omniglot_choices().items():
+            if self.features:
+                raise UserError(f"`{name}={plain(given)}` is about images, and a feature file has none: leave it out")
+            if self.data != "omniglot":
+                raise UserError(f"`{name}={plain(given)}` is about Omniglot: choose `data=omniglot`, or leave it out")
         if self.train_features == "all" and self.features:
             raise UserError("a feature file has no images to train a network on: start from images, or `train_features=linear`")
         if self.train_features == "all" and "sib" not in self.methods:
@@ -212,12 +240,24 @@ class SibOptions(RunOptions):
         """The sweep's β, ascending."""
         return self.beta
 
+    def omniglot_choices(self) -> dict[str, Any]:
+        """What is said of Omniglot alone, as :func:`~data.catalogue.load_data` takes it."""
+        said = {name: getattr(self, name) for name in ("val_alphabets", "test_alphabets", "rotations")}
+        return {name: value for name, value in said.items() if value}
+
+    @property
+    def tests_within_alphabet(self) -> bool:
+        """Whether all classes of a test task are of one alphabet."""
+        return self.within_alphabet in ("test", "all")
+
     def test_specs(self) -> list[TaskSpec]:
         """The shapes of test tasks: every way, shot and protocol asked for."""
         laws = [PROTOCOLS[name] for name in self.protocols if name in PROTOCOLS]
         asked = itertools.product(self.test_way or (self.way,), self.test_shot or (self.shot,), laws)
-        return [self.spec(way=way, shot=shot, imbalance=law) for way, shot, law in asked]
+        within = self.tests_within_alphabet
+        return [self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within) for way, shot, law in asked]
 
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
-        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance), **changes)
+        within = self.within_alphabet in ("train", "all")
+        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance, within), **changes)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from data.episodes import TaskSpec
+from data.episodes import Episode, TaskSpec
 from data.items import LabelledItems
 from inference.evaluation.metrics import Scores
 from inference.evaluation.tables import Column, format_table, number
@@ -34,6 +34,7 @@ class TaskRecord:
         saw_labels: whether the posterior saw the query labels: a reference, not a prediction.
         reference: whether it stands beside another for comparison and is never chosen, as K = 0 beside K = 3.
         selected: whether validation tasks chose it, or it is the chosen one's reference.
+        within_alphabet: whether all classes of a task are of one alphabet.
     """
 
     split: str
@@ -62,6 +63,7 @@ class TaskRecord:
     saw_labels: bool
     reference: bool
     selected: bool = False
+    within_alphabet: bool = False
 
 
 def make_record(
@@ -88,6 +90,7 @@ def make_record(
         variant=variant.name,
         saw_labels=steps > 0 and saw_labels,
         reference=variant.reference,
+        within_alphabet=spec.within_alphabet,
     )
 
 
@@ -106,6 +109,18 @@ def evaluate_learner(
     scores = learner.evaluate(part, spec, split=split, tasks=tasks, steps=steps, earlier=earlier)
     seeing = bool(getattr(learner.guide, "saw_labels", False))
     return [make_record(learner.variant, spec, split, k, score, saw_labels=seeing) for k, score in scores.items()]
+
+
+def evaluate_runs(learner: Learner, tasks: Episode, *, steps: int | None = None) -> list[TaskRecord]:
+    """One record for each number of steps, 0 … K, on one-shot runs.
+
+    Args:
+        tasks: images, with one support item and one query of each class, see
+            :func:`~data.sources.one_shot_runs.one_shot_runs`.
+    """
+    spec = TaskSpec(len(tasks.support_y[0]), shot=1, queries=1, within_alphabet=True)
+    scores, seeing = learner.evaluate_tasks(tasks, steps=steps), bool(getattr(learner.guide, "saw_labels", False))
+    return [make_record(learner.variant, spec, "test", k, score, saw_labels=seeing) for k, score in scores.items()]
 
 
 def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> list[TaskRecord]:
@@ -187,7 +202,7 @@ COLUMNS = (
 )
 
 
-TASKS = Column("tasks", lambda r: f"{r.way}-way {r.shot}-shot", left=True)
+TASKS = Column("tasks", lambda r: TaskSpec(r.way, r.shot, within_alphabet=r.within_alphabet).shape, left=True)
 
 UNITS = (
     "NLL in nats per query, ± is a 95 % interval; in nats per task: −ELBO = distortion + rate, "

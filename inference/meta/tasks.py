@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -52,8 +53,16 @@ def ranges(options: SibOptions, part: LabelledItems) -> tuple[Extent, Extent]:
     served = max(options.shot, int(part.counts.min()) - options.queries)
     ways = options.train_way or Extent(options.way, options.way if fixed else max(options.way, MOST_WAYS))
     shots = options.train_shot or Extent(1, max(options.shot, MOST_SHOTS))
-    ways = Extent(min(ways.least, part.num_classes), min(ways.most, part.num_classes))
+    most = most_ways(options, part)
+    ways = Extent(min(ways.least, most), min(ways.most, most))
     return ways, Extent(min(shots.least, served), min(shots.most, served))
+
+
+def most_ways(options: SibOptions, part: LabelledItems) -> int:
+    """How many classes of ``part`` a task can have."""
+    if options.spec().within_alphabet:
+        return min(Counter(name.rpartition("/")[0] for name in part.class_names).values())
+    return part.num_classes
 
 
 def varied(options: SibOptions, part: LabelledItems, split: str) -> VariedSampler:
@@ -84,6 +93,6 @@ def kinds(options: SibOptions, part: LabelledItems, split: str, shapes: Labelled
 def deciding(options: SibOptions, parts: Mapping[str, LabelledItems]) -> Kinds:
     """Training and validation tasks, of ``parts`` by the names of splits, which decide about trained steps together: validation
     classes alone are few, so that by chance all of them may be harder, or easier, than new classes are."""
-    few = min((parts["train"], parts["val"]), key=lambda part: part.num_classes)
+    few = min((parts["train"], parts["val"]), key=partial(most_ways, options))
     both = (kinds(options, parts[split], split, few) for split in ("train", "val"))
     return tuple(MixedSampler(pair) for pair in zip(*both, strict=True))

@@ -145,3 +145,40 @@ def test_without_a_support_classes_must_keep_their_numbers():
         EpisodeSampler(numbered(), TaskSpec(3, 0, 5))
     with pytest.raises(UserError, match="`shot=-1` must be a whole number, 0 or more"):
         TaskSpec(3, -1, 5)
+
+
+def lettered(sizes=(4, 6, 3), images=8):
+    """Classes named by alphabet, in no order, whose items are the number of their alphabet."""
+    names = [f"{'ABC'[a]}/letter{i}" for a, size in enumerate(sizes) for i in range(size)]
+    order = torch.randperm(len(names)).tolist()
+    names = [names[i] for i in order]
+    numbers = torch.tensor([float("ABC".index(name[0])) for name in names])
+    labels = torch.arange(len(names)).repeat_interleave(images)
+    return LabelledItems(numbers[labels][:, None], labels, tuple(names))
+
+
+def test_tasks_within_alphabets():
+    sampler = EpisodeSampler(lettered(), TaskSpec(3, 1, 4, within_alphabet=True))
+    task = sampler.sample(3000, seed=0)
+    alphabets = torch.cat([task.support_x, task.query_x], dim=1)[..., 0]
+    assert (alphabets == alphabets[:, :1]).all(), "a task has one alphabet"
+    *_, classes = sampler.sample_indices(3000, seed=0)
+    assert all(len(row.unique()) == 3 for row in classes)
+    shares = torch.bincount(alphabets[:, 0].long(), minlength=3) / 3000
+    assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 3000) ** 0.5, "each alphabet is as likely"
+    own = torch.bincount(classes.flatten(), minlength=13)[[name[0] == "B" for name in sampler.source.class_names]]
+    assert (own / own.sum() - 1 / 6).abs().max() < 0.02, "and each of its classes"
+
+
+def test_tasks_across_alphabets_are_drawn_as_ever():
+    across = EpisodeSampler(lettered(), TaskSpec(3, 1, 4)).sample(50, seed=0).support_x[..., 0]
+    assert not (across == across[:, :1]).all(-1).all()
+
+
+def test_more_ways_than_an_alphabet_has_are_one_line():
+    with pytest.raises(
+        UserError, match=r"^test: the alphabet C has 3 classes, too few for 4-way tasks within alphabets: lower"
+    ):
+        EpisodeSampler(lettered(), TaskSpec(4, 1, 4, within_alphabet=True), split="test")
+    with pytest.raises(UserError, match=r"^data: the class 'a' is of no alphabet: .* named alphabet/character"):
+        EpisodeSampler(numbered(), TaskSpec(3, 1, 4, within_alphabet=True))

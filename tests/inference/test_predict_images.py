@@ -1,17 +1,23 @@
 """``python -m inference.predict`` on one's own images: table, sheet, and what it refuses in one line."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 from torchvision.models import resnet18
 
+from data.sources.one_shot_runs import one_shot_runs
+from inference.meta.learner import Learner
 from inference.meta.options import SibOptions
 from inference.meta.stages import embed_items
+from inference.predict import PredictOptions, lakes_runs
 from inference.predict import main as predict
+from inference.runs.folder import RunFolder
 from models.networks.feature_network import FeatureNetwork
 from tests.conftest import marked_images
+from tests.data.sources.test_one_shot_runs import draw_runs
 from tests.inference.meta.test_learner import build
 from tests.inference.test_svi_sib import error_of
 
@@ -79,6 +85,8 @@ def test_errors_leave_nothing_behind(place, tmp_path, capsys):
         ([*run, *support, *query, "--variant", "x", "--steps", "-1"], "--steps -1"),
         (["--run", tmp_path, *support, *query], "not a run folder"),
         ([*run, *support, *query, "--way", "3"], "--way 3 says nothing of images"),
+        ([*run, *support, *query, "--one-shot-runs", "x"], "--one-shot-runs x says nothing of images"),
+        ([*run, "--one-shot-runs", "x", "--tasks", "3"], "--tasks 3 says nothing of the tasks in --one-shot-runs"),
         ([*run, *support, *query, "--image-size", "32"], "--image-size 32 says nothing"),
         ([*support, *query, "--backbone", "resnet18", "--weights", "x.pth", "--variant", "y"], "--variant y says nothing"),
     ):
@@ -87,3 +95,18 @@ def test_errors_leave_nothing_behind(place, tmp_path, capsys):
     for barred in (tmp_path / "bad" / "broken.png", tmp_path / "bad" / "broken.png" / "out"):
         given = [*run, *support, "--query", tmp_path / "none", "--out", barred]  # known before images are looked for
         assert f"--out {barred} cannot be made" in error_of([*map(str, given)], capsys, predict)
+
+
+def test_lakes_one_shot_runs(place, tmp_path):
+    options = PredictOptions(run=str(place / "sib.safetensors"), one_shot_runs=str(draw_runs(tmp_path / "all_runs")), steps=1)
+    learner = Learner.load(options.run)
+    records, said = lakes_runs(options, learner, RunFolder(place))
+    assert [(r.steps, r.way, r.shot, r.queries, r.episodes, r.within_alphabet) for r in records] == [
+        (k, 4, 1, 1, 3, True) for k in (0, 1)
+    ]
+    tasks = one_shot_runs(options.one_shot_runs, learner.network.image_shape[-1])
+    scores = learner.evaluate_tasks(tasks, steps=1)
+    assert [(r.accuracy, r.nll) for r in records] == [(score.accuracy, score.nll) for score in scores.values()]
+    assert said == "3 one-shot runs of 4 classes, each of one alphabet"
+    turned, _ = lakes_runs(replace(options, invert=True), learner, RunFolder(place))
+    assert turned[0].nll != records[0].nll

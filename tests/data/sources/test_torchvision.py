@@ -9,8 +9,7 @@ import torch
 
 from data.errors import UserError
 from data.sources import torchvision as source
-from data.sources.torchvision import CIFAR_FS, from_torchvision, load_cifar_fs, load_omniglot, load_train_test
-from tests.data.conftest import save_image
+from data.sources.torchvision import CIFAR_FS, from_torchvision, load_cifar_fs, load_train_test
 
 
 @pytest.fixture
@@ -47,20 +46,6 @@ def test_train_and_test_are_torchvisions(cifar, tmp_path):
     assert torch.equal(data.test.items[:, 0, 0, 0], data.test.labels)
     assert data.mirror
     assert not load_train_test("mnist", tmp_path, 32).mirror
-
-
-def test_omniglot_tests_on_the_evaluation_alphabets(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "from_torchvision", lambda *_, **__: None)
-    for folder, alphabets in {"images_background": "ABCDE", "images_evaluation": "XY"}.items():
-        for index, alphabet in enumerate(alphabets):
-            save_image(tmp_path / "omniglot-py" / folder / alphabet / "character1" / "0", 10 * index, mode="L")
-    data = load_omniglot(tmp_path, 20, 0)
-    assert set(data.test.class_names) == {"X/character1", "Y/character1"}
-    assert {*data.train.class_names, *data.val.class_names} == {f"{letter}/character1" for letter in "ABCDE"}
-    assert [data[s].num_classes for s in data.splits] == [4, 1, 2]
-    for split in ("train", "val"):
-        inks = [255 - 10 * "ABCDE".index(name[0]) for name in data[split].class_names]
-        assert data[split].items[:, 0, 9, 9].tolist() == inks, "white paper became black"
 
 
 def test_what_cannot_be_had_is_named(tmp_path, monkeypatch):

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
+from data.seeding import mix_seed
 from inference.meta.checkpoints import read_variant, selected_name
-from inference.meta.learner import Learner, checked_way
+from inference.meta.learner import TEST_SEED, Learner, checked_way
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
@@ -38,6 +40,16 @@ def build(chosen: SibOptions, bank, network, name: str) -> Learner:
 def task(labels=(0, 1, 2), queries=6):
     """Support of one item per label and some queries, without a dimension of tasks."""
     return BANK.items[: 12 * len(labels) : 12], torch.tensor(labels), BANK.items[-queries:]
+
+
+def test_tasks_at_hand_are_scored_as_those_that_are_drawn():
+    sib, spec = learner(), TaskSpec(3, 1, 4)
+    drawn = sib.evaluate(BANK, spec, split="test", tasks=20)
+    tasks = EpisodeSampler(BANK, spec).sample(50, seed=mix_seed(mix_seed(TEST_SEED), 0)).tasks(slice(20))
+    assert sib.evaluate_tasks(tasks) == drawn
+    assert sib.evaluate_tasks(tasks, steps=2, earlier=False).keys() == {2}
+    with pytest.raises(UserError, match="number the classes of every task"):
+        sib.evaluate_tasks(tasks._replace(support_y=tasks.support_y + 1))
 
 
 class TestHandMadeTasks:

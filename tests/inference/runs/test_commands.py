@@ -58,6 +58,9 @@ def test_dashes_or_underscores_and_several_values():
         (["--wa", "8"], "no option --wa: did you mean --way?"),
         (["--bata", "1"], "no option --bata: did you mean --beta?"),
         (["--protocols", "lwof"], "add --holdout 50"),
+        (["--rotations", "true"], "--rotations True is about Omniglot: choose --data omniglot, or leave it out"),
+        (["--data", "omniglot", "--features", "x", "--test-alphabets", "Greek"], "--test-alphabets Greek is about images, and"),
+        (["--within-alphabet", "true"], "--within-alphabet true: choose none, train, test, all"),
         (["--way"], "--way: expected one argument"),
         (["stray"], "unrecognized arguments: stray"),
         (["--config", "/no/such.yaml"], "--config /no/such.yaml: No such file or directory"),
@@ -70,6 +73,15 @@ def test_one_line_about_the_flag(words, message):
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert "`" not in str(error.value)
+
+
+def test_names_of_alphabets_keep_their_brackets():
+    names = ("Japanese_(katakana)", "Greek")
+    for given in (["Japanese_(katakana), Greek"], ["Japanese_(katakana)", "Greek"], ["Greek,Japanese_(katakana)"]):
+        options = read("--data", "omniglot", "--test-alphabets", *given)
+        assert set(options.test_alphabets) == set(names)
+        assert options.omniglot_choices() == {"test_alphabets": options.test_alphabets}
+    assert SibOptions(data="omniglot", val_alphabets=list(names)).val_alphabets == names
 
 
 @pytest.mark.parametrize(
