@@ -45,7 +45,6 @@ EXAMPLES = (
     Example("--backbone resnet18 --weights IMAGENET1K_V1 --support labelled --query new_images", "without a run"),
     Example("--run RUN --way 20 --steps 5", "the same guide, other tasks"),
     Example("--run RUN --root other_images --split all", "tasks of other images"),
-    Example("--run RUN --one-shot-runs all_runs.zip", "Lake's 20 one-shot runs"),
 )
 
 

@@ -51,7 +51,6 @@ EXAMPLES = (
     Example("", "embedded letters"),
     Example("--data folder --root my_images --image-size 64", "images in folders by class"),
     Example("--beta 1e-3,1e-2,0.1,1 --predictor distance,cosine", "a sweep, and its rate–distortion curve"),
-    Example("--data omniglot --root small1.zip,small2.zip --test-alphabets Sanskrit,Tagalog", "several archives, merged"),
     Example("--data letters-domains", "zero-shot: known letters in a hand never seen"),
 )
 NOTES = f"* chosen on validation tasks; {UNITS}"

@@ -91,7 +91,7 @@ class SibOptions(RunOptions):
         root: folder or zip archive of its images; of omniglot several, separated by commas, or a folder that holds several:
             their characters are merged by alphabet and name.
         val_alphabets: alphabets of omniglot to validate on, such as Early_Aramaic; chosen by the seed when not given.
-        test_alphabets: alphabets of omniglot to test on, likewise; those of images_evaluation where it is among the archives.
+        test_alphabets: alphabets of omniglot to test on, likewise; those of the evaluation set where it is among the archives.
         rotations: of omniglot's training characters: each turned by 90, 180 and 270 degrees is a class of its own.
         features: feature file to start from instead of images.
         holdout: images of each base class kept out of pre-training; the lwof protocol needs them.
