@@ -310,21 +310,19 @@ class Learner:
         scored = dict(guides if earlier else guides[-1:])
         return evaluate_readings(self.model, scored, sampler, tasks=tasks, seed=seed)
 
-    def evaluate_tasks(self, tasks: Episode, *, steps: int | None = None, earlier: bool = True) -> dict[int, Scores]:
+    def evaluate_tasks(self, tasks: Episode, *, steps: int | None = None) -> dict[int, Scores]:
         """What :meth:`evaluate` gives, on tasks at hand, such as :func:`~data.sources.one_shot_runs.one_shot_runs`.
 
         Args:
             tasks: images or, of a learner without a network, their features, with the labels of queries.
-            earlier: see :meth:`evaluate`.
 
         Raises:
             UserError: images of another kind, or another way than the guide was built for.
         """
         self.check_way(checked_way(tasks.support_y), tasks.query_x.shape[1])
         mapped = tasks._replace(support_x=self.features(tasks.support_x).cpu(), query_x=self.features(tasks.query_x).cpu())
-        guides = list(readings(self.guide, steps).items())
-        scored = dict(guides if earlier else guides[-1:])
-        return evaluate_readings(self.model, scored, mapped, tasks=len(mapped.query_x), seed=mix_seed(TEST_SEED))
+        guides = readings(self.guide, steps)
+        return evaluate_readings(self.model, guides, mapped, tasks=len(mapped.query_x), seed=mix_seed(TEST_SEED))
 
     def attributes(self) -> Mapping[str, Any]:
         """What made this posterior, for ArviZ."""

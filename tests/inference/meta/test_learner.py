@@ -49,7 +49,7 @@ def test_tasks_at_hand_are_scored_as_those_that_are_drawn():
     scored = sib.evaluate_tasks(tasks)
     assert scored.keys() == drawn.keys() == {0, 1, 2, 3}
     assert all(asdict(scored[k]) == pytest.approx(asdict(drawn[k]), rel=1e-4) for k in drawn)
-    assert sib.evaluate_tasks(tasks, steps=2, earlier=False).keys() == {2}
+    assert sib.evaluate_tasks(tasks, steps=2).keys() == {0, 1, 2}
     with pytest.raises(UserError, match="number the classes of every task"):
         sib.evaluate_tasks(tasks._replace(support_y=tasks.support_y + 1))
 
