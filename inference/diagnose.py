@@ -27,7 +27,7 @@ from inference.meta.regression_diagnosis import diagnose_regression
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
 from inference.runs.folder import RunFolder, sole_writer, write_json
 from inference.runs.help import Example, Group
-from inference.runs.options import Options, options_from_yaml
+from inference.runs.options import HERE, Options, options_from_yaml
 from inference.runs.study import draw_all
 from inference.runs.values import PositiveInt, TwoOrMore
 
@@ -93,7 +93,7 @@ def find(run: RunFolder, options: DiagnoseOptions) -> Diagnosis:
     made_by = run.results()
     command = made_by.get("command")
     if command == "svi_sib" and made_by.get("dataset") in PROBLEMS:
-        own = options_from_yaml(SibOptions, run.read_config(), run.config)
+        own = options_from_yaml(SibOptions, run.read_config(), run.config, HERE)
         if own.data not in PROBLEMS:
             raise UserError(f"{run.path} holds files of two runs: config.yaml is of {own.data}, metrics.json is not")
         tasks = options.tasks or REGRESSION_TASKS
@@ -103,7 +103,7 @@ def find(run: RunFolder, options: DiagnoseOptions) -> Diagnosis:
         return found._replace(findings=found.findings + examine_files(sorted(run.posteriors.glob("lwof-*.nc"))))
     files = sorted(run.posteriors.glob("*.nc"))
     if files and command == "svi_bnn":
-        trained = options_from_yaml(BnnOptions, run.read_config(), run.config)
+        trained = options_from_yaml(BnnOptions, run.read_config(), run.config, HERE)
         return diagnose_networks(run, trained, simulations=options.simulations, nuts=options.nuts)
     if not files:
         raise UserError(f"{run.path} has no posteriors/*.nc to look at: runs of earlier versions wrote none, so run it again")

@@ -13,7 +13,7 @@ from inference.bnn.fit import make_problem
 from inference.bnn.fitting import Fit, fit_posterior, stage_name
 from inference.bnn.options import BnnOptions
 from inference.runs.folder import RunFolder
-from inference.runs.options import options_from_yaml
+from inference.runs.options import HERE, options_from_yaml
 from models.likelihoods import CategoricalLikelihood
 
 
@@ -31,7 +31,7 @@ def load_run(path: Path, algorithm: Algorithm | str | None = None, beta: float |
     run = RunFolder.existing(path)
     if run.metrics.exists() and run.results().get("command") != "svi_bnn":
         raise UserError(f"{path} is no run of svi_bnn: its command was {run.results().get('command')}")
-    options = options_from_yaml(BnnOptions, run.read_config(), run.config)
+    options = options_from_yaml(BnnOptions, run.read_config(), run.config, HERE)
     tested = [row for row in run.results().get("results", []) if row.get("split") == "test"]
     chosen = [row for row in tested if algorithm in (None, row["algorithm"]) and beta in (None, row["beta"])]
     if len(chosen) != 1:

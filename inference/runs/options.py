@@ -258,6 +258,10 @@ def options_to_yaml(options: Options) -> str:
     return yaml.safe_dump({field.name: plain(getattr(options, field.name)) for field in fields(options)}, sort_keys=False)
 
 
+HERE = MappingProxyType({"device": "auto", "devices": 1})
+"""Where what a run has trained is read: on this machine, whatever it was trained on."""
+
+
 def options_from_yaml(
     options: type[Kind], text: str, source: object, changed: Mapping[str, Any] = MappingProxyType({})
 ) -> Kind:

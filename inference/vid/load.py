@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data.errors import UserError
-from inference.runs.commands import options_from_yaml
+from inference.runs.options import HERE, options_from_yaml
 from inference.runs.folder import RunFolder, writing
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.vid.networks import Recipe, TeacherSettings, load_network
@@ -63,7 +63,7 @@ def load_student(
         UserError: there is none such, its files are damaged, or it was fitted to networks that are not given.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.existing(run)
-    options = options_from_yaml(VidOptions, run.read_config(), run.config)
+    options = options_from_yaml(VidOptions, run.read_config(), run.config, HERE)
     file = find_checkpoint(run, options, method, per_class, labels, number)
     tensors, metadata = load_tensors(file)
     if file.stem == OWN and (student is None or "pairs" not in metadata):

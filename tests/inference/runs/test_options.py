@@ -12,7 +12,7 @@ import yaml
 from data.errors import UserError
 from inference.bnn.options import Algorithm, BnnOptions
 from inference.meta.options import Protocol, SibOptions
-from inference.runs.options import RunOptions, as_flags, options_from_yaml, options_to_yaml
+from inference.runs.options import HERE, RunOptions, as_flags, options_from_yaml, options_to_yaml
 from inference.runs.training import Loop
 from inference.vid.options import Size, VidOptions
 from models.likelihoods import LikelihoodName
@@ -155,3 +155,12 @@ def test_numpys_and_torchs_scalars_and_paths_are_taken():
     assert (options.seed, options.learning_rate, options.mixed, options.out, options.way) == (3, 0.5, False, "runs/x", 7)
     assert [type(value) for value in (options.seed, options.learning_rate, options.mixed)] == [int, float, bool]
     assert options_from_yaml(SibOptions, options_to_yaml(options), "it") == options
+
+
+def test_a_run_of_another_machine_can_be_read_here(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    text = "{device: cuda, devices: 4096, seed: 3}"
+    with pytest.raises(UserError, match="more processes than this machine"):
+        options_from_yaml(BnnOptions, text, "config.yaml")
+    read = options_from_yaml(BnnOptions, text, "config.yaml", HERE)
+    assert (read.device, read.devices, read.seed) == ("auto", 1, 3)
