@@ -319,7 +319,7 @@ def read_command(
     parser = OptionParser(options, command, description, examples)
     parser.add_flag(
         "--resume",
-        "run folder to continue, with its own options; --device, --devices and --progress may be others",
+        "run folder to continue; device and devices may be others",
         "RUN",
         type=str | None,
         default=None,
