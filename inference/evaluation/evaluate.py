@@ -117,7 +117,7 @@ def evaluate_readings(
     Args:
         model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
         guides: the readings, longer ones after shorter ones.
-        share: (i, n) for the tasks of the i-th of n processes, of which each has one at least where there are n in all.
+        share: (i, n) for the tasks of the i-th of n processes, of which each has one at least where a batch has n.
     """
     sums = {k: TaskSums() for k in guides}
     how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples, "share": share}

@@ -87,7 +87,7 @@ class TaskSums:
         tasks: how many; all have equally many queries.
         right_squared: Σ over tasks of the squared number of right queries.
         distortion: Σ over tasks, nats.
-        rate: likewise; ``None`` where there is none.
+        rate: likewise; ``None`` where there is none, or where some of the tasks have none.
     """
 
     queries: ItemSums = field(default_factory=ItemSums)
@@ -105,26 +105,28 @@ class TaskSums:
             rate, distortion: ``[tasks]``, nats; ``rate`` may be ``None``.
         """
         self.queries.add(probabilities.flatten(0, -2), labels.flatten())
+        if rate is None or (self.rate is None and self.tasks):
+            self.rate = None  # the sum over some tasks is not that over all
+        else:
+            self.rate = (self.rate or 0.0) + total(rate)
         self.tasks += len(labels)
         self.right_squared += int((probabilities.argmax(-1) == labels).sum(-1).square().sum())
         self.distortion += total(distortion)
-        if rate is not None:
-            self.rate = (self.rate or 0.0) + total(rate)
 
     def scores(self) -> Scores:
-        """Of all tasks that were added."""
+        """Of all tasks that were added; no numbers where there are none."""
         return Scores(
             episodes=self.tasks,
             ci95=self.interval(),
             rate=None if self.rate is None else self.rate / self.tasks,
-            distortion=self.distortion / self.tasks,
+            distortion=self.distortion / self.tasks if self.tasks else math.nan,
             **self.queries.means(),
         )
 
     def interval(self) -> float:
-        """:func:`confidence_interval` of the tasks' accuracies, from whole numbers, so exactly."""
+        """:func:`confidence_interval` of the tasks' accuracies, from whole numbers, so exactly; no number of no tasks."""
         if self.tasks < 2:
-            return 0.0
+            return 0.0 if self.tasks else math.nan
         squares = self.tasks * self.right_squared - self.queries.right**2  # tasks² · variance of the number that is right
         each = self.queries.items / self.tasks
         return 1.96 * math.sqrt(squares / (self.tasks - 1)) / (each * self.tasks)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from data.seeding import mix_seed, seeded
 from guides.tasks.every_step import EveryStep, step_weights
 from inference.elbo import RateDistortionModule
-from inference.evaluation.evaluate import WHOLE, evaluate_readings, readings
+from inference.evaluation.evaluate import TASKS_AT_ONCE, WHOLE, evaluate_readings, readings
 from inference.evaluation.metrics import Scores
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
@@ -145,7 +145,7 @@ class MetaTraining(lightning.LightningModule):
         for sampler in kinds:
             tasks = max(1, schedule.validation_tasks // len(kinds))
             settings: dict[str, Any] = {"tasks": tasks, "seed": schedule.seed, "num_samples": 8}
-            shared = 1 < world <= tasks
+            shared = 1 < world <= min(tasks, TASKS_AT_ONCE)  # then each process has one at least
             settings["share"] = (self.global_rank, world) if shared else WHOLE
             scores = list(evaluate_readings(model, guides, sampler, **settings).values())
             spec = getattr(sampler, "spec", None)

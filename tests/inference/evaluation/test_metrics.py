@@ -1,5 +1,6 @@
 """Scores of predictions by hand: calibration error, confidence interval, Brier score."""
 
+import math
 from dataclasses import asdict
 
 import pytest
@@ -42,6 +43,18 @@ class TestCalibration:
         theirs = multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=15, norm="l1")
         assert predictive_scores(probabilities, labels)["ece"] == pytest.approx(float(theirs), abs=1e-6)
 
+    @pytest.mark.parametrize("edge", [8, 10, 14])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_confidence_on_the_edge_of_two_bins_is_in_the_upper_one(self, edge, dtype):
+        """As in torchmetrics: a right item on the edge and a wrong one a little below, whose gaps would cancel in one bin."""
+        on = torch.linspace(0, 1, 16, dtype=dtype)[edge]
+        first = torch.stack([on, on - 0.02])
+        probabilities, labels = torch.stack([first, 1 - first], -1), torch.tensor([0, 1])
+        found = predictive_scores(probabilities, labels)["ece"]
+        assert found == pytest.approx(((1 - float(on)) + (float(on) - 0.02)) / 2, abs=1e-6)
+        theirs = multiclass_calibration_error(probabilities, labels, num_classes=2, n_bins=15, norm="l1")
+        assert found == pytest.approx(float(theirs), abs=1e-6)
+
     def test_ece_of_millions_of_items_is_that_of_a_few(self):
         """In single precision a bin with 2²⁴ items would take no more of them."""
         sums, (probabilities, labels) = ItemSums(), (binary([0.9] * 4 + [0.6] * 4), torch.tensor([0, 0, 0, 1, 0, 0, 1, 1]))
@@ -61,6 +74,14 @@ class TestCalibration:
         assert scores["accuracy"] == 0.5
         assert scores["nll"] == pytest.approx(-0.5 * (torch.tensor(0.8).log() + torch.tensor(0.2).log()).item(), abs=1e-6)
         assert scores["brier"] == pytest.approx((2 * 0.04 + 2 * 0.64) / 2)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_nll_of_a_sure_mistake_is_not_cut_off(self, dtype):
+        """But where the true class has no probability at all: then it is that of the smallest normal number, and finite."""
+        probabilities = torch.tensor([[1e-30, 1.0]], dtype=dtype)
+        assert predictive_scores(probabilities, torch.tensor([0]))["nll"] == pytest.approx(30 * math.log(10), rel=1e-6)
+        impossible = predictive_scores(torch.tensor([[0.0, 1.0]], dtype=dtype), torch.tensor([0]))["nll"]
+        assert impossible == pytest.approx(-math.log(torch.finfo(dtype).tiny), rel=1e-6)
 
 
 class TestInterval:
@@ -103,3 +124,18 @@ class TestSums:
         assert whole.nll == pytest.approx(float(-probabilities.gather(-1, labels[..., None]).log().mean()), rel=1e-6)
         assert (whole.rate, whole.distortion) == pytest.approx((float(rate.mean()), float(distortion.mean())), rel=1e-6)
         assert score(probabilities, labels, rate=None, distortion=distortion).rate is None
+
+    def test_no_tasks_have_no_scores(self):
+        """As no items have none."""
+        scores = TaskSums().scores()
+        assert (scores.episodes, scores.rate) == (0, None)
+        numbers = (scores.accuracy, scores.ci95, scores.nll, scores.ece, scores.brier, scores.distortion)
+        assert all(math.isnan(number) for number in numbers)
+
+    @pytest.mark.parametrize("order", [(True, False, True), (False, True, True)])
+    def test_tasks_of_which_some_have_no_rate_have_no_mean_rate(self, order):
+        """Their sum over the number of all tasks is no mean of any."""
+        sums, (probabilities, labels) = TaskSums(), (drawn(2, 3, 4), torch.zeros(2, 3, dtype=torch.long))
+        for has_rate in order:
+            sums.add(probabilities, labels, rate=torch.ones(2) if has_rate else None, distortion=torch.ones(2))
+        assert (sums.scores().rate, sums.scores().distortion) == (None, 1.0)

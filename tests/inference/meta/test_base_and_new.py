@@ -1,14 +1,18 @@
 """Few-shot learning without forgetting: what chooses and what tests, the inner KL, every choice of the options."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from pyro.distributions import Categorical
 from torch.distributions import kl_divergence
 
-from data.base_and_new import BaseAndNewSampler
+from data.base_and_new import BaseAndNewEpisode, BaseAndNewSampler
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from guides.tasks.families import PosteriorParameters
 from inference.evaluation.evaluate import predictions
+from inference.evaluation.predictive import Predictive
 from inference.meta import base_and_new
 from inference.meta.base_and_new import build_lwof, check_lwof, fit_lwof, halves, lwof_columns, lwof_records
 from inference.meta.methods import sib
@@ -84,6 +88,32 @@ def test_columns_are_accuracies_among_their_own_classes():
     assert float(columns.both.mean()) == pytest.approx(float(both))
     assert float(columns.novel.mean()) == pytest.approx(float(new.double().mean()))
     assert float(columns.base.mean()) == pytest.approx(float(base.double().mean()))
+
+
+def columns_of(monkeypatch, logits):
+    """Accuracies (novel, base, both) of one task with handmade ``logits`` ``[draws, 4, 4]``: base classes 0 and 1, new ones 2
+    and 3; queries of classes 2, 3, 0 and 1."""
+    labels, two = torch.tensor([[2, 3, 0, 1]]), torch.tensor([[0, 1]])
+    episode = BaseAndNewEpisode(torch.zeros(1, 2, 1), two, torch.zeros(1, 4, 1), labels, 2, two)
+    predicted = Predictive(Categorical(logits=logits[:, None]), None)
+    monkeypatch.setattr(base_and_new, "predictions", lambda *_, **__: iter([(episode, predicted)]))
+    columns = lwof_columns(SimpleNamespace(model=None, guide=None), None, tasks=1, seed=0)
+    return [float(column) for column in columns]
+
+
+def test_base_and_novel_are_among_their_own_classes_where_another_wins_over_all(monkeypatch):
+    """The first query of either kind takes a class of the other one for more probable than its own, which is the first of its
+    kind: wrong among all classes, right among its own. The second is right either way."""
+    logits = [[5.0, 0, 2, 0], [0, 0, 0, 3], [2, 0, 5, 0], [0, 3, 0, 0]]
+    assert columns_of(monkeypatch, torch.tensor([logits])) == [1.0, 1.0, 0.5]
+
+
+def test_columns_are_of_probabilities_averaged_over_draws(monkeypatch):
+    """One draw is very sure of a wrong class, two are fairly sure of the right one: together more probable, though the mean of
+    the logits is higher for the wrong class."""
+    right, wrong = [2, 3, 0, 1], [3, 2, 1, 0]
+    sure, fairly = 20.0 * torch.eye(4)[wrong], 6.0 * torch.eye(4)[right]
+    assert columns_of(monkeypatch, torch.stack([sure, fairly, fairly])) == [1.0, 1.0, 1.0]
 
 
 def test_images_that_choose_a_checkpoint_do_not_test_it(tmp_path, monkeypatch):

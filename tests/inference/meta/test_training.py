@@ -13,7 +13,7 @@ from data.seeding import mix_seed, seeded
 from guides.tasks.gate import PriorGate
 from guides.tasks.starts import LearnedStart, QueryMeans, SupportMeans
 from inference.elbo import RateDistortionELBO
-from inference.evaluation.evaluate import evaluate
+from inference.evaluation.evaluate import TASKS_AT_ONCE, evaluate
 from inference.meta.settings import MetaSchedule
 from inference.meta.training import DRAWS, TASKS, MetaTraining, every_step, objective_weights
 from models.networks.feature_space import FeatureSpace
@@ -133,6 +133,17 @@ def test_processes_validate_their_parts_of_the_same_tasks(world):
     assert max(seen) - min(seen) <= 1
     means = {name: sum(one[name] for one in logged) / world for name in logged[0]}
     assert means == pytest.approx(alone.logged)
+
+
+def test_processes_beyond_a_batch_of_tasks_validate_all_of_them():
+    """Some would have a part of no task, and the mean over processes would be no number."""
+    logged = []
+    for world in (1, TASKS_AT_ONCE + 1):
+        module = training(*build(steps=0))
+        module.schedule, module._trainer.world_size = replace(SCHEDULE, validation_tasks=TASKS_AT_ONCE + 1), world
+        module.on_train_epoch_end()
+        logged.append(module.logged)
+    assert logged[0] == logged[1]
 
 
 def test_scales_and_the_gate_learn_faster():
