@@ -72,12 +72,14 @@ def mapped(file: BinaryIO, dtype: torch.dtype, shape: Sequence[int], start: int 
     Raises:
         OSError: the file cannot be mapped, or is empty.
     """
+    count = -1 if -1 in shape else math.prod(shape)
+    if count == 0:  # which torch takes from no buffer
+        return torch.empty(shape, dtype=dtype)
     private = {"access": mmap.ACCESS_COPY}
     if sys.platform == "linux":  # which otherwise sets memory aside for changes, and has none for a file larger than it
         private = {"flags": mmap.MAP_PRIVATE | NO_RESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
     content = mmap.mmap(file.fileno(), 0, **private)
-    count = -1 if -1 in shape else math.prod(shape)
-    return torch.frombuffer(content, dtype=dtype, count=count, offset=start).view(*shape)
+    return torch.frombuffer(content, dtype=dtype, count=count, offset=start).view(torch.Size(shape))
 
 
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.cache import images_file, keep_images, kept_images
+from data.cache import images_files, keep_images, kept_images
 from data.errors import DataWarning, UserError, readable
 from data.files import check_plain, files_below, there
 from data.gather import IN_MEMORY, gather
@@ -224,15 +226,18 @@ def read_images(paths: Sequence[Path], image_size: int, *, channels: int | None 
         channels: 1 or 3; when not given 1 where all images are grayscale.
 
     Raises:
-        UserError: an image that cannot be read (named), a size that memory has no room for, or no room in the cache folder.
+        UserError: an image that cannot be read (named), a size that memory has no room for, or a cache folder that has
+            no room or cannot be used.
     """
     threads = min(32, (os.cpu_count() or 1) + 4)
     one = 4 * image_size**2  # Pillow has four bytes for each pixel of a colour image
     check_memory(2 * threads * one, f"reading images of {image_size}×{image_size} pixels (`image_size={image_size}`)")
-    pixels = len(paths) * image_size**2
-    file = images_file(paths, image_size, channels) if 3 * pixels > IN_MEMORY else None
-    if file is not None and (kept := kept_images(file, len(paths), image_size)) is not None:
-        return kept
+    shapes = {number: (len(paths), number, image_size, image_size) for number in (1, 3)}
+    many = math.prod(shapes[3]) > IN_MEMORY
+    files = images_files(paths, image_size, channels, PIL.__version__) if many else {}
+    for number, file in files.items():
+        if (kept := kept_images(file, shapes[number])) is not None:
+            return kept
     at_once = max(threads, min(AT_ONCE, IN_MEMORY // one))
     with ThreadPoolExecutor(threads) as pool, warnings.catch_warnings():  # decoding releases the interpreter lock
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image that large is refused
@@ -241,13 +246,10 @@ def read_images(paths: Sequence[Path], image_size: int, *, channels: int | None 
         read = partial(read_image, image_size=image_size, mode="L" if grey else "RGB")
         arrays = (pool.map(read, some) for some in batches)
         parts = (torch.from_numpy(np.stack(list(some))) for some in arrays)
-        size = pixels if grey else 3 * pixels
-        if file is None or size <= IN_MEMORY:
+        shape = shapes[1 if grey else 3]
+        if math.prod(shape) <= IN_MEMORY:
             return gather(parts)
-        keep_images(file, parts, size, paths[0])
-    kept = kept_images(file, len(paths), image_size)
-    assert kept is not None
-    return kept
+        return keep_images(files[shape[1]], parts, shape, paths[0])
 
 
 def image_mode(path: Path) -> str:

@@ -51,6 +51,20 @@ def test_a_large_file_holds_what_a_small_one_does(dtype, tmp_path, monkeypatch):
     assert all(torch.equal(again[name], value) for name, value in written.items())
 
 
+def test_a_large_file_holds_single_numbers_and_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors, "IN_MEMORY", 10)
+    written = {"n": torch.tensor(3), "a": torch.randn(5), "none": torch.zeros(0, 4)}
+    file = save_tensors(tmp_path / "a.safetensors", written, {})
+    again, _ = tensors.load_tensors(file)
+    module = torch.nn.Module()
+    for name, value in written.items():
+        assert torch.equal(again[name], value)
+        assert again[name].dtype == value.dtype
+        module.register_buffer(name, torch.ones_like(value))
+    tensors.load_state(module, file)
+    assert all(torch.equal(value, written[name]) for name, value in module.state_dict().items())
+
+
 def raw(path, header, data=b""):
     """A safetensors file of any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
