@@ -3,8 +3,8 @@
 Pyro follows a program by handlers on every statement, which costs a few milliseconds a call: on small tasks more than all
 arithmetic. A guide or model may have, beside ``forward``, a method ``sites`` that gives its statements as values,
 :class:`~models.sites.Site`, by name: the guide's from the arguments of its call, the model's from the guide's draws and
-these, or ``None`` where they cannot be given so. Where anything else is asked of a program, such as under Pyro's ``SVI`` or
-any handler, it runs as ever.
+these; and ``says_sites``, whether that is all that a call does. Where anything else is asked of a program, such as under Pyro's
+``SVI`` or any handler, it runs as ever.
 """
 
 from __future__ import annotations
@@ -21,45 +21,52 @@ from models.sites import Site, says_its_sites
 
 
 class Hidden(Exception):
-    """A program samples what its sites do not tell."""
+    """A program states what its sites do not tell."""
 
 
 class NothingHidden(Messenger):
-    """Inside, no program may sample.
+    """Inside, no program may sample or have parameters in Pyro's store; what is ``deterministic`` is no matter.
 
     Raises:
         Hidden: one does.
     """
 
     def _pyro_sample(self, msg: Any) -> None:
+        if not msg["infer"].get("_deterministic"):
+            raise Hidden
+
+    def _pyro_param(self, msg: Any) -> None:
         raise Hidden
 
 
 def direct_traces(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace] | None:
     """Traces of the model replayed on the guide, and of the guide, with the sites alone; ``None`` where they have to be traced:
-    the programs do not say their sites, or a handler wants to know of them.
+    the programs do not say their sites, a handler wants to know of them, or shapes are not those that plates would give, which
+    Pyro expands or refuses.
 
     Args:
         args, kwargs: of both programs.
     """
-    if am_i_wrapped() or not (says_its_sites(model) and says_its_sites(guide)):
+    if am_i_wrapped() or not (says_its_sites(model, *args, **kwargs) and says_its_sites(guide, *args, **kwargs)):
         return None
     try:
         with NothingHidden():
             posteriors = guide.sites(*args, **kwargs)
-            if posteriors is None:
+            if not all(site.is_whole for site in posteriors.values()):
                 return None
             drawn = {name: site.distribution() for name, site in posteriors.items()}
             densities = model.sites(drawn, *args, **kwargs)
     except Hidden:
         return None
-    return None if densities is None else (trace_of(densities, drawn), trace_of(posteriors, drawn))
+    same = all(densities[name].distribution.event_shape == site.distribution.event_shape for name, site in posteriors.items())
+    whole = same and all(site.is_whole for site in densities.values())
+    return (trace_of(densities, drawn), trace_of(posteriors, drawn)) if whole else None
 
 
 def trace_of(sites: Mapping[str, Site], drawn: Mapping[str, Tensor]) -> Trace:
     """A trace of these ``sites``, at their observed values or those ``drawn``; observed ones are scored."""
     trace = Trace()
-    for name, (distribution, observed, scale) in sites.items():
+    for name, (distribution, observed, scale, _) in sites.items():
         trace.add_node(
             name,
             name=name,

@@ -48,7 +48,7 @@ def test_commands_and_options_exist(path):
     text = path.read_text()
     commands = (SibOptions, BnnOptions, VidOptions, PredictOptions, DiagnoseOptions)
     known = {field.replace("_", "-") for options in commands for field in options.__dataclass_fields__}
-    known |= {"config", "resume", "help", "nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint"}  # torchrun's
+    known |= {"config", "resume", "help", "nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "rdzv-id"}  # torchrun's
     known |= {"nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "requeue"}  # Slurm's
     used = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text))
     assert used <= known, used - known

@@ -38,10 +38,14 @@ class EveryStep(nn.Module):
         with StepsPlate(self.weights):
             return self.program(*args, **kwargs)
 
-    def sites(self, *args, **kwargs) -> dict[str, Site] | None:
-        """What a call samples, by name; ``None`` where the program cannot say it. Every site is in the plate ``tasks``."""
-        sites = self.program.sites(*args, **kwargs) if says_its_sites(self.program) else None
-        return sites and {name: site._replace(scale=self.weights[:, None, None]) for name, site in sites.items()}
+    def says_sites(self, *args, **kwargs) -> bool:
+        """Whether the program does."""
+        return says_its_sites(self.program, *args, **kwargs)
+
+    def sites(self, *args, **kwargs) -> dict[str, Site]:
+        """What a call samples, by name. Every site is in the plate ``tasks``."""
+        scale = self.weights[:, None, None]
+        return {name: site._replace(scale=scale) for name, site in self.program.sites(*args, **kwargs).items()}
 
 
 class StepsPlate(PlateMessenger):

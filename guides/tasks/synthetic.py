@@ -18,7 +18,8 @@ class SyntheticGradientGuide(UnrolledGuide):
         θ ← θ − η [ E_ε Σ_i ξ(ŷ_i) ∂ŷ_i/∂w ∂w(θ, ε)/∂θ + β ∇_θ KL(q_θ ‖ p_ψ) ],
 
     the sum being over the queries. Their labels are not used (but for the exact-gradient reference), so training and testing
-    run the same program. Source: Hu et al. 2019, equation 9.
+    run the same program. With an ``anchor`` the labelled support is summed over, too, and the ``rule`` says in what units η is.
+    Source: Hu et al. 2019, equation 9.
 
     Args:
         prior, predictor, start, gradient, rule, options: as in :class:`~guides.tasks.unrolled.UnrolledGuide`; ``gradient`` is

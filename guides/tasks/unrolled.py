@@ -145,6 +145,17 @@ class UnrolledGuide(PyroModule):
             pyro.sample("weights", self.family.distribution(parameters))
         return parameters
 
+    def says_sites(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        way: int | None = None,
+    ) -> bool:
+        """Whether :meth:`sites` says all of a call: not where it samples hyperparameters too, or scales the tasks up."""
+        return self.hyper is None and not (self.training and self.num_tasks is not None)
+
     def sites(
         self,
         support_x: Tensor,
@@ -152,12 +163,10 @@ class UnrolledGuide(PyroModule):
         query_x: Tensor,
         query_y: Tensor | None = None,
         way: int | None = None,
-    ) -> dict[str, Site] | None:
-        """What a call samples, by name; ``None`` where it samples hyperparameters too, or scales the tasks up."""
-        if self.hyper is not None or (self.training and self.num_tasks is not None):
-            return None
+    ) -> dict[str, Site]:
+        """What a call samples, by name; arguments as of the call."""
         parameters = self.read(self.unroll(support_x, support_y, query_x, query_y, way))
-        return {"weights": Site(self.family.distribution(parameters))}
+        return {"weights": Site(self.family.distribution(parameters), plates=(query_x.shape[0], 1))}
 
     def stay_at_prior(self) -> None:
         """Make every posterior the prior, whatever the task and the number of steps; a mixture becomes one Gaussian for it.

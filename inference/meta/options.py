@@ -152,7 +152,7 @@ class SibOptions(RunOptions):
         test_way: classes of test tasks; several are tests of their own; way when not given.
         test_shot: support images per class of test tasks, likewise; shot when not given.
         test_steps: steps that test tasks are scored after, from 0 on; as many as were trained when not given.
-        precision: of numbers in pre-training, as Lightning names it.
+        precision: of numbers in pre-training, as Lightning names it; 64-true of the guide, too, which else is 32-true.
         out: run folder; runs/svi_sib-<time> when not given.
     """
 

@@ -91,7 +91,8 @@ def guess_where_it_is_cheaper(objective: RateDistortionModule, training: Kinds, 
     found = objective_on(objective, guide, training, schedule)
     if found < guess:
         return False
-    print(f"{name}: {found:.2f} nats per training task where guessing costs {guess:.2f}: its posterior is the prior")
+    said = f"{name}: {found:.2f} nats per training task where guessing costs {guess:.2f}: its posterior is now the prior"
+    print(f"{said}, which guesses (too short a training ends so, and too large a β)")
     guide.stay_at_prior()
     guide.predictor.flatten()
     return True

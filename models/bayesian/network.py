@@ -117,7 +117,7 @@ class BayesianNetwork(PyroModule):
     def map_weights(self, x: Tensor, weights: Weights, *, shared: bool = True) -> Tensor:
         """S weights ``[..., P]`` and inputs ``[batch, *item]`` (``shared``) or ``[S, batch, *item]`` to
         ``[S, batch, outputs]``."""
-        parts = self.rows(weights)
+        parts = self._rows(weights)
         if (weights.loc if isinstance(weights, GaussianWeights) else weights).shape[:-1].numel() == 1:
             return self.call(parts, x if shared else x[0])[None]
 
@@ -134,8 +134,9 @@ class BayesianNetwork(PyroModule):
             network = self.network  # declares the parameters to Pyro, which warns of each one that is only a starting point
         return call(network, parts, x, linear=self.linear, convolution=self.convolution)
 
-    def rows(self, weights: Weights) -> dict[str, Weights]:
-        """S weights ``[..., P]`` as the network's parameters: name -> ``[S, *shape]``, or ``[*shape]`` where S = 1."""
+    def _rows(self, weights: Weights) -> dict[str, Weights]:
+        """S weights ``[..., P]`` as the network's parameters: name -> ``[S, *shape]``, or ``[*shape]`` where S = 1; for one
+        call of the network, because the gradient of each has one place."""
         if isinstance(weights, GaussianWeights):
             return dict(named_parts(weights, self.shapes))
         return self.split(rows_of(weights))

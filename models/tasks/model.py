@@ -73,6 +73,17 @@ class EmpiricalBayesModel(PyroModule):
         outputs = self.predictor(query_x, weights.squeeze(-3))
         return self.likelihood.given(support_y.shape[-1] / way, way)(outputs)
 
+    def says_sites(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        way: int | None = None,
+    ) -> bool:
+        """Whether :meth:`sites` says all of a call: not where it scales the tasks up, or has no labels to score."""
+        return query_y is not None and not (self.training and self.num_tasks is not None)
+
     def sites(
         self,
         drawn: Mapping[str, Tensor],
@@ -81,11 +92,9 @@ class EmpiricalBayesModel(PyroModule):
         query_x: Tensor,
         query_y: Tensor | None = None,
         way: int | None = None,
-    ) -> dict[str, Site] | None:
-        """What a call samples, by name, at the guide's weights, ``drawn``; ``None`` where it scales the tasks up, or has no
-        labels to score."""
-        if query_y is None or (self.training and self.num_tasks is not None):
-            return None
+    ) -> dict[str, Site]:
+        """What a call samples, by name, at the guide's weights, ``drawn``; arguments as of the call."""
         way = num_classes(support_y) if way is None else way
         prior = self.prior.distribution(self.prior.hyperparameters(), self.predictor.rows(way))
-        return {"weights": Site(prior), "labels": Site(self.labels(drawn["weights"], support_y, query_x, way), query_y)}
+        labels = self.labels(drawn["weights"], support_y, query_x, way)
+        return {"weights": Site(prior), "labels": Site(labels, query_y, plates=tuple(query_x.shape[:2]))}

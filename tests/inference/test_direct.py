@@ -115,7 +115,24 @@ def hooked(model):
     return model
 
 
-@pytest.mark.parametrize("change", [tilted, by_chance, with_random_part, hooked])
+def wrapped(model):
+    model.forward = pyro.poutine.scale(model.forward, scale=2.0)
+    return model
+
+
+class Doubled(EmpiricalBayesModel):
+    """Has a call of its own."""
+
+    def __call__(self, *tasks, **named):
+        with pyro.poutine.scale(scale=2.0):
+            return super().__call__(*tasks, **named)
+
+
+def doubled(model):
+    return Doubled(model.prior, model.predictor, model.likelihood)
+
+
+@pytest.mark.parametrize("change", [tilted, by_chance, with_random_part, hooked, wrapped, doubled])
 @pytest.mark.parametrize("every", [False, True])
 def test_programs_that_say_something_else_are_traced(change, every):
     model, guide, tasks = classification(steps=1)
@@ -144,3 +161,34 @@ def test_whoever_wants_to_follow_the_programs_can():
     assert direct_traces(model.eval(), guide.eval(), tasks, {}) is not None
     assert direct_traces(model, guide, tasks.unlabelled(), {}) is None, "labels are drawn"
     assert direct_traces(*hierarchical(), tasks.to(dtype=torch.float32), {}) is None, "hyperparameters are drawn too"
+
+
+def test_a_start_of_no_task_counts_for_each():
+    """Pyro expands what a plate holds; a rate that is counted once for all tasks would be too small."""
+    model, guide, tasks = classification(steps=0)
+    one = torch.randn(1, WAY, DIM).double()
+    guide.start.forward = lambda *_: (one, one - 1)
+    assert direct_traces(model, guide, tasks, {}) is None
+    losses = []
+    for objective in (RateDistortionELBO(beta=1.0)(model, guide), TraceMeanField_ELBO()(model, guide)):
+        torch.manual_seed(1)
+        losses.append(objective(*tasks))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-10, atol=1e-10)
+
+
+def test_labels_of_another_shape_are_refused_as_ever():
+    model, guide, tasks = classification(steps=1)
+    twice = tasks._replace(query_y=tasks.query_y.expand(2, *tasks.query_y.shape))
+    assert direct_traces(model, guide, twice, {}) is None
+    with pytest.raises(ValueError, match="invalid log_prob shape"):
+        RateDistortionELBO(beta=1.0)(model, guide)(*twice)
+
+
+def test_nothing_is_unrolled_twice():
+    """What a call cannot say is asked before the guide runs."""
+    model, guide, tasks = classification(steps=1)
+    model.num_tasks, calls = 30, []
+    unroll = guide.unroll
+    guide.unroll = lambda *args, **kwargs: calls.append(1) or unroll(*args, **kwargs)
+    RateDistortionELBO(beta=1.0)(model, guide)(*tasks)
+    assert len(calls) == 1
