@@ -137,7 +137,7 @@ def split_characters(places: Sequence[Path], named: Mapping[str, tuple[str, ...]
 
 
 def merge(trees: Mapping[Path, Folders]) -> tuple[Folders, tuple[str, ...]]:
-    """The characters of several trees, by alphabet and name, and the alphabets of :data:`EVALUATION` where other parts are
+    """The characters of several trees, by alphabet and name, and the alphabets of ``EVALUATION`` where other parts are
     there too.
 
     Raises:
