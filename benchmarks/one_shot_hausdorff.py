@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from data.episodes import Episode
+from data.errors import UserError
 from data.sources.one_shot_runs import one_shot_runs
 
 SIZE = 105  # pixels of the drawings as they were made
@@ -48,12 +49,19 @@ def errors(runs: Episode) -> Tensor:
     return torch.stack(shares)
 
 
-def main(arguments: Sequence[str]) -> None:
-    shares = errors(one_shot_runs(arguments[0], SIZE))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("benchmarks.one_shot_hausdorff", description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", help="folder or archive of the runs, such as all_runs.zip")
+    options = parser.parse_args(arguments)
+    try:
+        shares = errors(one_shot_runs(options.runs, SIZE))
+    except UserError as error:
+        parser.error(str(error))
     for number, share in enumerate(shares.tolist(), start=1):
         print(f"run {number:2}: {100 * share:4.1f} % errors")
     print(f"mean:   {100 * float(shares.mean()):4.1f} %")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

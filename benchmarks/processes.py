@@ -43,7 +43,9 @@ def furthest(one: Path, two: Path) -> float:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser("benchmarks.processes", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        "benchmarks.processes", description=__doc__.partition("\n")[0], epilog="All other options are those of svi_sib."
+    )
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--tasks", default="1600", help="to meta-train on")
     parser.add_argument("--batch", default="64", help="tasks a step")

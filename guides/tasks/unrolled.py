@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from enum import StrEnum
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -145,14 +145,7 @@ class UnrolledGuide(PyroModule):
             pyro.sample("weights", self.family.distribution(parameters))
         return parameters
 
-    def says_sites(
-        self,
-        support_x: Tensor,
-        support_y: Tensor,
-        query_x: Tensor,
-        query_y: Tensor | None = None,
-        way: int | None = None,
-    ) -> bool:
+    def says_sites(self, *args: Any, **kwargs: Any) -> bool:
         """Whether :meth:`sites` says all of a call: not where it samples hyperparameters too, or scales the tasks up."""
         return self.hyper is None and not (self.training and self.num_tasks is not None)
 
