@@ -130,7 +130,9 @@ def picture(rows: Sequence[Row], path: Path) -> None:
                 each.set_major_formatter(PlainNumbers())
             axis.legend(title="exponent of n", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
         headline(
-            figure, "How do time and memory grow?", f"SIB's training step on {USUAL['batch']} tasks; evaluation of 50 tasks"
+            figure,
+            "How do time and memory grow?",
+            f"SIB's training step ({USUAL['batch']} tasks where they are not varied); evaluation of 50 tasks",
         )
         figure.savefig(path)
         plt.close(figure)
