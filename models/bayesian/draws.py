@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.distributions.diagonal import GaussianWeights, Place, Places
+from models.distributions.diagonal import GaussianWeights
 from models.plates import plate_noise, plate_signs
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -115,7 +115,7 @@ def local(
     """
     if func is F.linear and inputs.dim() == 2 and bias is not None:
         layer = MappedLocalLinear if torch._C._are_functorch_transforms_active() else LocalLinear
-        return layer.apply(inputs, weight.loc, weight.variance, bias.loc, bias.variance, weight.places)
+        return layer.apply(inputs, weight.loc, weight.variance, bias.loc, bias.variance)
     mean = func(inputs, weight.loc, None if bias is None else bias.loc, **options)
     variance = func(inputs.square(), weight.variance, None if bias is None else bias.variance, **options)
     if bias is None:  # a variance may be 0, where the root has no gradient
@@ -124,29 +124,20 @@ def local(
 
 
 class LocalLinear(torch.autograd.Function):
-    """The linear layer of :func:`local`, with its gradient written out: two products forward and four backward, of which the
-    weights' are put where the gradient of all weights has them.
+    """The linear layer of :func:`local`, with its gradient written out: two products forward and four backward, and half
+    the arrays of automatic differentiation.
 
     With scale s = √(x²·σ² + σ_b²) and noise ε, y = x·μ + μ_b + s ε, so ∂y/∂variance = ε/(2 s). Inputs are ``[n, in]``, or
     ``[S, n, in]`` where there are weights ``[S, out, in]``.
     """
 
     @staticmethod
-    def forward(
-        ctx,
-        inputs: Tensor,
-        weight: Tensor,
-        variance: Tensor,
-        bias: Tensor,
-        bias_variance: Tensor,
-        places: Places | None,
-    ) -> Tensor:
+    def forward(ctx, inputs: Tensor, weight: Tensor, variance: Tensor, bias: Tensor, bias_variance: Tensor) -> Tensor:
         squares = inputs * inputs
         scale = affine(bias_variance, squares, variance).sqrt_()
         noise = plate_noise(scale.shape, scale, -2)
         outputs = affine(bias, inputs, weight).addcmul_(scale, noise)
         ctx.save_for_backward(inputs, weight, variance, noise.div_(scale), squares)
-        ctx.places = places or (None, None)
         return outputs
 
     @staticmethod
@@ -157,14 +148,12 @@ class LocalLinear(torch.autograd.Function):
         to_inputs = None
         if ctx.needs_input_grad[0]:
             to_inputs = (spread @ variance).mul_(inputs).add_(gradient @ weight)
-        to_weight, to_variance = ctx.places
         return (
             to_inputs,
-            weight_gradient(gradient, inputs, to_weight),
-            weight_gradient(spread, squares, to_variance, 0.5),
+            gradient.mT @ inputs,
+            (spread.mT @ squares).mul_(0.5),
             gradient.sum(-2),
             spread.sum(-2).mul_(0.5),
-            None,
         )
 
 
@@ -185,24 +174,13 @@ class MappedLocalLinear(torch.autograd.Function):
         def rows(tensor: Any, dim: int | None) -> Any:
             return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
-        *tensors, places = arguments
-        return LocalLinear.apply(*map(rows, tensors, in_dims), places), 0
+        return LocalLinear.apply(*map(rows, arguments, in_dims)), 0
 
 
 def affine(bias: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ + b, of ``inputs`` x ``[n, in]`` or of several at once, ``[S, n, in]``."""
     product = torch.addmm if inputs.dim() == 2 else torch.baddbmm
     return product(bias.unsqueeze(-2), inputs, weight.mT)
-
-
-def weight_gradient(gradient: Tensor, inputs: Tensor, place: Place | None, factor: float = 1.0) -> Tensor:
-    """``factor`` · gᵀ x, of a layer whose outputs have the ``gradient`` g and whose ``inputs`` are x: in its ``place``, where
-    it has one of the same type."""
-    found = None if place is None else place()
-    if found is None or found.dtype != gradient.dtype:
-        found = gradient.new_empty(*gradient.shape[:-2], gradient.shape[-1], inputs.shape[-1])
-    product = torch.addmm if found.dim() == 2 else torch.baddbmm
-    return product(found, gradient.mT, inputs, beta=0, alpha=factor, out=found)
 
 
 def flipout(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyro
 import torch
@@ -12,7 +11,6 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from models.bayesian.draws import Estimator, call
-from models.bayesian.parts import named_parts, parts_of, rows_of
 from models.bayesian.weight_priors import GaussianWeightPrior, WeightPrior
 from models.distributions.diagonal import GaussianWeights
 from models.likelihoods import CategoricalLikelihood, Likelihood
@@ -117,15 +115,10 @@ class BayesianNetwork(PyroModule):
     def map_weights(self, x: Tensor, weights: Weights, *, shared: bool = True) -> Tensor:
         """S weights ``[..., P]`` and inputs ``[batch, *item]`` (``shared``) or ``[S, batch, *item]`` to
         ``[S, batch, outputs]``."""
-        parts = self._rows(weights)
+        parts = self.split(weights)
         if (weights.loc if isinstance(weights, GaussianWeights) else weights).shape[:-1].numel() == 1:
             return self.call(parts, x if shared else x[0])[None]
-
-        def one(tensors: Mapping[str, Any], x: Tensor) -> Tensor:  # only tensors go through `vmap`
-            return self.call({name: like(part, parts[name]) for name, part in tensors.items()}, x)
-
-        tensors = {name: part[:2] if isinstance(part, GaussianWeights) else part for name, part in parts.items()}
-        return torch.func.vmap(one, in_dims=(0, None if shared else 0), randomness="different")(tensors, x)
+        return torch.func.vmap(self.call, in_dims=(0, None if shared else 0), randomness="different")(parts, x)
 
     def call(self, parts: Mapping[str, Weights], x: Tensor) -> Tensor:
         """The network with these ``parts`` in place of its parameters: ``[batch, *item] -> [batch, outputs]``."""
@@ -134,16 +127,17 @@ class BayesianNetwork(PyroModule):
             network = self.network  # declares the parameters to Pyro, which warns of each one that is only a starting point
         return call(network, parts, x, linear=self.linear, convolution=self.convolution)
 
-    def _rows(self, weights: Weights) -> dict[str, Weights]:
-        """S weights ``[..., P]`` as the network's parameters: name -> ``[S, *shape]``, or ``[*shape]`` where S = 1; for one
-        call of the network, because the gradient of each has one place."""
+    def split(self, weights: Weights) -> dict[str, Weights]:
+        """S weights ``[..., P]`` as the network's parameters: name -> ``[S, *shape]``, or ``[*shape]`` where S = 1."""
         if isinstance(weights, GaussianWeights):
-            return dict(named_parts(weights, self.shapes))
-        return self.split(rows_of(weights))
-
-    def split(self, weights: Tensor) -> dict[str, Weights]:
-        """Weight vectors ``[..., P]`` as the network's parameters: name -> ``[..., *shape]``."""
-        return dict(zip(self.shapes, parts_of(weights, tuple(self.shapes.values())), strict=True))
+            loc, variance = (self.split(part) for part in weights)
+            return {name: GaussianWeights(loc[name], variance[name]) for name in self.shapes}  # type: ignore[arg-type]
+        rows = weights.reshape(-1, weights.shape[-1]).squeeze(0)
+        parts = rows.split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        return {
+            name: part.unflatten(-1, shape) if shape else part[..., 0]
+            for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
+        }
 
     def initial_weights(self, copies: int) -> Tensor:
         """``[copies, P]``: the network's own weights, then freshly initialised ones (torch's random state decides) of all
@@ -162,13 +156,5 @@ class BayesianNetwork(PyroModule):
 def squeeze_data_plate(weights: Weights) -> Weights:
     """``[..., K, 1, P]`` to ``[..., K, P]``."""
     if isinstance(weights, GaussianWeights):
-        return GaussianWeights(weights.loc.squeeze(-2), weights.variance.squeeze(-2))
+        return GaussianWeights(*(part.squeeze(-2) for part in weights))
     return weights.squeeze(-2)
-
-
-def like(part: Any, whole: Weights) -> Weights:
-    """The tensors of a ``part`` as what the ``whole`` is, with its places."""
-    if not isinstance(whole, GaussianWeights):
-        return part
-    loc, variance = part
-    return GaussianWeights(loc, variance, whole.places)

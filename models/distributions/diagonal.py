@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import pyro.distributions as dist
@@ -14,10 +13,6 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence, register_kl
 
-Place = Callable[[], Tensor]
-"""Gives where a gradient belongs, to be written there (:mod:`models.bayesian.parts`)."""
-Places = tuple[Place, Place]
-
 
 class GaussianWeights(NamedTuple):
     """Weights that are not drawn yet: the network draws where it uses them (:mod:`models.bayesian.draws`).
@@ -25,12 +20,10 @@ class GaussianWeights(NamedTuple):
     Attributes:
         loc: means, ``[..., P]`` or the shape of one parameter.
         variance: the same shape.
-        places: of the gradients of both, where there are any.
     """
 
     loc: Tensor
     variance: Tensor
-    places: Places | None = None
 
 
 class DiagonalGaussian(TorchDistribution):
