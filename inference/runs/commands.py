@@ -115,10 +115,23 @@ def run_process(main: Main[Any]) -> None:
         with suppress(ValueError):  # no main thread
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done
         atexit._run_exitfuncs()
-        with suppress(BrokenPipeError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status or 0)
+        os._exit(write_out(status or 0))
+
+
+def write_out(status: int) -> int:
+    """Write out what was printed, and give the process's exit code: ``status``, or 2 where all went well but this, with one
+    line on standard error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass  # whoever read our output has gone
+    except OSError as error:
+        if not status:
+            print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
+            status = 2
+    with suppress(OSError):
+        sys.stderr.flush()
+    return status
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """The command line: the lines it answers bad options with, YAML files, and exit codes."""
 
+import errno
 import io
 import json
 import os
 import signal
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -296,3 +298,17 @@ def test_one_option_is_found_wherever_it_stands_before_any_is_checked(tmp_path):
     for expected, words in cases.items():
         assert given_value(SibOptions, "data", words) == expected
     assert given_value(SibOptions, "data", ["--resume", "/no/such/run"]) is None, "said elsewhere"
+
+
+def test_output_that_cannot_be_written_is_one_line(monkeypatch, capsys):
+    """As where it goes to a full disk."""
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert commands.write_out(0) == 2
+    assert capsys.readouterr().err == "error: cannot write to standard output: No space left on device\n"
+    assert commands.write_out(130) == 130  # has said its line
+    assert not capsys.readouterr().err
