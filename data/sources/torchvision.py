@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -73,10 +74,24 @@ def from_torchvision(name: str, root: Path, **options):
     """
     import torchvision.datasets
 
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    there = set(root.iterdir()) if root.is_dir() else set()
     try:
         return getattr(torchvision.datasets, name)(str(root), download=True, **options)
     except Exception as error:  # damaged files raise whatever their bytes lead to
+        made = missing[-1:] or ([entry for entry in root.iterdir() if entry not in there] if root.is_dir() else [])
+        for entry in made:  # torchvision makes folders before it downloads
+            remove_empty(entry)
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
             f"{name} is not in {root}, or damaged there, and cannot be downloaded ({reason}): put its files there"
         ) from error
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove ``folder`` and the folders in it as far as they hold no file."""
+    if folder.is_dir() and not folder.is_symlink():
+        for entry in list(folder.iterdir()):
+            remove_empty(entry)
+        with suppress(OSError):
+            folder.rmdir()

@@ -184,9 +184,11 @@ class FeatureNetwork(nn.Module):
             backbone: your own module, where the network was one.
 
         Raises:
-            UserError: it was one, and is not given; or see :class:`FeatureNetwork`.
+            UserError: it was one, and is not given; the description is damaged; or see :class:`FeatureNetwork`.
         """
         name = description["backbone"]
+        if not isinstance(name, str) or not isinstance(description["image_shape"], list | tuple):
+            raise UserError("the description of the feature network is damaged")
         if description.get("kind") == OWN and backbone is None:
             raise UserError(f"the feature network is a module of your own ({name}): give it as `backbone`")
         shape, mean_std = tuple(description["image_shape"]), description.get("normalisation")

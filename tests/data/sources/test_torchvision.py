@@ -1,6 +1,7 @@
 """torchvision's data sets, with stand-ins for its files: which class goes into which split."""
 
 import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,3 +92,18 @@ def test_empty_and_damaged_idx_files_are_refused_in_one_line(tmp_path, change, m
     with pytest.raises(UserError, match=message) as error:
         load_train_test("mnist", tmp_path, 28)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("root", [".", "new/one"])
+def test_a_download_that_fails_leaves_no_empty_folders(tmp_path, monkeypatch, root):
+    import torchvision.datasets
+
+    def fail(folder, **_):
+        os.makedirs(os.path.join(folder, "MNIST", "raw"))
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        from_torchvision("MNIST", tmp_path / root)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]

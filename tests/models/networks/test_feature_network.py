@@ -42,6 +42,13 @@ def test_its_description_asks_for_it():
     torch.testing.assert_close(again.eval()(images), network.float().eval()(images))
 
 
+@pytest.mark.parametrize("damage", [{"backbone": 3}, {"backbone": None}, {"image_shape": 28}, {"image_shape": "28"}])
+def test_a_description_of_other_kinds_is_damaged(damage):
+    described = FeatureNetwork("conv4-16", (1, 28, 28)).description() | damage
+    with pytest.raises(UserError, match="the description of the feature network is damaged"):
+        FeatureNetwork.from_description(described)
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
