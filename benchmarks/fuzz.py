@@ -77,6 +77,8 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="print every case")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
     top = Path(tempfile.mkdtemp(dir=given.out))
     top.chmod(0o755)
     try:
