@@ -221,7 +221,8 @@ def verdict(case: Case, status: int | None, said: str, printed: str, interrupted
     if status < 0:
         return "crash", f"signal {-status} {said[-300:]}"
     if interrupted:
-        working = "run folder:" in printed or case.command == "python" or case.command in ("predict", "diagnose")
+        begun = "run folder:" in printed or ("no output" in case.surroundings and "--resume" in last)
+        working = begun or case.command in ("python", "predict", "diagnose")
         if status == 130 and said.count("\n") == 1:
             return ("interrupted", last) if working else ("hang", f"does not begin: {printed[-200:]}")
         return ("accepted", "") if status == 0 else ("untidy", f"interrupted with {status}: {said[-500:]}")

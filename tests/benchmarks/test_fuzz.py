@@ -97,3 +97,16 @@ def test_what_becomes_of_a_case_is_told(name, program, tmp_path, monkeypatch):
     assert outcome.name == name, outcome.detail
     assert signal.getsignal(signal.SIGINT) == before
     assert os.getcwd() != str(scratch / "place")
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "said", "name"),
+    [
+        ((), "interrupted: continue with --resume out\n", "hang"),
+        (("no output",), "interrupted: continue with --resume out\n", "interrupted"),
+        (("no output",), "interrupted\n", "hang"),
+    ],
+)
+def test_a_run_works_where_it_can_be_resumed_though_its_output_goes_nowhere(surroundings, said, name):
+    case = Case("surroundings", "svi_sib", (), surroundings=surroundings)
+    assert judge.verdict(case, 130, said, "", interrupted=True)[0] == name
