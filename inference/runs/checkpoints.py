@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from data.errors import UserError
+from data.files import check_plain
 from inference.runs.manifest import is_own, write_recorded
 from inference.runs.processes import is_main
 
@@ -155,8 +156,9 @@ def read_weights(file: Path) -> dict[str, Any]:
     """The module's state in a checkpoint ``file``.
 
     Raises:
-        UserError: it cannot be read, or is not what the run wrote.
+        UserError: it is no plain file, cannot be read, or is not what the run wrote.
     """
+    check_plain(file)
     if not is_own(file):
         raise UserError(unusable(file, ValueError("it is damaged, or another run's")))
     try:

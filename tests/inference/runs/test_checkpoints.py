@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent on every file system, the one before kept, resumed from as if nothing had happened."""
 
 import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -168,3 +169,9 @@ def test_lost_patience_stays_lost(tmp_path):
         watch(module, tmp_path, epochs=9, patience=2)
         assert module.validated == validated
         assert module.weight.item() == pytest.approx(0.8**40)
+
+
+def test_a_pipe_is_no_checkpoint_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last.ckpt is a pipe: give a file"):
+        start_of(tmp_path, Module())
