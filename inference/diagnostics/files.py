@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from data.files import check_plain
 from inference.diagnostics.findings import Finding
 from inference.diagnostics.nuts import r_hat
 from inference.diagnostics.regret import regret
@@ -38,6 +39,7 @@ def read_file(path: Path) -> Any:
     Raises:
         UserError: no such file, or no predictions with known targets in it.
     """
+    check_plain(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next major version at import
         import arviz

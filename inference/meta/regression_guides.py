@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.errors import UserError
 from data.seeding import mix_seed, seeded
 from guides.tasks.conjugate import ConjugateGuide
 from guides.tasks.gradient_networks import ExactGradient, GradientNetwork, MLPGradient, ResidualGradient
@@ -19,6 +18,7 @@ from inference.meta.regression_tasks import Problem
 from inference.meta.settings import GuideSettings, MetaSchedule
 from inference.meta.training import DRAWS, TASKS
 from inference.meta.variants import Variant
+from inference.runs.training import stop_if_not_finite
 from models.distributions.matrix import MatrixNormal
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
@@ -148,10 +148,10 @@ def fit_regression(
     on_queries = getattr(objective.guide, "on", None) is Evidence.QUERIES
     for step in range(steps):
         episode = problem.tasks(schedule.batch, queries=queries, seed=mix_seed(schedule.seed, step, TASKS))
-        with seeded(schedule.seed, step, DRAWS):
+        with seeded(schedule.seed, step, DRAWS), stop_if_not_finite(step, kept=False):
             loss = objective(*(episode if on_queries else episode.on_support())) / schedule.batch
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss became {float(loss)} at step {step}: lower `learning_rate`")
+            if not torch.isfinite(loss):
+                raise FloatingPointError(step)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, CLIP)

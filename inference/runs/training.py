@@ -305,23 +305,27 @@ class FiniteLoss(Callback):
 
 
 @contextmanager
-def stop_if_not_finite(step: int | Callable[[], int], rate_option: str = "learning_rate") -> Iterator[None]:
-    """Turn a loss, or a distribution's parameter, that is not finite into one line for the user.
+def stop_if_not_finite(
+    step: int | Callable[[], int], rate_option: str = "learning_rate", *, kept: bool = True
+) -> Iterator[None]:
+    """Turn a loss, or a distribution's parameter, that is not finite, or a matrix that then cannot be factorised, into one line
+    for the user.
 
     Args:
         step: its number, where the error does not tell.
         rate_option: what to lower.
+        kept: whether there are checkpoints, of which the last good one is kept.
 
     Raises:
         UserError: in place of the block's error.
     """
     try:
         yield
-    except (FloatingPointError, ValueError) as error:
-        if isinstance(error, UserError) or not (isinstance(error, FloatingPointError) or "invalid values" in str(error)):
+    except (FloatingPointError, ValueError, torch.linalg.LinAlgError) as error:
+        if isinstance(error, UserError) or (isinstance(error, ValueError) and "invalid values" not in str(error)):
             raise
         number = error.args[0] if error.args and isinstance(error.args[0], int) else step() if callable(step) else step
+        rest = " (the last good checkpoint is kept)" if kept else ""
         raise UserError(
-            f"the loss became NaN or infinite at step {number}: training stopped; lower `{rate_option}` "
-            "(the last good checkpoint is kept)"
+            f"the loss became NaN or infinite at step {number}: training stopped; lower `{rate_option}`{rest}"
         ) from error

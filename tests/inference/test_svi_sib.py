@@ -326,6 +326,26 @@ class TestErrors:
         assert "the loss became" in error_of(arguments, capsys)
         assert not (tmp_path / "run" / "metrics.json").exists()
 
+    @pytest.mark.parametrize("rate", ["4.488464268668043e16", "1e30"])
+    def test_regression_that_runs_away(self, rate, tmp_path, capsys):
+        few = [
+            "--queries",
+            "4",
+            "--tasks",
+            "32",
+            "--validation-tasks",
+            "8",
+            "--test-tasks",
+            "8",
+            "--beta",
+            "0.1",
+            "--steps",
+            "1",
+        ]
+        said = error_of(["--data", "linear", *few, "--out", tmp_path / "run", "--learning-rate", rate], capsys)
+        assert "the loss became NaN or infinite at step 1: training stopped; lower --learning-rate" in said
+        assert "checkpoint" not in said
+
 
 def test_every_method_is_documented():
     assert all(name in (SibOptions.__doc__ or "") for name in METHODS)

@@ -1,5 +1,7 @@
 """Checks of posterior files: coverage, regret against a sampler's file, mixing, and what is no such file."""
 
+import os
+
 import arviz
 import numpy as np
 import pytest
@@ -103,3 +105,9 @@ def test_levels_of_right_predictions_of_counts_are_uniform(rate):
     assert stats.kstest(found, "uniform").pvalue > 0.01
     assert levels(np.ones((1, 10, 1)), np.array([2.0])).item() == 1
     assert levels(np.ones((1, 10, 1)), np.array([0.0])).item() == 0
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.nc")
+    with pytest.raises(UserError, match=r"pipe\.nc is a pipe: give a file"):
+        examine_files([tmp_path / "pipe.nc"])
