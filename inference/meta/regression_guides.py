@@ -18,7 +18,7 @@ from inference.meta.regression_tasks import Problem
 from inference.meta.settings import GuideSettings, MetaSchedule
 from inference.meta.training import DRAWS, TASKS
 from inference.meta.variants import Variant
-from inference.runs.training import stop_if_not_finite
+from inference.runs.training import check_finite, stop_if_not_finite
 from models.distributions.matrix import MatrixNormal
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
@@ -150,8 +150,7 @@ def fit_regression(
         episode = problem.tasks(schedule.batch, queries=queries, seed=mix_seed(schedule.seed, step, TASKS))
         with seeded(schedule.seed, step, DRAWS), stop_if_not_finite(step, kept=False):
             loss = objective(*(episode if on_queries else episode.on_support())) / schedule.batch
-            if not torch.isfinite(loss):
-                raise FloatingPointError(step)
+            check_finite(loss, step)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, CLIP)

@@ -177,11 +177,13 @@ def check_out(path: Path, option: str = "out") -> None:
         UserError: it is one.
     """
     try:
+        os.fspath(path).encode()  # a name of other bytes is none to the libraries that write there
         os.lstat(path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        reason = "its name is no text in UTF-8" if isinstance(error, UnicodeEncodeError) else reason
         raise UserError(f"`{option}={shown(path)}` cannot be made: {reason}") from error
     place = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not (place.is_dir() and os.access(place, os.W_OK)):

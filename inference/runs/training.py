@@ -304,6 +304,16 @@ class FiniteLoss(Callback):
         self.bad = None
 
 
+def check_finite(loss: Tensor, step: int) -> None:
+    """Stop where the ``loss`` of a ``step`` is not finite; this waits for the device.
+
+    Raises:
+        FloatingPointError: its number is the step.
+    """
+    if not torch.isfinite(loss):
+        raise FloatingPointError(step)
+
+
 @contextmanager
 def stop_if_not_finite(
     step: int | Callable[[], int], rate_option: str = "learning_rate", *, kept: bool = True

@@ -5,6 +5,7 @@ import os
 import resource
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import arviz
 import pytest
@@ -13,7 +14,7 @@ import torch
 from data.errors import UserError
 from inference.evaluation.arviz import most_bytes, write_netcdf
 from inference.runs.commands import run_command
-from inference.runs.folder import RunFolder, Unfinished, no_room, reserve, sole_writer, write_json
+from inference.runs.folder import RunFolder, Unfinished, check_out, no_room, reserve, sole_writer, write_json
 from inference.runs.interruptions import nothing_lost, working_in
 from inference.runs.study import draw_all
 from inference.runs.tensors import load_tensors, save_tensors
@@ -188,3 +189,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(run.features)
     with pytest.raises(UserError, match="give a file"):
         load_tensors(run.features)
+
+
+def test_a_name_that_is_no_text_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="its name is no text in UTF-8"):
+        check_out(Path("\udcff\udcfe"))
+    assert not list(tmp_path.iterdir())
