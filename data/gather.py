@@ -37,7 +37,7 @@ def gather(chunks: Iterable[Tensor]) -> Tensor:
         UserError: no chunks, chunks of different items, or no room for the file.
     """
     kept: list[Tensor] = []
-    held, waiting = 0, checked(chunks)
+    held, waiting = 0, joined(checked(chunks))
     for chunk in waiting:
         kept.append(chunk)
         held += chunk.nbytes
@@ -111,6 +111,26 @@ def checked(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
             kinds = [f"{'×'.join(map(str, part.shape[1:])) or 'single'} {part.dtype}" for part in (first, chunk)]
             raise UserError(f"the items are not of one kind: {kinds[0]} and {kinds[1]}; give all one shape and type")
         yield chunk.detach().cpu().contiguous()
+
+
+def joined(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The rows of ``chunks`` in blocks of :data:`AT_ONCE` bytes, or of a larger chunk; each chunk is copied when it comes.
+
+    Small tensors that stay while a network makes the next ones break up the memory that it takes and gives back: features
+    would hold several times their size.
+    """
+    block, filled = None, 0
+    for chunk in chunks:
+        if block is not None and filled + len(chunk) > len(block):
+            yield block[:filled]
+            block = None
+        if block is None:
+            row = max(1, math.prod(chunk.shape[1:]) * chunk.element_size())
+            block, filled = chunk.new_empty(max(len(chunk), AT_ONCE // row), *chunk.shape[1:]), 0
+        block[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    if block is not None:
+        yield block[:filled]
 
 
 def write(file: BinaryIO, chunk: Tensor) -> None:

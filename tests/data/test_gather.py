@@ -14,9 +14,11 @@ CHUNKS = [torch.arange(24 * n, dtype=torch.int64).view(n, 2, 12) + n for n in (3
 
 
 @pytest.mark.parametrize("in_memory", [2**28, 300, 0])
+@pytest.mark.parametrize("at_once", [2**26, 800, 100])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.float64])
-def test_equals_concatenation(monkeypatch, in_memory, dtype):
+def test_equals_concatenation(monkeypatch, in_memory, at_once, dtype):
     monkeypatch.setattr(module, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
     chunks = [chunk.to(dtype) for chunk in CHUNKS]
     whole = gather(iter(chunks))
     assert torch.equal(whole, torch.cat(chunks))
@@ -34,9 +36,10 @@ def test_a_large_tensor_is_mapped_and_leaves_no_file(monkeypatch, tmp_path):
             assert any(str(tmp_path) in line and "deleted" in line for line in maps)
 
 
-def test_chunks_are_not_held_together(monkeypatch):
-    """Never more than what fits into memory, and one chunk, is alive at a time."""
-    monkeypatch.setattr(module, "IN_MEMORY", 1000)
+@pytest.mark.parametrize("in_memory", [2**28, 1000])
+def test_chunks_are_not_held_together(monkeypatch, in_memory):
+    """Small tensors that stay between a network's batches break memory up, so that it grows by several times their size."""
+    monkeypatch.setattr(module, "IN_MEMORY", in_memory)
     alive, most = [], 0
 
     def chunks():
@@ -51,7 +54,7 @@ def test_chunks_are_not_held_together(monkeypatch):
             most = max(most, sum(ref() is not None for ref in alive))
 
     assert len(gather(chunks())) == 50
-    assert most <= 4
+    assert most <= 2
 
 
 def test_errors():
@@ -61,8 +64,9 @@ def test_errors():
         gather([torch.zeros(1, 3, 4), torch.zeros(1, 3, 5)])
 
 
-def test_time_grows_with_the_number_of_chunks():
-    """A loader may give one item at a time: what is held is counted once for each of them."""
+def test_time_grows_with_the_number_of_chunks(monkeypatch):
+    """A loader may give one large item at a time: what is held is counted once for each of them."""
+    monkeypatch.setattr(module, "AT_ONCE", 8)
     counted = []
 
     class Counted(torch.Tensor):
