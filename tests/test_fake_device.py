@@ -14,6 +14,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from guides.tasks.gradient_networks import ExactGradient
+from guides.tasks.rules import GradientStep
+from guides.tasks.starts import LearnedStart
+from guides.tasks.unrolled import UnrolledGuide
 from inference.bnn.posterior import WeightPosterior
 from inference.bnn.predict import predict_items
 from inference.elbo import RateDistortionELBO
@@ -21,7 +25,13 @@ from inference.meta.settings import MetaSchedule
 from inference.meta.training import MetaTraining, every_step
 from inference.vid.vid import predict_classes
 from models.bayesian.network import BayesianNetwork
-from models.likelihoods import GaussianLikelihood
+from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from models.networks.classifiers import build_network
+from models.networks.functional import FunctionalNetwork
+from models.networks.norms import with_norm
+from models.tasks.model import EmpiricalBayesModel
+from models.tasks.network_predictor import NetworkPredictor
+from models.tasks.priors import GaussianPrior
 from tests.test_pyro_host import SYSTEMS, build
 
 BACKWARD = "cuda" if torch.cuda.is_available() or not torch.backends.cuda.is_built() else "meta"
@@ -75,6 +85,32 @@ def test_a_meta_training_step_finds_its_weights_on_the_device():
     with RefuseUploads():
         loss = every_step(training.objective, training.weights).terms(*episode).loss
     assert loss.device.type == training.weights.device.type == "cuda"
+
+
+@pytest.mark.parametrize("device", sorted({"cuda", BACKWARD}))
+@pytest.mark.parametrize("norm", ["running", "task", "group"])
+def test_a_step_of_maml(norm, device):
+    """Three steps on the support through a convolutional network, of which one layer is shared; and a prediction. The steps are
+    backward passes, too."""
+    with torch.device(device):
+        network = FunctionalNetwork(
+            with_norm(build_network("conv4-2", (1, 16, 16), 3), norm), lambda name: name != "1.0.weight"
+        )
+        start, likelihood = LearnedStart.from_network(network), CategoricalLikelihood()
+        prior = GaussianPrior(start.loc.detach()[0], torch.ones(network.num_weights), learned=False)
+        rule = GradientStep(3, network.num_weights, learned=True, per_feature=True, point=True)
+        x, y = torch.randn(2, 6, 256), torch.arange(3).repeat(2).expand(2, 6)
+    predictor = NetworkPredictor(network, 3, (1, 16, 16))
+    options = {"on": "support", "reduction": "mean", "family": "delta", "beta": 0.0}
+    steps = 3 if device == BACKWARD else 0
+    guide = UnrolledGuide(prior, predictor, start, ExactGradient(likelihood), rule, steps=steps, **options)
+    model = EmpiricalBayesModel(prior, predictor, likelihood)
+    objective = RateDistortionELBO(beta=0.0)(model, guide)
+    loss = objective(x, y, x, y, 3)
+    if device == BACKWARD:
+        loss.backward()
+        assert {p.grad.device.type for p in (start.loc, rule.log_size, network.network[1][0].weight)} == {device}
+    assert loss.device.type == predictor(x, guide.unroll(x, y, x, way=3)[-1].loc).device.type == device
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -89,6 +89,7 @@ class GradientStep(Rule):
         learned: learn one η per step, on the log scale.
         units: of the mean's step.
         per_feature: one η per step and dimension. Source: Li et al. 2017, Meta-SGD.
+        point: the posterior is a point, whose scale stands still: there are no shifts to learn.
 
     Raises:
         ValueError: a ``size`` that is not positive.
@@ -106,6 +107,7 @@ class GradientStep(Rule):
         learned: bool = False,
         units: Units | str = Units.WEIGHTS,
         per_feature: bool = False,
+        point: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < size < float("inf"):
@@ -113,7 +115,7 @@ class GradientStep(Rule):
         self.units = Units(units)
         shape = (max(steps, 1), num_features) if per_feature else (max(steps, 1),)
         declare(self, "log_size", torch.full(shape, float(size)).log(), learned=learned)
-        self.scale_shift = nn.Parameter(torch.zeros(max(steps, 1), num_features))
+        self.scale_shift = None if point else nn.Parameter(torch.zeros(max(steps, 1), num_features))
         self.register_buffer("share", torch.ones(max(steps, 1)))  # of each step that is taken
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
@@ -127,7 +129,8 @@ class GradientStep(Rule):
     @torch.no_grad()
     def stand_still(self) -> None:
         self.log_size.fill_(-torch.inf)
-        self.scale_shift.zero_()
+        if self.scale_shift is not None:
+            self.scale_shift.zero_()
 
     def unit(self, log_scale: Tensor, pull: Pull) -> Tensor | float:
         """What the mean's gradient is multiplied by beside η: ``[..., rows, D]``, ``[..., 1, D]`` or a number."""
@@ -145,9 +148,12 @@ class GradientStep(Rule):
             loc_size, scale_size = torch.minimum(loc_size, narrowest / pull.beta), size.clamp(max=0.5 / pull.beta)
             loc_gradient = loc_gradient + pull.beta * pull.rate[0]
             rate_fall = bounded_fall(scale_size * pull.beta * pull.rate[1], log_scale, narrowest)
+        loc = loc - share * loc_size * loc_gradient
+        if self.scale_shift is None:
+            return PosteriorParameters(loc, log_scale)
         fall = self.scale_shift[index] if log_scale_gradient is None else scale_size * log_scale_gradient
         fall = fall if rate_fall is None else fall + rate_fall
-        return PosteriorParameters(loc - share * loc_size * loc_gradient, log_scale - share * fall)
+        return PosteriorParameters(loc, log_scale - share * fall)
 
 
 def bounded_fall(fall: Tensor, log_scale: Tensor, variance: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.feature_space import class_counts, class_means
+from models.networks.functional import FunctionalNetwork
 from models.tasks.predictors import Predictor
 
 
@@ -92,6 +93,12 @@ class LearnedStart(Start):
         """Rows of length about one in random directions."""
         return cls(torch.randn(rows, num_features) / num_features**0.5, scale)
 
+    @classmethod
+    def from_network(cls, network: FunctionalNetwork, scale: Tensor | float = 0.1):
+        """One row, the network's own weights: those that it was built with, whose random numbers tell its units apart (units
+        that start alike would stay alike), or pre-trained ones."""
+        return cls(network.flat()[None], scale)
+
     @property
     def way(self) -> int:  # type: ignore[override]
         """Rows that it was built for."""
@@ -101,6 +108,28 @@ class LearnedStart(Start):
         if rows != len(self.loc):
             raise ValueError(f"this start was built for {len(self.loc)} classes, the task has {rows}")
         loc = self.loc.expand(query_x.shape[0], -1, -1)
+        return loc, self.log_scale.expand_as(loc)
+
+
+class SharedStart(Start):
+    """λ: one learned row for every class, whatever the task and its number of classes, so that nothing depends on their order.
+
+    Of a linear head all classes are then equally probable before the first step, as with a head of zeros.
+
+    Args:
+        loc: initial mean ``[D]``.
+        scale: initial posterior standard deviation.
+    """
+
+    logarithms: ClassVar = ("log_scale",)
+
+    def __init__(self, loc: Tensor, scale: Tensor | float = 0.1) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(loc.clone())
+        self.log_scale = nn.Parameter(initial_log_scale(scale, len(loc)).to(loc))
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        loc = self.loc.expand(query_x.shape[0], rows, -1)
         return loc, self.log_scale.expand_as(loc)
 
 

@@ -31,6 +31,15 @@ class Evidence(StrEnum):
     """The labelled support: inductive."""
 
 
+class Reduction(StrEnum):
+    """How the inner gradient counts its items."""
+
+    SUM = "sum"
+    """Each as one: the gradient of the tasks' own objective."""
+    MEAN = "mean"
+    """All of them together as one, so that a step is as long whatever their number: the inner loss of MAML."""
+
+
 class Part(NamedTuple):
     """Items that the inner gradient is taken on.
 
@@ -53,7 +62,8 @@ class UnrolledGuide(PyroModule):
     A method is a choice of start λ, items A, gradient v, update rule and family. All tasks are unrolled together and never mix;
     the guide is differentiable through all steps. K = 0 is the start alone.
 
-    Source: Hu et al. 2019, equation 9 (A the queries, v = ξ); Finn et al. 2017, equation 1 (A the support, v exact).
+    Source: Hu et al. 2019, equation 9 (A the queries, v = ξ); Finn et al. 2017, equation 1 (A the support, v exact, the mean
+    over A, q a delta).
 
     Args:
         prior, predictor: the model's own modules (shared parameters).
@@ -72,6 +82,7 @@ class UnrolledGuide(PyroModule):
         closed_form: use the predictor's closed-form pull-back; ``False`` takes the generic one.
         hyper: q(ψ) of a hierarchical prior.
         num_tasks: as in :class:`~models.tasks.model.EmpiricalBayesModel`.
+        reduction: over A, whether Σ_i is that or a mean; the rate's gradient stays as it is.
         gate: how far θ⁰ departs from the prior; λ alone where it is not given.
 
     Raises:
@@ -99,6 +110,7 @@ class UnrolledGuide(PyroModule):
         closed_form: bool = True,
         hyper: HyperGuide | None = None,
         num_tasks: int | None = None,
+        reduction: Reduction | str = Reduction.SUM,
         gate: PriorGate | None = None,
     ) -> None:
         super().__init__()
@@ -110,7 +122,7 @@ class UnrolledGuide(PyroModule):
         self.start, self.gradient, self.rule = start, gradient, rule
         self.steps, self.on, self.beta, self.inner_samples = steps, Evidence(on), beta, inner_samples
         self.family, self.first_order, self.closed_form = Family(family), first_order, closed_form
-        self.num_tasks, self.gate, self.anchor = num_tasks, gate, anchor
+        self.num_tasks, self.gate, self.anchor, self.reduction = num_tasks, gate, anchor, Reduction(reduction)
 
     @property
     def saw_labels(self) -> bool:
@@ -254,8 +266,11 @@ class UnrolledGuide(PyroModule):
         spread = (2 * parameters.log_scale).exp() if self.spread and not self.inner_samples and self.family.has_rate else None
 
         def gradient(weights: Tensor) -> Tensor:
-            pulled = reduce(torch.add, (self.weight_gradient(weights, part, spread) for part in evidence))
-            return pulled.detach() if self.first_order else pulled
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.first_order):
+                pulled = reduce(torch.add, (self.weight_gradient(weights, part, spread) for part in evidence))
+                if self.reduction is Reduction.SUM:
+                    return pulled
+                return pulled / max(1, sum(part.items.shape[1] for part in evidence))
 
         data = self.family.expected_gradient(gradient, parameters, self.inner_samples)
         rate = self.prior.kl_gradient(hyperparameters, *parameters) if self.beta and self.family.has_rate else None

@@ -14,6 +14,7 @@ from models.bayesian.draws import Estimator, call
 from models.bayesian.weight_priors import GaussianWeightPrior, WeightPrior
 from models.distributions.diagonal import GaussianWeights
 from models.likelihoods import CategoricalLikelihood, Likelihood
+from models.networks.functional import flat_weights, split_weights
 from models.plates import data_plate
 
 Weights = Tensor | GaussianWeights
@@ -133,19 +134,14 @@ class BayesianNetwork(PyroModule):
             loc, variance = (self.split(part) for part in weights)
             return {name: GaussianWeights(loc[name], variance[name]) for name in self.shapes}  # type: ignore[arg-type]
         rows = weights.reshape(-1, weights.shape[-1]).squeeze(0)
-        parts = rows.split([shape.numel() for shape in self.shapes.values()], dim=-1)
-        return {
-            name: part.unflatten(-1, shape) if shape else part[..., 0]
-            for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
-        }
+        return dict(split_weights(rows, self.shapes))
 
     def initial_weights(self, copies: int) -> Tensor:
         """``[copies, P]``: the network's own weights, then freshly initialised ones (torch's random state decides) of all
         layers but those that :func:`~models.networks.frozen.keep_start` has marked."""
         network, rows = copy.deepcopy(self.network), []
         for _ in range(copies):
-            parameters = dict(network.named_parameters())
-            rows.append(torch.cat([parameters[name].detach().flatten() for name in self.shapes]))
+            rows.append(flat_weights(network, self.shapes))
             for module in network.modules():
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset) and not getattr(module, "keeps_start", False):

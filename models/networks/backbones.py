@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -25,6 +26,8 @@ class Backbone(StrEnum):
     """The same with 64, 64, 128 and 128 channels (Gidaris and Komodakis 2018, "C128F")."""
     WRN_28_10 = "wrn-28-10"
     """Wide residual network, depth 28, width 10 (Zagoruyko and Komodakis 2016)."""
+    PIXELS = "pixels"
+    """No network: the pixels themselves, in one row."""
     VGG9 = "vgg9"
     """The eight 3×3 convolutions of VGG-11 (Simonyan and Zisserman 2015, table 1, A) with batch norm, five max-pools and global
     averaging; with the classifier nine layers."""
@@ -52,6 +55,8 @@ def build_backbone(name: str, image_shape: tuple[int, ...]) -> nn.Module:
         return Conv4(channels, widths, height, width)
     if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
         return WideResNet(channels, depth=int(wide[1]), width=as_width(wide[2], name), stem_stride=2 if height > 48 else 1)
+    if name == Backbone.PIXELS:
+        return Pixels(image_shape)
     if name == Backbone.VGG9:
         if min(height, width) < 32:
             raise ValueError(f"{name} needs images of at least 32×32 pixels, not {height}×{width}")
@@ -68,6 +73,14 @@ def as_width(digits: str, name: str) -> int:
     if not int(digits):
         raise ValueError(f"{name} has no units: give a width of 1 or more")
     return int(digits)
+
+
+class Pixels(nn.Flatten):
+    """Images of ``image_shape`` as rows of numbers, ``[n, channels, height, width] -> [n, channels * height * width]``."""
+
+    def __init__(self, image_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.num_features = math.prod(image_shape)
 
 
 class Conv4(nn.Sequential):

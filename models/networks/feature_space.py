@@ -80,6 +80,21 @@ class FeatureSpace(nn.Module):
         return (normalised - self.center) @ (self.directions + self.change if self.learned else self.directions)
 
 
+class RawSpace(FeatureSpace):
+    """Features as they are, such as the pixels of a method that adapts a whole network.
+
+    Args:
+        num_features: D.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.directions = torch.zeros(num_features, 0)  # which a file need not hold
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
 SMALL = 1e-4
 """Feature below which :func:`signed_power` is nearly linear, so that its slope at 0 is finite."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -24,12 +25,18 @@ def freeze_batch_norm(network: Module) -> Module:
     return network
 
 
-def freeze(network: Module) -> Module:
-    """Make every parameter of ``network``, in place, a buffer: it is saved and moved, and nothing learns it."""
+def freeze(network: Module, chosen: Callable[[str], bool] | None = None) -> Module:
+    """Make every parameter of ``network``, in place, a buffer: it is saved and moved, and nothing learns it.
+
+    Args:
+        chosen: which parameters, by name; all when not given. One of several names goes by the first, and keeps them all.
+    """
+    constants = {p: p.detach() for name, p in network.named_parameters() if chosen is None or chosen(name)}
     for module in network.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach())
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if parameter in constants:
+                delattr(module, name)
+                module.register_buffer(name, constants[parameter])
     return network
 
 

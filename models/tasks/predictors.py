@@ -206,70 +206,24 @@ def row_products(rows: Tensor, matrix: Tensor) -> Tensor:
     return product.unflatten(-2, folded.shape[-2 - extra : -1]).movedim(inside, front)
 
 
-class NetworkPredictor(Predictor):
-    """ŷ = network(x; w): a whole network, or some of its parameters, as one row of weights, ``[..., tasks, 1, P]``.
-
-    Items are ``[tasks, query, *item]``, whatever the network takes. Every task has its own parameters; all run as one batch.
-    The other parameters stay the network's own. Batch norm's running statistics cannot follow: freeze them, or norm otherwise.
-
-    Source: Finn et al. 2017, section 2.2 (all weights of a network are adapted).
-
-    Args:
-        network: with as many outputs as the tasks have classes.
-        adapted: which parameters are in w, by name; all when not given.
-
-    Raises:
-        ValueError: no parameter is adapted.
-
-    Attributes:
-        num_weights: P.
-    """
-
-    def __init__(self, network: nn.Module, adapted: Callable[[str], bool] | None = None) -> None:
-        super().__init__()
-        self.network = network
-        named = {name: p for name, p in network.named_parameters() if adapted is None or adapted(name)}
-        if not named:
-            raise ValueError("no parameter of the network is adapted")
-        self.shapes = {name: p.shape for name, p in named.items()}
-        self.num_weights = sum(shape.numel() for shape in self.shapes.values())
-
-    def rows(self, way: int) -> int:
-        """1: the network is one row."""
-        return 1
-
-    def initial_weights(self) -> Tensor:
-        """The network's own values of the adapted parameters, ``[1, P]``: where a learned start begins."""
-        parameters = dict(self.network.named_parameters())
-        return torch.cat([parameters[name].detach().flatten() for name in self.shapes])[None]
-
-    def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
-        leading = weights.shape[:-2]  # [..., tasks]
-        items = features.expand(*leading[:-1], *features.shape).flatten(0, len(leading) - 1)
-        return torch.func.vmap(self.call)(weights.flatten(0, -2), items).unflatten(0, leading)
-
-    def call(self, weights: Tensor, items: Tensor) -> Tensor:
-        """The network under one vector ``[P]``: ``[query, *item] -> [query, outputs]``."""
-        parts = weights.split([shape.numel() for shape in self.shapes.values()])
-        named = {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
-        return torch.func.functional_call(self.network, named, (items,))
-
-
 class PerceptronPredictor(Predictor):
-    """ŷ = a tanh perceptron under one row of weights, ``[..., tasks, 1, P]``, written as batched matrix products.
+    """ŷ = a perceptron under one row of weights, ``[..., tasks, 1, P]``, written as batched matrix products.
 
-    The same function as :class:`NetworkPredictor` on ``nn.Sequential(nn.Linear(a, b), nn.Tanh(), …)``, with the weights in the
-    same order, but without ``vmap``: it is quicker, and ``torch.jit.trace`` can follow, so that NUTS may compile the potential.
+    The same function as :class:`~models.tasks.network_predictor.NetworkPredictor` on ``nn.Sequential(nn.Linear(a, b),
+    nn.Tanh(), …)``, with the weights in the same order, but without ``vmap``: it is quicker, and ``torch.jit.trace`` can
+    follow, so that NUTS may compile the potential.
 
     Args:
         widths: of inputs, hidden layers and outputs, such as ``(1, 20, 1)``.
+        activation: of the hidden units.
 
     Attributes:
         num_weights: P.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
+        self.activation = activation
         self.shapes = list(itertools.pairwise(widths))
         self.num_weights = sum((inputs + 1) * outputs for inputs, outputs in self.shapes)
 
@@ -281,7 +235,7 @@ class PerceptronPredictor(Predictor):
         parts = weights.split([n for a, b in self.shapes for n in (a * b, b)], dim=-1)  # [..., 1, n]
         for layer, (inputs, outputs) in enumerate(self.shapes):
             matrix = parts[2 * layer].unflatten(-1, (outputs, inputs)).squeeze(-3)  # [..., outputs, inputs]
-            features = (features.tanh() if layer else features) @ matrix.mT + parts[2 * layer + 1]
+            features = (self.activation(features) if layer else features) @ matrix.mT + parts[2 * layer + 1]
         return features
 
 

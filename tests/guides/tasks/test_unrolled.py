@@ -5,11 +5,8 @@ import itertools
 import pyro
 import pytest
 import torch
-import torch.nn.functional as F
 from pyro.util import check_model_guide_match
-from torch import nn
 from torch.distributions import Normal, kl_divergence
-from torch.func import functional_call
 
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from guides.tasks.families import PosteriorParameters
@@ -25,7 +22,7 @@ from models.likelihoods import CategoricalLikelihood
 from models.networks.feature_space import class_means
 from models.plates import ordered_like
 from models.tasks.model import EmpiricalBayesModel
-from models.tasks.predictors import PREDICTORS, CosinePredictor, NetworkPredictor
+from models.tasks.predictors import PREDICTORS, CosinePredictor
 from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, MixturePrior
 from tests.conftest import gaussian_bank
 
@@ -220,54 +217,6 @@ def test_rate_of_a_hierarchical_prior_is_averaged_over_its_posterior():
     found = predictive(model, guide, tasks, num_samples=4000).rate
     torch.testing.assert_close(found, expected.detach(), rtol=0.02, atol=0)
     assert (found > 1.1 * at_mean).all()
-
-
-class TestNetworksAsPredictors:
-    """A whole network is one row of weights: with exact gradients on the support the guide is MAML."""
-
-    def build(self, steps=3, first_order=False):
-        network = nn.Sequential(nn.Linear(DIM, 6), nn.Tanh(), nn.Linear(6, WAY)).double()
-        predictor = NetworkPredictor(network)
-        prior = GaussianPrior(torch.zeros(predictor.num_weights), torch.ones(predictor.num_weights)).double()
-        start = LearnedStart(predictor.initial_weights())
-        gradient, rule = ExactGradient(CategoricalLikelihood()), GradientStep(steps, predictor.num_weights, size=0.1)
-        rule.log_size.data = torch.full((steps,), 0.1, dtype=torch.float64).log()
-        options = {"steps": steps, "on": "support", "beta": 0.0, "family": "delta", "first_order": first_order}
-        return network, EmpiricalBayesModel(prior, predictor), UnrolledGuide(prior, predictor, start, gradient, rule, **options)
-
-    def maml(self, network, tasks, steps=3, size=0.1, create_graph=True):
-        """The loss of a loop over tasks, differentiated with respect to the network's own parameters."""
-        parameters, total = dict(network.named_parameters()), 0.0
-        for x, y, query_x, query_y in zip(*tasks[:4], strict=True):
-            adapted = parameters
-            for _ in range(steps):
-                loss = F.cross_entropy(functional_call(network, adapted, (x,)), y, reduction="sum")
-                pulls = torch.autograd.grad(loss, list(adapted.values()), create_graph=create_graph)
-                adapted = {n: p - size * g for (n, p), g in zip(adapted.items(), pulls, strict=True)}
-            total = total + F.cross_entropy(functional_call(network, adapted, (query_x,)), query_y, reduction="sum")
-        return total, torch.cat([g.flatten() for g in torch.autograd.grad(total, list(parameters.values()))])
-
-    @pytest.mark.parametrize("first_order", [False, True])
-    def test_meta_gradient_is_that_of_a_loop(self, first_order):
-        network, model, guide = self.build(first_order=first_order)
-        tasks = episode()
-        loss = RateDistortionELBO(beta=0.0)(model, guide)(*tasks)
-        loss.backward()
-        expected, gradient = self.maml(network, tasks, create_graph=not first_order)
-        torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(guide.start.loc.grad[0], gradient, rtol=1e-10, atol=1e-10)
-
-    def test_support_gradients_are_inductive(self):
-        _, _, guide = self.build()
-        tasks = episode()
-        alone = tasks._replace(query_x=tasks.query_x[:, :1])
-        assert not guide.saw_labels
-        torch.testing.assert_close(guide.unroll(*alone)[-1].loc, guide.unroll(*tasks)[-1].loc)
-
-    def test_first_order_differs_from_second(self):
-        network, _, _ = self.build()
-        tasks = episode()
-        assert not torch.allclose(self.maml(network, tasks)[1], self.maml(network, tasks, create_graph=False)[1])
 
 
 def test_steps_beyond_the_trained_ones_go_half_as_far_each():

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor, NetworkPredictor, PerceptronPredictor
+from models.networks.functional import FunctionalNetwork
+from models.tasks.network_predictor import NetworkPredictor
+from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor, PerceptronPredictor
 
 
 @pytest.mark.usefixtures("float64")
@@ -92,7 +94,8 @@ def test_cosine_ignores_lengths():
 def test_a_perceptron_is_the_network_of_the_same_weights(batch):
     """Outputs and pull-backs, with draws in front of the tasks and without."""
     layers = [torch.nn.Linear(2, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)]
-    network, perceptron = NetworkPredictor(torch.nn.Sequential(*layers)), PerceptronPredictor((2, 5, 4, 3))
+    network = NetworkPredictor(FunctionalNetwork(torch.nn.Sequential(*layers)), outputs=3)
+    perceptron = PerceptronPredictor((2, 5, 4, 3))
     assert perceptron.num_weights == network.num_weights
     items, weights = torch.randn(3, 7, 2), torch.randn(*batch, 1, perceptron.num_weights)
     torch.testing.assert_close(perceptron(items, weights), network(items, weights))
