@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from data.curves import AMPLITUDES, raw_sinusoid_tasks
 from data.episodes import Episode
 from data.items import LabelledItems, SupervisedData
-
-AMPLITUDES = 0.1, 5.0  # of sinusoids: the lowest and the highest
 
 
 def linear_tasks(
@@ -111,14 +110,9 @@ def sinusoid_tasks(
     Returns:
         Episode with features ``[tasks, n, num_features]`` (:func:`radial_basis`) and real ``y`` ``[tasks, n]``.
     """
-    generator = torch.Generator().manual_seed(seed)
-    low, high = AMPLITUDES
-    amplitude = low + (high - low) * torch.rand(tasks, 1, generator=generator)
-    phase = math.pi * torch.rand(tasks, 1, generator=generator)
-    x = 10 * torch.rand(tasks, support + queries, generator=generator) - 5
-    y = amplitude * torch.sin(x + phase) + noise * torch.randn(x.shape, generator=generator)
-    features = radial_basis(x, num_features)
-    return Episode(features[:, :support], y[:, :support], features[:, support:], y[:, support:], way=1)
+    raw = raw_sinusoid_tasks(tasks, support=support, queries=queries, noise=noise, seed=seed)
+    support_x, query_x = (radial_basis(x[..., 0], num_features) for x in (raw.support_x, raw.query_x))
+    return raw._replace(support_x=support_x, query_x=query_x)
 
 
 def sinusoid_log_predictive(

@@ -1,0 +1,90 @@
+"""Ambiguous tasks: items have three attributes, two of which tell the classes apart, and the support does not say which two."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from data.arguments import as_whole
+from data.episodes import Episode, TaskSpec, rows_of
+from data.errors import UserError
+from data.items import LabelledItems
+
+NUM_ATTRIBUTES = 3
+LEFT_OUT = 2, 1, 0
+"""Of the pairs of attributes (0, 1), (0, 2) and (1, 2), the attribute that is in none."""
+
+
+class AttributeSampler:
+    """Draws tasks of two classes: class 1 has both attributes of a pair, class 0 has neither.
+
+    Where tasks are not ambiguous, each has a pair of its own, and the third attribute is there or not at random in each item.
+    Where they are, items of class 1 in the support have all three attributes and those of class 0 none. The queries are then
+    three blocks, one for each of the pairs (0, 1), (0, 2) and (1, 2), in which the third attribute contradicts the pair: who
+    goes by another pair is wrong in half of the block, so that each block tells one of three right answers to the same
+    support. Source: Finn, Xu and Levine 2018, "Probabilistic model-agnostic meta-learning", the faces' attributes.
+
+    Args:
+        source: items whose class numbers, 0 to 7, have one bit for each attribute.
+        shot, queries: items of each class in the support, and in the queries or in a block of them.
+        ambiguous: whether tasks are.
+
+    Raises:
+        UserError: not eight classes, or a class with fewer items than shot + queries.
+    """
+
+    def __init__(self, source: LabelledItems, *, shot: int = 5, queries: int = 15, ambiguous: bool = False) -> None:
+        if source.num_classes != 2**NUM_ATTRIBUTES:
+            raise UserError(f"{source.num_classes} classes: items with three attributes have {2**NUM_ATTRIBUTES}")
+        self.spec = TaskSpec(way=2, shot=as_whole(shot, "shot", 1), queries=queries)
+        if (least := int(source.counts.min())) < self.spec.shot + self.spec.queries:
+            needed = f"shot + queries = {self.spec.shot} + {self.spec.queries}"
+            raise UserError(f"one of the classes has {least} items, fewer than {needed}: lower `shot` or `queries`")
+        self.source, self.ambiguous = source, ambiguous
+        self._by_kind = torch.argsort(source.labels, stable=True)
+        self._start = source.counts.cumsum(0) - source.counts
+
+    @property
+    def items(self) -> Tensor:
+        """What tasks are made of."""
+        return self.source.items
+
+    def on(self, items: Tensor) -> AttributeSampler:
+        """The same tasks of other ``items`` of the same order, such as the images' features."""
+        other = copy.copy(self)
+        other.source = replace(self.source, items=items)
+        return other
+
+    def sample(self, tasks: int, *, seed: int) -> Episode:
+        """``tasks`` tasks as one :class:`~data.episodes.Episode`; equal seeds give equal tasks. Support and blocks are in the
+        order of their labels; no item is twice in a task."""
+        spec, generator = self.spec, torch.Generator().manual_seed(as_whole(seed, "seed"))
+        classes = torch.arange(2)
+        support_y = classes.repeat_interleave(spec.shot).expand(tasks, -1)
+        blocks = NUM_ATTRIBUTES if self.ambiguous else 1
+        query_y = classes.repeat_interleave(spec.queries).repeat(blocks).expand(tasks, -1)
+        labels = torch.cat([support_y, query_y], dim=-1)
+        if self.ambiguous:
+            third = torch.tensor(LEFT_OUT).repeat_interleave(2 * spec.queries)
+            kinds = labels * 7
+            kinds[:, 2 * spec.shot :] ^= 1 << third  # turns the third attribute over
+        else:
+            third = torch.randint(NUM_ATTRIBUTES, (tasks, 1), generator=generator)
+            kinds = (labels * 7) ^ (torch.randint(2, labels.shape, generator=generator) << third)
+        chosen = self._choose(kinds, generator)
+        support, query = chosen.split([2 * spec.shot, 2 * spec.queries * blocks], dim=-1)
+        return Episode(rows_of(self.items, support), support_y, rows_of(self.items, query), query_y, 2)
+
+    def _choose(self, kinds: Tensor, generator: torch.Generator) -> Tensor:
+        """Different items of these ``kinds``, ``[tasks, n]``."""
+        counts = self.source.counts
+        keys = torch.rand(len(kinds), len(counts), int(counts.max()), generator=generator)
+        keys.masked_fill_(torch.arange(keys.shape[-1]) >= counts[:, None], 2.0)
+        order = keys.argsort(-1)  # of each kind's items, in each task
+        one_hot = torch.nn.functional.one_hot(kinds, len(counts))
+        rank = (one_hot.cumsum(1) - 1).gather(-1, kinds[..., None])[..., 0]  # 0, 1, … among a task's items of one kind
+        own = order[torch.arange(len(kinds))[:, None], kinds, rank]
+        return self._by_kind[self._start[kinds] + own]

@@ -1,0 +1,73 @@
+"""Ambiguous tasks: which attributes items have, on which side, and that each block has another right answer."""
+
+import pytest
+import torch
+
+from data.ambiguous import AttributeSampler
+from data.errors import UserError
+from data.items import LabelledItems
+
+PAIRS = ((0, 1), (0, 2), (1, 2))
+
+
+def numbered(counts=(30,) * 8):
+    """Items whose value is class · 1000 + number, in shuffled order."""
+    labels = torch.repeat_interleave(torch.arange(8), torch.tensor(counts))
+    items = labels * 1000 + torch.cat([torch.arange(n) for n in counts])
+    order = torch.randperm(len(items))
+    return LabelledItems(items[order, None], labels[order], tuple("abcdefgh"))
+
+
+def attributes(x):
+    """``[tasks, n, 3]`` of zeros and ones."""
+    return x // 1000 >> torch.arange(3) & 1
+
+
+@pytest.mark.parametrize("ambiguous", [False, True])
+def test_tasks_are_balanced_seeded_and_without_items_twice(ambiguous):
+    sampler = AttributeSampler(numbered((30, 31, 40, 30, 33, 30, 30, 35)), shot=3, queries=4, ambiguous=ambiguous)
+    episode, again, other = (sampler.sample(50, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(episode.query_x, again.query_x)
+    assert not torch.equal(episode.query_x, other.query_x)
+    assert episode.way == 2
+    assert (episode.support_y.sum(-1) == 3).all()
+    blocks = 3 if ambiguous else 1
+    assert episode.query_y.shape == (50, 8 * blocks)
+    assert (episode.query_y.unflatten(-1, (blocks, 8)).sum(-1) == 4).all()
+    for task in torch.cat([episode.support_x, episode.query_x], 1)[..., 0]:
+        assert len(task.unique()) == len(task)
+    many = sampler.sample(400, seed=0)
+    assert len(torch.cat([many.support_x, many.query_x], 1).unique()) == len(sampler.items), "all items are drawn"
+    torch.testing.assert_close(sampler.on(sampler.items + 1).sample(50, seed=1).query_x, episode.query_x + 1)
+
+
+def test_each_task_goes_by_a_pair_and_the_third_attribute_is_at_random():
+    episode = AttributeSampler(numbered(), shot=5, queries=15).sample(900, seed=0)
+    seen = torch.cat([attributes(episode.support_x), attributes(episode.query_x)], 1)
+    labels = torch.cat([episode.support_y, episode.query_y], 1)
+    agree = seen == labels[..., None]
+    by = agree.all(1)  # [tasks, attributes]
+    assert (by.sum(-1) == 2).all()
+    assert float((by.float().mean(0) - 2 / 3).abs().max()) < 4 * (2 / 9 / 900) ** 0.5
+    third = agree.float().mean(1)[~by]
+    assert float(third.mean()) == pytest.approx(0.5, abs=4 * 0.5 / (900 * 40) ** 0.5)
+    assert float(third.var()) == pytest.approx(0.25 / 40, rel=0.25), "independent from item to item"
+
+
+def test_an_ambiguous_support_fits_all_pairs_and_a_block_one():
+    episode = AttributeSampler(numbered(), shot=5, queries=15, ambiguous=True).sample(20, seed=0)
+    assert (attributes(episode.support_x) == episode.support_y[..., None]).all()
+    right = attributes(episode.query_x) == episode.query_y[..., None]
+    for block, pair in enumerate(PAIRS):
+        inside = right[:, 30 * block : 30 * (block + 1)]
+        for attribute in range(3):
+            assert (inside[..., attribute] == (attribute in pair)).all()
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UserError, match="lower `shot` or `queries`"):
+        AttributeSampler(numbered((30, 30, 19, 30, 30, 30, 30, 30)))
+    with pytest.raises(UserError, match="have 8"):
+        AttributeSampler(LabelledItems(torch.zeros(2, 1), torch.tensor([0, 1]), ("a", "b")))
+    with pytest.raises(UserError, match="`shot="):
+        AttributeSampler(numbered(), shot=0)
