@@ -9,7 +9,8 @@ rounds, how many are done per second, and how many times as fast as the group's 
 ratios, in brackets their quartiles.
 
 ``--original`` names a checkout of the authors' SIB (github.com/hushell/sib_meta_learn), ``--tyxe`` one of TyXe
-(github.com/TyXe-BDL/TyXe). Where a peer is not there its rows are left out.
+(github.com/TyXe-BDL/TyXe), ``--learn2learn`` one of learn2learn (github.com/learnables/learn2learn). Where a peer is not there
+its rows are left out.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import bnn, growth, pretrain, roofline, sib, vid
+from benchmarks.speed import bnn, growth, maml, pretrain, roofline, sib, vid
 from benchmarks.speed.timing import CLOCKS, Row, format_rows
 from data.errors import UserError
 
 CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "sib-step": sib.steps,
     "evaluation": sib.evaluation,
+    "maml-step": maml.steps,
     "bnn-step": bnn.steps,
     "vid-step": vid.steps,
     "pretrain-step": pretrain.steps,
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("case", choices=CASES)
     made.add_argument("--original", help="a checkout of the authors' SIB")
     made.add_argument("--tyxe", help="a checkout of TyXe")
+    made.add_argument("--learn2learn", help="a checkout of learn2learn")
     made.add_argument("--features", help="a feature file, in place of random features of the same size")
     made.add_argument("--batch", type=int, nargs="+", help="of steps, in place of the usual ones")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of all cases but vid-step")

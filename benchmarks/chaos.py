@@ -46,6 +46,9 @@ TINY = {
     "svi_bnn": "--data curve --hidden 6 --epochs 48 --rounds 3 --samples 8 --algorithms vanilla,online --beta 1",
     "svi_vid": "--data folder --root {pairs} --image-size 16 --teacher conv4-8 --student conv4-4 --epochs 30 --updates 120 "
     "--batch 8 --per-class 5 --methods student,vid --runs 1 --cache {cache}",
+    "svi_meta": "--data folder --root {images} --image-size 16 --backbone conv4-8 --epochs 12 --way 3 --queries 2 "
+    "--train-shot 1-2 --methods prototypical,anil,r2d2:posterior=full --train-features all --network-tasks 60 --tasks 400 "
+    "--validations 5 --validation-tasks 20 --test-tasks 20 --protocols standard",
 }
 """Options of a run of each command that ends soon."""
 CODES = {"kill": -signal.SIGKILL, "terminate": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT, "full disk": 2}
@@ -140,7 +143,7 @@ class Trials:
     """Trials of one command.
 
     Args:
-        command: svi_sib, svi_bnn or svi_vid.
+        command: svi_sib, svi_bnn, svi_vid or svi_meta.
         place: where runs go.
         seed: of the moments.
         apart: one run in so many is a process as a shell starts it.
@@ -263,7 +266,7 @@ def mount(folder: Path, size: int) -> bool:
 def options() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", default="svi_sib,svi_bnn,svi_vid")
+    parser.add_argument("--commands", default="svi_sib,svi_bnn,svi_vid,svi_meta")
     for name in ("kills", "terminations", "interrupts", "full-disks"):
         parser.add_argument(f"--{name}", type=int, default=2)
     parser.add_argument("--strikes", type=int, default=1, help="interruptions of one run before it may end")

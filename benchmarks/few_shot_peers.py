@@ -43,7 +43,7 @@ from data.seeding import mix_seed
 from inference.evaluation.evaluate import batches, predictions
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import map_items
-from inference.meta.options import PROTOCOLS
+from inference.meta.task_options import PROTOCOLS
 from inference.runs.folder import RunFolder, read_json, write_json
 from inference.runs.tensors import Features, dataset_name, load_features
 

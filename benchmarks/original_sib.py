@@ -25,11 +25,12 @@ from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
 
 STEPS, STEP_SIZE = 3, 1e-3
-RECIPES: dict[str, tuple[int, Callable[..., torch.optim.Optimizer]]] = {
+Recipe = tuple[int, Callable[..., torch.optim.Optimizer]]
+"""Tasks per step, and the optimizer of parameters."""
+RECIPES: dict[str, Recipe] = {
     "sgd": (1, lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)),
     "adam": (8, lambda p: torch.optim.Adam(p, 1e-3)),
 }
-"""Tasks per step, and the optimizer."""
 MIXED = "all kinds"
 
 
@@ -65,7 +66,7 @@ def original_rule(
             with seeded(0):
                 fitted[key] = build(own[0].way, base.items.shape[-1], STEPS)
                 samplers = [EpisodeSampler(base, spec, split="train split") for spec in own]
-                train_original(fitted[key], samplers, tasks=setting["tasks"], recipe=setting["recipe"])
+                train_original(fitted[key], samplers, tasks=setting["tasks"], recipe=RECIPES[setting["recipe"]])
         return one_by_one(fitted[key], episode)
 
     balanced = [name for name, spec in usual.items() if spec.balanced]
@@ -89,17 +90,33 @@ def classifier_of(checkout: str) -> Callable[[int, int, int], nn.Module]:
         sys.path.remove(checkout)
 
 
-def train_original(classifier: nn.Module, samplers: Sequence[EpisodeSampler], *, tasks: int, recipe: str) -> None:
-    """Train in place, with tasks of the ``samplers`` in turn, step by step."""
-    batch, optimizer_of = RECIPES[recipe]
+def train_original(
+    classifier: nn.Module,
+    samplers: Sequence[EpisodeSampler],
+    *,
+    tasks: int,
+    recipe: Recipe,
+    seed: int = 0,
+    after: Callable[[int], object] = lambda tasks: None,
+) -> None:
+    """Train in place, with tasks of the ``samplers`` in turn, step by step.
+
+    Args:
+        tasks: in all; as many as there are whole steps for.
+        recipe: how many of them a step takes, and by which optimizer.
+        seed: of the tasks.
+        after: called after every step with the number of tasks so far.
+    """
+    batch, optimizer_of = recipe
     optimizer = optimizer_of(classifier.parameters())
     for step in range(tasks // batch):
-        episode = samplers[step % len(samplers)].sample(batch, seed=mix_seed(0, step))
+        episode = samplers[step % len(samplers)].sample(batch, seed=mix_seed(seed, step))
         scores = classifier(*episode[:3], STEP_SIZE)
         loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        after((step + 1) * batch)
 
 
 def one_by_one(classifier: nn.Module, episode: Episode) -> Tensor:

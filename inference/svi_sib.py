@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from data.catalogue import DOMAINS, FEW_SHOT, load_data
+from data.catalogue import DOMAINS, FEW_SHOT
 from data.episodes import EpisodeSampler
 from data.errors import UserError, choose
-from data.items import ImageSplits
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import place_of
@@ -23,7 +22,7 @@ from inference.meta.base_and_new import LwofRecord, check_lwof, fit_lwof, format
 from inference.meta.domains import DomainOptions, DomainStudy
 from inference.meta.draw import figures
 from inference.meta.learner import Learner
-from inference.meta.options import Protocol, SibOptions
+from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS, RegressionStudy
 from inference.meta.report import (
     UNITS,
@@ -36,14 +35,15 @@ from inference.meta.report import (
     selected_variant,
     validate,
 )
+from inference.meta.source import Source, check_test_tasks, load_source, name_of_source
 from inference.meta.stages import check_training, fit
+from inference.meta.task_options import Protocol
 from inference.meta.variants import Variant
 from inference.runs.commands import flags_in_errors, given_value, read_command, run_process
 from inference.runs.folder import RunFolder
 from inference.runs.help import Example
 from inference.runs.study import Figures, Study
-from inference.runs.tensors import Features, dataset_name, load_features
-from models.networks.pretrained import size_to_load
+from inference.runs.tensors import load_features
 
 DESCRIPTION = """Synthetic information bottleneck: few-shot classification by transductive empirical Bayes.
 Without arguments it runs the whole job on embedded letters in under three minutes."""
@@ -59,13 +59,6 @@ SAVED_DRAWS, SAVED_TASKS, SAVED_NUMBERS = 200, 8, 2_000_000  # draws, most tasks
 Records = Sequence[TaskRecord | LwofRecord]
 
 
-class Source(NamedTuple):
-    """What a run starts from: images, or a feature file."""
-
-    images: ImageSplits | None
-    features: Features | None
-
-
 class Fits(NamedTuple):
     """What a run has trained: learners, and guides of the LwoF protocol."""
 
@@ -79,16 +72,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
     command = "svi_sib"
 
     def load(self) -> Source:
-        options = self.options
-        if options.features:
-            return Source(None, load_features(options.features))
-        print(f"loading {options.data} ...")
-        size = size_to_load(options.image_size, options.backbone, options.weights)
-        chosen = options.omniglot_choices()
-        data = load_data(options.data, options.root, image_size=size, seed=options.seed, **chosen)
-        sizes = ", ".join(f"{data[s].num_classes} {s} classes ({len(data[s])} images)" for s in data.splits)
-        print(f"{data.name}: {sizes}, {'×'.join(map(str, data.image_shape))}")
-        return Source(data, None)
+        return load_source(self.options)
 
     def check(self, data: Source) -> None:
         """Fail where a split cannot give the tasks that will be asked of it, or the network cannot be built; and say what
@@ -98,12 +82,9 @@ class SibStudy(Study[SibOptions, Source, Fits]):
             start = f"a start that ignores them ({options.initialisation})"
             print(f"note: labels are arbitrary in each task: {start} scores chance; it is for --data {next(iter(DOMAINS))}")
         if Protocol.LWOF in options.protocols:
-            base = data.features["train"] if data.features else data.images.train  # type: ignore[union-attr]
-            check_lwof(options, base, data.features)
+            check_lwof(options, data.part("train"), data.features)
         check_training(options, data.images, data.features)
-        test = data.features["test"] if data.features else data.images.test  # type: ignore[union-attr]
-        for spec in (options.spec(), options.spec(within_alphabet=options.tests_within_alphabet), *options.test_specs()):
-            EpisodeSampler(test, spec, split="test split")
+        check_test_tasks(options, data.part("test"))
 
     def fit(self, data: Source, run: RunFolder) -> Fits:
         learners = fit(self.options, data.images, run)
@@ -173,7 +154,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
         return text
 
     def dataset(self, data: Source) -> str:
-        return dataset_name(self.options.features) if self.options.features else self.options.data
+        return name_of_source(self.options)
 
 
 def saved_tasks(numbers: int) -> int:

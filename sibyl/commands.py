@@ -1,4 +1,4 @@
-"""The console commands: ``sibyl-sib``, ``sibyl-bnn``, ``sibyl-vid``, ``sibyl-predict`` and ``sibyl-diagnose``.
+"""The console commands: ``sibyl-sib``, ``sibyl-bnn``, ``sibyl-vid``, ``sibyl-meta``, ``sibyl-predict`` and ``sibyl-diagnose``.
 
 Each is ``python -m inference.<module>`` under a name that needs no checkout; a command loads its own module alone.
 """
@@ -29,6 +29,11 @@ def bnn() -> None:
 def vid() -> None:
     """``sibyl-vid``: variational information distillation."""
     run("svi_vid")
+
+
+def meta() -> None:
+    """``sibyl-meta``: meta-learners side by side."""
+    run("svi_meta")
 
 
 def predict() -> None:

@@ -41,12 +41,13 @@ def test_tables_and_intervals_are_those_of_the_results(path):
 def test_commands_and_options_exist(path):
     from inference.bnn.options import BnnOptions
     from inference.diagnose import DiagnoseOptions
+    from inference.meta.family_options import MetaOptions
     from inference.meta.options import SibOptions
     from inference.predict import PredictOptions
     from inference.vid.options import VidOptions
 
     text = path.read_text()
-    commands = (SibOptions, BnnOptions, VidOptions, PredictOptions, DiagnoseOptions)
+    commands = (SibOptions, MetaOptions, BnnOptions, VidOptions, PredictOptions, DiagnoseOptions)
     known = {field.replace("_", "-") for options in commands for field in options.__dataclass_fields__}
     known |= {"config", "resume", "help", "nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "rdzv-id"}  # torchrun's
     known |= {"nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "requeue"}  # Slurm's

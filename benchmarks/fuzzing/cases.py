@@ -19,6 +19,7 @@ from benchmarks.fuzzing.ground import BASES, words_of
 from benchmarks.fuzzing.values import EXTRA, ODD, PATHS, PLACES, TEXT, hostile
 from inference.bnn.options import BnnOptions
 from inference.diagnose import DiagnoseOptions
+from inference.meta.family_options import MetaOptions
 from inference.meta.options import SibOptions
 from inference.predict import PredictOptions
 from inference.vid.options import VidOptions
@@ -27,6 +28,7 @@ OPTIONS = {
     "svi_sib": SibOptions,
     "svi_bnn": BnnOptions,
     "svi_vid": VidOptions,
+    "svi_meta": MetaOptions,
     "predict": PredictOptions,
     "diagnose": DiagnoseOptions,
 }
@@ -141,6 +143,7 @@ READERS = {
     "runs/linear": ("svi_sib --resume runs/linear", "diagnose regression"),
     "runs/bnn": ("svi_bnn --resume runs/bnn", "diagnose networks"),
     "runs/vid": ("svi_vid --resume runs/vid", "diagnose --run runs/vid"),
+    "runs/meta": ("svi_meta --resume runs/meta", "predict by a method"),
 }
 """Run -> what reads it."""
 

@@ -16,6 +16,7 @@ from inference.runs.tensors import save_features
 COMMON = "--device cpu --progress false"
 TASKS = "--tasks 32 --validations 2 --validation-tasks 8 --test-tasks 8 --beta 0.1 --steps 1"
 FEW = f"{TASKS} --way 2 --queries 2 --train-way 2 --train-shot 1 --protocols standard"
+METHODS = f"{FEW} --methods prototypical,anil:steps=2,r2d2:posterior=full".replace("--steps 1 ", "")
 BASES = {
     "sib on features": f"svi_sib --features features.safetensors {FEW}",
     "sib on images": f"svi_sib --data folder --root images --image-size 16 --backbone conv4-4 --epochs 1 {FEW}",
@@ -30,6 +31,10 @@ BASES = {
     "--posteriors 1",
     "vid": "svi_vid --data folder --root pairs --image-size 16 --teacher conv4-4 --student conv4-4 --epochs 1 --updates 4 "
     "--batch 8 --per-class 4 --methods student,vid --runs 1 --cache cache",
+    "meta on features": f"svi_meta --features features.safetensors {METHODS}",
+    "meta on images": "svi_meta --data folder --root images --image-size 16 --backbone conv4-4 --epochs 1 --train-features all "
+    f"--network-tasks 8 {METHODS.replace('anil:steps=2', 'matching')}",
+    "predict by a method": "predict --run runs/meta --way 2 --queries 2 --tasks 8",
     "predict tasks": "predict --run runs/sib --way 2 --queries 2 --tasks 8",
     "predict other images": "predict --run runs/sib --way 2 --queries 2 --tasks 8 --root images --split all",
     "predict own images": "predict --run runs/sib --support labelled --query new --samples 8",
@@ -38,7 +43,13 @@ BASES = {
     "diagnose networks": "diagnose --run runs/bnn --simulations 8",
 }
 """Command lines that run in a second or a few; ``--out`` is not among them."""
-RUNS = {"sib": "sib on images", "linear": "sib by regression", "bnn": "bnn on a curve", "vid": "vid"}
+RUNS = {
+    "sib": "sib on images",
+    "linear": "sib by regression",
+    "bnn": "bnn on a curve",
+    "vid": "vid",
+    "meta": "meta on features",
+}
 """Finished run -> its command line."""
 
 

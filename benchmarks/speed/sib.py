@@ -20,7 +20,6 @@ from inference.meta.learner import build_objective
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
-from inference.meta.stages import all_variants
 from inference.meta.training import every_step, objective_weights
 from inference.runs.tensors import load_features
 from inference.runs.training import keep_freed_memory
@@ -50,7 +49,7 @@ def ours(
     """Model, guide and objective in one setting, ``chosen`` among the options of a run, on a ``device``, and the features they
     take."""
     options = SibOptions(beta=0.1, steps=steps, **chosen)  # type: ignore[arg-type]
-    guide, variant = settings(GuideSettings, options), all_variants(options)[0]
+    guide, variant = settings(GuideSettings, options), options.variants()[0]
     space, means = feature_space(guide, variant.predictor, bank)
     return build_objective(guide, variant, means).to(device), map_items(space, bank)
 

@@ -23,6 +23,7 @@ from torch.distributions import kl_divergence
 from data.episodes import Episode
 from data.seeding import draw_part, mix_seed, part_of_batch, seeded, shared_draws
 from inference.elbo import innermost
+from models.distributions.support_gaussian import SupportGaussian
 from models.networks.layers import evaluating
 from models.plates import ordered_like
 
@@ -98,20 +99,23 @@ class CommonNoise(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
-        if msg["is_observed"] or msg["done"] or not is_gaussian(fn):
+        correlated = isinstance(fn, SupportGaussian)
+        if msg["is_observed"] or msg["done"] or not (correlated or is_gaussian(fn)):
             return
-        mean, scale = innermost(fn).loc, innermost(fn).scale
+        mean = innermost(fn).loc
         draws, draw = fn.batch_shape[0], partial(self.draw, name=msg["name"], like=mean)
         wanted = (math.ceil(draws / 2), *fn.batch_shape[1:], *fn.event_shape)
         noise = draw_part(draw, wanted, TASKS_DIM) if is_of_tasks(msg) else draw(wanted)
-        alike = repeats(mean) and repeats(scale)
-        if alike:
-            mean, scale = mean[:1], scale[:1]
-        else:
+        alike = not correlated and repeats(mean) and repeats(innermost(fn).scale)
+        if not alike:
             noise = torch.stack([noise, -noise], dim=1).flatten(0, 1)[:draws]
         if len(fn.event_shape) == 2:
-            noise = ordered_like(mean, noise)
-        msg["value"] = antithetic(mean, scale, noise)[:draws] if alike else mean + noise * scale
+            noise = ordered_like(mean[:1] if alike else mean, noise)
+        if correlated:
+            msg["value"] = fn.from_noise(noise)
+        else:
+            scale = innermost(fn).scale
+            msg["value"] = antithetic(mean[:1], scale[:1], noise)[:draws] if alike else mean + noise * scale
         msg["done"] = True
 
 

@@ -51,6 +51,9 @@ def read_settings(written: Mapping[str, Any]) -> GuideSettings:
     0.5, whose steps were in units of the prior or of the weights."""
     units = {"units": "prior" if written["whiten"] else "weights"} if "whiten" in written else {}
     known = {"gate": False, "counted": False, "power": 1.0, "train_features": "none", **units, **written}
+    known = {"backbone": GuideSettings.backbone, "image_shape": None, **known}
+    if known["image_shape"] is not None:
+        known["image_shape"] = tuple(known["image_shape"])
     return GuideSettings(**{field.name: known[field.name] for field in fields(GuideSettings)})
 
 
@@ -77,9 +80,10 @@ def selected_name(run: RunFolder) -> str:
     """
     content = run.results()
     chosen = [record for record in content.get("results", []) if record.get("selected")]
-    if content.get("command", "svi_sib") not in ("sib", "svi_sib") or not all("trained_steps" in record for record in chosen):
+    ours = content.get("command", "svi_sib") in ("sib", "svi_sib", "svi_meta")
+    if not ours or not all("trained_steps" in record for record in chosen):
         kind = f"{content.get('command')} on {content.get('dataset')}"
-        raise UserError(f"{run.path} is a run of {kind}: give one of svi_sib on images or features")
+        raise UserError(f"{run.path} is a run of {kind}: give one of svi_sib or svi_meta on images or features")
     for record in sorted(chosen, key=lambda record: -record["trained_steps"]):
         if "variant" in record:
             return str(record["variant"])

@@ -30,7 +30,7 @@ from inference.meta.classifiers import DomainClassifier, classifier_training
 from inference.meta.domain_figures import domain_figures
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import feature_space
-from inference.meta.options import PROTOCOLS, Protocol, SibOptions
+from inference.meta.options import SibOptions
 from inference.meta.pretrain import WATCHED
 from inference.meta.report import (
     UNITS,
@@ -43,8 +43,8 @@ from inference.meta.report import (
     selected_variant,
 )
 from inference.meta.settings import GuideSettings, MetaSchedule, settings
-from inference.meta.stages import all_variants
 from inference.meta.steps import keep_none_where_it_is_better, keep_steps_that_pay
+from inference.meta.task_options import PROTOCOLS, Protocol
 from inference.meta.temperature import fit_temperature
 from inference.meta.training import MetaTraining
 from inference.meta.variants import Variant
@@ -159,7 +159,7 @@ class DomainStudy(Study[DomainOptions, LetterDomains, Fits]):
         classifier = fit_classifier(options, data, run)
         pools = embedded_pools(options, data, classifier.network, run)
         learners: dict[Variant, Learner] = {}
-        for variant in all_variants(options):
+        for variant in options.variants():
             learners[variant] = learner = build_learner(options, variant, pools["train"], classifier.network, data)
             fit_guide(options, learner, pools, run)
             states = {one: known.state() for one, known in learners.items()}

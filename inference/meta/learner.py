@@ -27,12 +27,14 @@ from inference.meta.methods import METHODS
 from inference.meta.methods.sib import blank_means
 from inference.meta.prediction import TaskPredictions, predict
 from inference.meta.settings import GuideSettings
+from inference.meta.task_checks import check_shapes, check_tensors, checked_way
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder, writing
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace
 from models.networks.layers import embed
+from models.tasks.network_predictor import NetworkPredictor
 
 TEST_SEED = 1_000_003  # test tasks are the same for every training seed
 
@@ -48,7 +50,12 @@ class Learner:
         objective: model, guide and objective.
         network: image features; ``None`` when fitted from a feature file, then tasks are given as features.
         dataset: name of what it was trained on.
+
+    Attributes:
+        own_network: whether no other learner of the run has this network: it then stands in the learner's own file.
     """
+
+    own_network: bool = False
 
     def __init__(
         self,
@@ -114,7 +121,7 @@ class Learner:
         if "space.directions" not in tensors or "base_classes" not in metadata:
             raise UserError(f"{path} holds no learner of SIB")
         try:
-            return cls._read(path, tensors, metadata, whole=whole, backbone=backbone)
+            return cls._read(path, tensors, metadata, whole=whole or "network" in metadata, backbone=backbone)
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: it lacks {error}") from error
 
@@ -133,10 +140,12 @@ class Learner:
             network = FeatureNetwork.from_description(load_tensors(beside)[1], backbone=backbone)
             load_state(network, beside)
         directions = tensors["space.directions"]
-        space = settings.space(directions.shape[0], metadata.get("rank", rank_of(directions)))
+        variant = read_variant(metadata)
+        space = settings.space(directions.shape[0], metadata.get("rank", rank_of(directions)), variant.predictor)
         means = blank_means(metadata["base_classes"], directions.shape[1])
         dataset = metadata["dataset"] if "dataset" in metadata else written["data"]
-        learner = cls.build(read_variant(metadata), settings, spec, space, means, network, dataset)
+        learner = cls.build(variant, settings, spec, space, means, network, dataset)
+        learner.own_network = whole and network is not None
         load_state(learner.state(network=whole), path, renamed=RENAMED)
         return learner
 
@@ -241,11 +250,9 @@ class Learner:
             UserError: what is no tensor, a negative number of steps, or labels missing that the guide reads.
         """
         steps = None if steps is None else as_whole(steps, "steps")
-        for name, given in {"support_x": support_x, "support_y": support_y, "query_x": query_x, "query_y": query_y}.items():
-            if not isinstance(given, Tensor) and (name != "query_y" or given is not None):
-                raise UserError(
-                    f"{name} must be a tensor, not {type(given).__name__}: torch.as_tensor makes one, or use `predict`"
-                )
+        check_tensors(support_x=support_x, support_y=support_y, query_x=query_x)
+        if query_y is not None:
+            check_tensors(query_y=query_y)
         if support_y.dim() == 1:
             support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
             query_y = None if query_y is None else query_y.reshape(1, -1)
@@ -278,10 +285,18 @@ class Learner:
         return predict(self, support_x, support_y, query_x, **options)
 
     @property
+    def trains_network(self) -> bool:
+        """Whether it has a network of its own with something to train."""
+        return self.own_network and self.network is not None and any(p.requires_grad for p in self.network.parameters())
+
+    @property
     def fixed_way(self) -> int | None:
         """The only number of classes the guide can take; ``None`` for any."""
-        start, gradient = getattr(self.guide, "start", None), getattr(self.guide, "gradient", None)
-        return getattr(start, "way", None) or getattr(gradient, "way", None)
+        predictor = getattr(self.guide, "predictor", None)
+        if isinstance(predictor, NetworkPredictor):
+            return predictor.num_outputs
+        parts = *(getattr(self.guide, name, None) for name in ("start", "gradient")), getattr(self.model, "scorer", None)
+        return next((way for way in (getattr(part, "way", None) for part in parts) if way), None)
 
     def check_way(self, way: int, queries: int = 2) -> None:
         """Refuse tasks that the guide was not built for.
@@ -336,53 +351,3 @@ def build_objective(chosen: GuideSettings, variant: Variant, means: Tensor) -> R
     with seeded(chosen.seed):
         model, guide = METHODS[variant.method].build(chosen, variant, means)
     return RateDistortionELBO(beta=variant.beta or 0.0)(model, guide)
-
-
-def check_shapes(support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None, *, item_dim: int) -> None:
-    """Refuse hand-made tasks whose tensors do not fit together.
-
-    Args:
-        support_x, support_y, query_x, query_y: with the dimension of tasks.
-        item_dim: dimensions of one item: 3 of an image, 1 of its features.
-
-    Raises:
-        UserError: in one line.
-    """
-    if support_y.is_floating_point() or support_y.is_complex() or support_y.dtype == torch.bool:
-        raise UserError(f"support_y must be whole numbers, not {support_y.dtype}")
-    if support_y.dim() != 2 or support_x.dim() != 2 + item_dim or query_x.dim() != 2 + item_dim:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in (support_x, support_y, query_x))
-        raise UserError(
-            "support_x [tasks, support, *item], support_y [tasks, support] and query_x [tasks, query, *item] all have the "
-            f"dimension of tasks, or none of them has: their shapes do not fit ({shapes} with it)"
-        )
-    if support_x.shape[:2] != support_y.shape or len(query_x) != len(support_x):
-        raise UserError(
-            f"support_x has {support_x.shape[1]} items in {len(support_x)} tasks, support_y {support_y.shape[1]} labels in "
-            f"{len(support_y)} and query_x {query_x.shape[1]} items in {len(query_x)}: they do not fit together"
-        )
-    if not query_x.shape[1]:
-        raise UserError("query_x is empty: give at least one query")
-    if query_y is not None and query_y.shape != query_x.shape[:2]:
-        raise UserError(f"query_y {list(query_y.shape)} does not fit {query_x.shape[1]} queries in {len(query_x)} tasks")
-
-
-def checked_way(support_y: Tensor) -> int:
-    """The number of classes of hand-made tasks.
-
-    Raises:
-        UserError: no labels, or labels that are not ``0 .. way - 1``, each of them in every task.
-    """
-    if not support_y.numel():
-        raise UserError("support_y is empty: this guide starts from labelled items, at least one of each class")
-    way = int(support_y.max()) + 1
-    present = torch.stack([torch.bincount(row, minlength=way) > 0 for row in support_y.cpu().clamp_min(0)])
-    if int(support_y.min()) < 0 or not bool(present.all()):
-        found = ", ".join(map(str, support_y.unique().tolist()[:8]))
-        raise UserError(
-            f"support_y holds the labels {found}: number the classes of every task 0, 1, …, "
-            "for example by torch.unique(support_y, return_inverse=True)"
-        )
-    if way < 2:
-        raise UserError("support_y holds one class: a task has at least two")
-    return way

@@ -16,7 +16,7 @@ def feature_space(chosen: GuideSettings, predictor: str, base: LabelledItems) ->
     """The map of features for a predictor, found from base-class features, and the classes' mean mapped features."""
     num_features = base.items.shape[-1]
     rank = chosen.feature_rank(predictor, base.num_classes, num_features)
-    space = chosen.space(num_features, rank).fit(base.items, base.labels)
+    space = chosen.space(num_features, rank, predictor).fit(base.items, base.labels)
     return space, normalised_means(map_items(space, base).items, base.labels, nn.Identity())
 
 

@@ -3,47 +3,18 @@
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from data.episodes import TaskSpec
 from data.errors import UserError
-from data.mixed import Extent
 from inference.meta.methods import METHODS
 from inference.meta.named import find_predictor, name_of
+from inference.meta.settings import GuideSettings, VariantSettings, settings
+from inference.meta.task_options import FewShotOptions, Protocol, Protocols
+from inference.meta.variants import Variant
 from inference.runs.help import Group
-from inference.runs.options import RunOptions
-from inference.runs.values import (
-    Choices,
-    Names,
-    NonNegativeInt,
-    NonNegativeNumber,
-    PositiveInt,
-    PositiveNumber,
-    Shots,
-    Sweep,
-    TwoOrMore,
-    Ways,
-    plain,
-)
+from inference.runs.values import Choices, NonNegativeInt, PositiveNumber, Sweep
 from models.tasks.predictors import PREDICTORS
-
-
-class Protocol(StrEnum):
-    """Test protocols."""
-
-    STANDARD = "standard"
-    """Equally many queries of each class."""
-    IMBALANCED = "imbalanced"
-    """Query proportions ~ Dirichlet(2)."""
-    LWOF = "lwof"
-    """Learning without forgetting: new classes beside the base classes."""
-
-
-PROTOCOLS = {Protocol.STANDARD: None, Protocol.IMBALANCED: 2.0}
-"""Test protocols on new classes alone: name -> concentration of the Dirichlet that draws query proportions."""
 
 
 class Predictors(Choices[str]):
@@ -61,67 +32,22 @@ class Predictors(Choices[str]):
 class MethodNames(Choices[str]):
     """Names of methods."""
 
-    known = tuple(METHODS)
-
-
-class Alphabets(Names):
-    """Names of alphabets."""
-
-    @classmethod
-    def read(cls, given: Any) -> Self:
-        if isinstance(given, str):  # which may end in a bracket, as Japanese_(katakana) does
-            given = [part.strip() for part in given.split(",") if part.strip()]
-        return super().read(given)
-
-
-class Protocols(Choices[Protocol]):
-    """Test protocols."""
-
-    known = Protocol
+    known = tuple(name for name, method in METHODS.items() if not method.fixed_way)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SibOptions(RunOptions):
+class SibOptions(FewShotOptions):
     """Everything that defines a run.
 
     Args:
-        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); letters-domains (zero-shot);
-            linear, network, sinusoids (regression).
-        image_size: height and width in pixels; the given weights' own, or else the data set's usual size, when not given.
-        root: folder or zip archive of its images; of omniglot several, separated by commas, or a folder that holds several:
-            their characters are merged by alphabet and name.
-        val_alphabets: alphabets of omniglot to validate on, such as Early_Aramaic; chosen by the seed when not given.
-        test_alphabets: alphabets of omniglot to test on, likewise; those of the evaluation set where it is among the archives.
-        rotations: of omniglot's training characters: each turned by 90, 180 and 270 degrees is a class of its own.
-        features: feature file to start from instead of images.
-        holdout: images of each base class kept out of pre-training; the lwof protocol needs them.
-        backbone: feature network: conv4-64, conv4-128, wrn-28-10, or a name of torchvision.models or timm.
-        weights: to start from: a file (.pth, .safetensors) or a name of torchvision's or timm's, such as DEFAULT; kept as they
-            are with epochs 0, else fine-tuned at a tenth of the step size. Files for torchvision's networks are taken to
-            expect images standardised as for ImageNet.
-        epochs: of pre-training the feature network.
-        generations: networks pre-trained one after another, for so many epochs each; the one before teaches the next.
-        way: classes per task.
-        shot: support images per class.
-        queries: query images per class.
-        train_way: classes of training tasks, such as 5-20: half the batches have as many as way says, the others any number in
-            the range. When not given: from way to 20, with a guide that takes any number.
-        train_shot: support images per class of training tasks, likewise; from 1 to 5, or to shot, when not given.
-        mixed: train on balanced tasks and on tasks with query proportions ~ Dirichlet(2), half and half, as far as the classes
-            have images for it; false trains on balanced tasks alone.
-        imbalance: train on tasks with query proportions ~ Dirichlet(imbalance) alone.
-        within_alphabet: which tasks have all their classes from one alphabet (of classes named alphabet/character): none, those
-            that train (and validate), those of the test, or all.
-        methods: sib, and to stand beside it nearest-mean, gaussian-classes.
+        methods: sib, and to stand beside it nearest-mean, gaussian-classes, or another of svi_meta's that takes any number of
+            classes.
         predictor: how features become class probabilities: distance, cosine or linear, or module.Class of your own; several
             are a sweep too.
         posterior: of a task's weights: Gaussian, or a point as in the original release.
         prior: of a task's weights: gaussian, mixture (one component per base class) or hierarchical (a posterior on its
             parameters too).
         beta: β, the weight of the rate; several are a sweep, of which validation tasks choose one.
-        rank: discriminant directions of the base classes that features are moved into; 0 only normalises them. When not given:
-            32 (or fewer, where there are few base classes) for distance and linear, 0 for cosine.
-        power: of features before they are normalised: 0.5 takes their square roots, 1 leaves them as they are.
         train_features: what of the features is trained through the guide: none, linear (a map between network and predictor,
             each variant its own) or all (the whole network first, on tasks of images, then the map).
         initialisation: of the task's weights: support (class means; ridge regression), learned (data-independent) or queries
@@ -134,92 +60,29 @@ class SibOptions(RunOptions):
         units: of the step: the posterior's variance (a natural gradient: what is known well moves little), the prior's, or none
             (weights).
         inner_samples: posterior draws per step in the guide; 0 takes the expectation at the mean.
-        tasks: meta-training tasks.
-        batch: tasks per training step, over all processes.
-        learning_rate: outer step size.
-        feature_learning_rate: that of the map of features, where it is trained.
-        feature_decay: precision of a Gaussian prior on the map's change, per training task.
-        network_tasks: tasks of images that the whole network is trained on first, with train_features all.
-        network_batch: tasks of images per training step.
-        network_learning_rate: step size of the whole network.
-        batch_norm: of the whole network on tasks: running (the statistics of pre-training, kept) or batch (of a step's images).
-        accumulate: training steps of the whole network whose gradients are added up.
-        validations: how often validation tasks are scored during training.
-        validation_tasks: how many are scored each time, and decide which steps are kept.
-        patience: stop after this many validations without a better objective; 0 never stops early.
         protocols: test protocols: standard, imbalanced, lwof (new classes beside the base classes).
-        test_tasks: tasks per test.
-        test_way: classes of test tasks; several are tests of their own; way when not given.
-        test_shot: support images per class of test tasks, likewise; shot when not given.
-        test_steps: steps that test tasks are scored after, from 0 on; as many as were trained when not given.
-        precision: of numbers in pre-training, as Lightning names it; 64-true of the guide, too, which else is 32-true.
         out: run folder; runs/svi_sib-<time> when not given.
     """
 
-    _data: ClassVar[Group] = Group.DATA
-    val_alphabets: Alphabets | None = None
-    test_alphabets: Alphabets | None = None
-    rotations: bool = False
-    features: str | None = None
-    holdout: NonNegativeInt = 0
-    _network: ClassVar[Group] = Group.NETWORK
-    backbone: str = "conv4-64"
-    weights: str | None = None
-    epochs: NonNegativeInt = 8
-    generations: PositiveInt = 1
-    _tasks: ClassVar[Group] = Group.TASKS
-    way: TwoOrMore = 5
-    shot: PositiveInt = 1
-    queries: PositiveInt = 15
-    train_way: Extent | None = None
-    train_shot: Extent | None = None
-    mixed: bool = True
-    imbalance: PositiveNumber | None = None
-    within_alphabet: Literal["none", "train", "test", "all"] = "none"
     _guide: ClassVar[Group] = Group.GUIDE
     methods: MethodNames = MethodNames(("sib",))
-    predictor: Predictors = Predictors(("distance",))
-    posterior: Literal["gaussian", "delta"] = "gaussian"
-    prior: Literal["gaussian", "mixture", "hierarchical"] = "gaussian"
-    beta: Sweep = Sweep((0.1, 1.0))
-    rank: NonNegativeInt | None = None
-    power: PositiveNumber = 0.5
+    predictor: Predictors = Predictors(VariantSettings.predictor)
+    posterior: Literal["gaussian", "delta"] = VariantSettings.posterior  # type: ignore[assignment]
+    prior: Literal["gaussian", "mixture", "hierarchical"] = GuideSettings.prior  # type: ignore[assignment]
+    beta: Sweep = Sweep(VariantSettings.beta)
     train_features: Literal["none", "linear", "all"] = "linear"
-    initialisation: Literal["support", "learned", "queries"] = "support"
-    gradient: Literal["equivariant", "mlp", "exact"] = "equivariant"
-    steps: NonNegativeInt = 3
-    inner_lr: PositiveNumber = 0.2
-    learn_inner_lr: bool = True
-    units: Literal["posterior", "prior", "weights"] = "posterior"
-    inner_samples: NonNegativeInt = 0
-    _training: ClassVar[Group] = Group.TRAINING
-    tasks: PositiveInt = 12000
-    batch: PositiveInt = 16
-    learning_rate: PositiveNumber = 5e-3
-    feature_learning_rate: PositiveNumber = 1e-3
-    feature_decay: NonNegativeNumber = 2.0
-    network_tasks: PositiveInt = 4000
-    network_batch: PositiveInt = 4
-    network_learning_rate: PositiveNumber = 2e-4
-    batch_norm: Literal["running", "batch"] = "running"
-    accumulate: PositiveInt = 1
-    validations: PositiveInt = 10
-    validation_tasks: TwoOrMore = 300
-    patience: NonNegativeInt = 0
+    initialisation: Literal["support", "learned", "queries"] = GuideSettings.initialisation  # type: ignore[assignment]
+    gradient: Literal["equivariant", "mlp", "exact"] = GuideSettings.gradient  # type: ignore[assignment]
+    steps: NonNegativeInt = VariantSettings.steps
+    inner_lr: PositiveNumber = GuideSettings.inner_lr
+    learn_inner_lr: bool = GuideSettings.learn_inner_lr
+    units: Literal["posterior", "prior", "weights"] = GuideSettings.units  # type: ignore[assignment]
+    inner_samples: NonNegativeInt = GuideSettings.inner_samples
     _evaluation: ClassVar[Group] = Group.EVALUATION
     protocols: Protocols = Protocols((Protocol.STANDARD, Protocol.IMBALANCED))
-    test_tasks: TwoOrMore = 1000
-    test_way: Ways | None = None
-    test_shot: Shots | None = None
-    test_steps: NonNegativeInt | None = None
 
     def check(self) -> None:
         super().check()
-        for name, given in self.omniglot_choices().items():
-            if self.features:
-                raise UserError(f"`{name}={plain(given)}` is about images, and a feature file has none: leave it out")
-            if self.data != "omniglot":
-                raise UserError(f"`{name}={plain(given)}` is about Omniglot: choose `data=omniglot`, or leave it out")
         if self.train_features == "all" and self.features:
             raise UserError("a feature file has no images to train a network on: start from images, or `train_features=linear`")
         if self.train_features == "all" and "sib" not in self.methods:
@@ -235,29 +98,16 @@ class SibOptions(RunOptions):
                 "choose `gradient=equivariant`"
             )
 
+    def variants(self) -> list[Variant]:
+        swept = settings(VariantSettings, self)
+        return [variant for name in self.methods for variant in METHODS[name].variants(swept)]
+
     @property
     def betas(self) -> tuple[float, ...]:
         """The sweep's β, ascending."""
         return self.beta
 
-    def omniglot_choices(self) -> dict[str, Any]:
-        """What is said of Omniglot alone, as :func:`~data.catalogue.load_data` takes it."""
-        said = {name: getattr(self, name) for name in ("val_alphabets", "test_alphabets", "rotations")}
-        return {name: value for name, value in said.items() if value}
-
     @property
-    def tests_within_alphabet(self) -> bool:
-        """Whether all classes of a test task are of one alphabet."""
-        return self.within_alphabet in ("test", "all")
-
-    def test_specs(self) -> list[TaskSpec]:
-        """The shapes of test tasks: every way, shot and protocol asked for."""
-        laws = [PROTOCOLS[name] for name in self.protocols if name in PROTOCOLS]
-        asked = itertools.product(self.test_way or (self.way,), self.test_shot or (self.shot,), laws)
-        within = self.tests_within_alphabet
-        return [self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within) for way, shot, law in asked]
-
-    def spec(self, **changes: Any) -> TaskSpec:
-        """The training tasks' shape, or one that differs in ``changes``."""
-        within = self.within_alphabet in ("train", "all")
-        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance, within), **changes)
+    def any_way(self) -> bool:
+        """Whether the guide takes any number of classes."""
+        return self.gradient != "mlp" and self.initialisation == "support"

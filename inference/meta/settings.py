@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from data.errors import UserError
-from models.networks.feature_space import FeatureSpace
+from models.networks.feature_space import FeatureSpace, RawSpace
 
 Settings = TypeVar("Settings")
+NETWORK = "network"
+"""The predictor of methods that adapt a whole network: their items are images."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class VariantSettings:
         posterior: family of a task's posterior.
         beta: weights of the rate.
         steps: K.
+        given: options of the method itself, as its name has them behind it, see :mod:`inference.meta.choices`.
     """
 
-    predictor: tuple[str, ...]
-    posterior: str
-    beta: tuple[float, ...]
-    steps: int
+    predictor: tuple[str, ...] = ("distance",)
+    posterior: str = "gaussian"
+    beta: tuple[float, ...] = (0.1, 1.0)
+    steps: int = 3
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,26 +69,32 @@ class GuideSettings:
         counted: whether the start knows how many items a class has, and the steps how many queries, and what a class's items
             draw it to; in checkpoints of versions before 0.5 they do not.
         power, train_features: of the feature space, see :class:`~models.networks.feature_space.FeatureSpace`.
+        backbone, image_shape: of methods that adapt a whole network.
     """
 
-    prior: str
-    initialisation: str
-    gradient: str
-    rank: int | None
-    inner_lr: float
-    learn_inner_lr: bool
-    units: str
-    inner_samples: int
-    way: int
-    tasks: int
-    seed: int
+    prior: str = "gaussian"
+    initialisation: str = "support"
+    gradient: str = "equivariant"
+    rank: int | None = None
+    inner_lr: float = 0.2
+    learn_inner_lr: bool = True
+    units: str = "posterior"
+    inner_samples: int = 0
+    way: int = 5
+    tasks: int = 12000
+    seed: int = 0
     gate: bool = True
     counted: bool = True
     power: float = 0.5
     train_features: str = "linear"
+    backbone: str = "conv4-64"
+    image_shape: tuple[int, ...] | None = None
 
-    def space(self, num_features: int, rank: int) -> FeatureSpace:
-        """The map of features before it is fitted: from ``num_features`` dimensions to ``rank`` directions, or to as many."""
+    def space(self, num_features: int, rank: int, predictor: str) -> FeatureSpace:
+        """The map of features for a ``predictor`` before it is fitted: from ``num_features`` dimensions to ``rank`` directions,
+        or to as many; none for a whole network."""
+        if predictor == NETWORK:
+            return RawSpace(num_features)
         return FeatureSpace(num_features, rank, power=self.power, learned=self.train_features != "none")
 
     def feature_rank(self, predictor: str, base_classes: int, num_features: int) -> int:
@@ -95,7 +105,7 @@ class GuideSettings:
             UserError: more directions than base classes or features allow.
         """
         if self.rank is None:
-            return 0 if predictor == "cosine" else min(32, base_classes - 1, num_features)
+            return 0 if predictor in ("cosine", NETWORK) else min(32, base_classes - 1, num_features)
         if self.rank >= base_classes or self.rank > num_features:
             raise UserError(f"`rank={self.rank}` is too large for {base_classes} base classes and {num_features} features")
         return self.rank
@@ -106,7 +116,6 @@ class TuningSettings:
     """How the whole feature network is trained through the guide.
 
     Args:
-        train_features: whether it is: ``all``.
         network_tasks: N, tasks of images in all.
         network_batch: tasks per step.
         network_learning_rate: outer step size of the network.
@@ -114,17 +123,11 @@ class TuningSettings:
         accumulate: steps whose gradients are added up before the parameters move.
     """
 
-    train_features: str
     network_tasks: int
     network_batch: int
     network_learning_rate: float
     batch_norm: str
     accumulate: int
-
-    @property
-    def asked_for(self) -> bool:
-        """Whether the network is trained so at all."""
-        return self.train_features == "all"
 
 
 @dataclass(frozen=True)

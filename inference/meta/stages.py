@@ -5,28 +5,32 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from data.episodes import EpisodeSampler
+from data.augmentation import LETTERS, PHOTOGRAPHS
+from data.episodes import EpisodeSampler, TaskSpec
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from inference.meta.checkpoints import RENAMED
 from inference.meta.learner import Learner
 from inference.meta.mapping import feature_space, map_parts
 from inference.meta.methods import METHODS
+from inference.meta.methods.maml import start_from
+from inference.meta.methods.sib import blank_means
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import FINE_TUNING, LEARNING_RATE, WATCHED, pretraining
 from inference.meta.settings import (
+    NETWORK,
     GuideSettings,
     MetaSchedule,
     PretrainSettings,
     TuningSettings,
-    VariantSettings,
     settings,
 )
 from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_is_better, keep_steps_that_pay
+from inference.meta.task_options import FewShotOptions
 from inference.meta.tasks import Kinds, deciding, kinds, training_tasks
 from inference.meta.temperature import fit_temperature
 from inference.meta.training import MetaTraining
-from inference.meta.tuning import tune
+from inference.meta.tuning import ImageEmbedding, ImageTraining, tune
 from inference.meta.variants import Variant
 from inference.runs.checks import check_network_memory
 from inference.runs.folder import RunFolder
@@ -44,14 +48,8 @@ from models.networks.feature_network import FeatureNetwork
 from models.networks.layers import as_trained, embed
 
 
-def all_variants(options: SibOptions) -> list[Variant]:
-    """What the options ask for, method by method."""
-    swept = settings(VariantSettings, options)
-    return [variant for name in options.methods for variant in METHODS[name].variants(swept)]
-
-
 def check_training(
-    options: SibOptions,
+    options: FewShotOptions,
     data: ImageSplits | None,
     features: Features | None = None,
     network: FeatureNetwork | None = None,
@@ -76,7 +74,7 @@ def check_training(
         num_features, parts = features["train"].items.shape[-1], features
     for split in ("train", "val"):
         EpisodeSampler(parts[split], options.spec(), split=f"{split} split")
-    for predictor in options.predictor:
+    for predictor in dict.fromkeys(variant.predictor for variant in options.variants()):
         settings(GuideSettings, options).feature_rank(predictor, parts["train"].num_classes, num_features)
 
 
@@ -88,7 +86,7 @@ def kept_labels(base: LabelledItems, images: int) -> LabelledItems:
 
 
 def fit(
-    options: SibOptions, data: ImageSplits | None, run: RunFolder, network: FeatureNetwork | None = None
+    options: FewShotOptions, data: ImageSplits | None, run: RunFolder, network: FeatureNetwork | None = None
 ) -> dict[Variant, Learner]:
     """Train everything the options ask for, in ``run``; finished stages are read back instead.
 
@@ -104,7 +102,7 @@ def fit(
         ValueError: neither images nor a feature file.
     """
     chosen, schedule = settings(GuideSettings, options), settings(MetaSchedule, options)
-    spec, variants = options.spec(), all_variants(options)
+    spec, variants = options.spec(), options.variants()
     if options.features:
         network, features, dataset = None, *given_features(options.features, run)
     elif data is not None:
@@ -114,9 +112,17 @@ def fit(
         raise ValueError("images are needed unless options.features names a feature file")
     fitted: dict[Variant, Learner] = {}
     for variant in variants:
-        space, means = feature_space(chosen, variant.predictor, features["train"])
-        learner = fitted[variant] = Learner.build(variant, chosen, spec, space, means, network, dataset)
-        meta_train(learner, options, features, run)
+        if variant.predictor == NETWORK:
+            assert data is not None
+            assert network is not None
+            learner = whole_network(variant, chosen, spec, data, network)
+        else:
+            space, means = feature_space(chosen, variant.predictor, features["train"])
+            own = copy.deepcopy(network) if options.own_networks else network
+            learner = Learner.build(variant, chosen, spec, space, means, own, dataset)
+            learner.own_network = options.own_networks
+        fitted[variant] = learner
+        meta_train(learner, options, features, run, data)
 
         def mapped(one: Variant) -> Kinds:
             return deciding(options, map_parts(fitted[one].space, features))
@@ -135,7 +141,7 @@ def given_features(file: str, run: RunFolder) -> tuple[Features, str]:
 
 
 def learned_features(
-    options: SibOptions, data: ImageSplits, run: RunFolder, network: FeatureNetwork | None = None
+    options: FewShotOptions, data: ImageSplits, run: RunFolder, network: FeatureNetwork | None = None
 ) -> tuple[FeatureNetwork, Features]:
     """A trained feature network, from the given one where there is one, and the features of every split: pre-trained on labels,
     and then, where the options say so, through the guide.
@@ -144,7 +150,7 @@ def learned_features(
     """
     data, held_out = hold_out(data, options.holdout)
     network = pretrain(settings(PretrainSettings, options), options.loop, data, run, network)
-    if settings(TuningSettings, options).asked_for:
+    if isinstance(options, SibOptions) and options.train_features == "all":
         tune(network, options, data, run)
     if not run.features.exists():
         with run.timed("embed"):
@@ -235,29 +241,92 @@ def train_generations(
         teacher = module.frozen()
 
 
-def meta_train(learner: Learner, options: SibOptions, features: Features, run: RunFolder) -> None:
+def meta_train(
+    learner: Learner, options: FewShotOptions, features: Features, run: RunFolder, data: ImageSplits | None = None
+) -> None:
     """Train one learner on tasks of the training split of ``features``, choosing its checkpoint on validation tasks; or read it
     back.
 
     A method without parameters is ready as it is, and its map of features stays where it was found. That of another is trained
-    with it where it has parameters; else items are mapped once.
+    with it where it has parameters; else items are mapped once. A learner with a network of its own trains that too, on tasks
+    of the images of ``data``.
     """
-    name, schedule = learner.variant.name, settings(MetaSchedule, options)
+    name, earlier = learner.variant.name, METHODS[learner.variant.method].earlier
+    schedule = replace(settings(MetaSchedule, options), earlier=earlier)
     finished = run.checkpoints / f"{name}.safetensors"
     if not finished.exists():
         trained = any(parameter.requires_grad for parameter in learner.objective.parameters())
-        embedding = learner.space if trained and learner.space.learned else None
-        parts = features if embedding is not None else map_parts(learner.space, features)
+        if learner.variant.predictor == NETWORK:
+            assert data is not None
+            features = {split: learner.embedded(data[split]) for split in ("train", "val")}
         if trained:
             with run.timed(name), seeded(schedule.seed):
-                tasks, validation = training_tasks(options, parts["train"]), kinds(options, parts["val"], "val")
-                module = MetaTraining(learner.objective, tasks, validation, schedule, embedding)
+                module: MetaTraining
+                if learner.trains_network:
+                    assert data is not None
+                    module, loop, together = image_training(learner, options, schedule, data)
+                else:
+                    module, loop, together = feature_training(learner, options, schedule, features), options.loop.unmixed, 1
                 epochs, patience = schedule.validations, schedule.patience
-                train(module, options.loop.unmixed, run, name, epochs=epochs, monitor="val/loss", mode="min", patience=patience)
+                how = {"epochs": epochs, "monitor": "val/loss", "patience": patience, "accumulate": together}
+                train(module, loop, run, name, **how)  # type: ignore[arg-type]
+        if learner.trains_network:
+            assert data is not None
+            assert learner.network is not None
+            learner.network.eval()
+            features = {split: embed_items(learner.network, data[split]) for split in ("train", "val")}
         mapped = map_parts(learner.space, features)
         decide = deciding(options, mapped)
         keep_steps_that_pay(learner.objective, decide, schedule, name)
         guess_where_it_is_cheaper(learner.objective, kinds(options, mapped["train"], "train"), schedule, name)
         fit_temperature(learner.objective, decide, schedule)
-        learner.save(finished, network=False)
-    load_state(learner.state(), finished, renamed=RENAMED)
+        learner.save(finished, network=learner.own_network)
+    load_state(learner.state(network=learner.own_network), finished, renamed=RENAMED)
+
+
+def whole_network(
+    variant: Variant, chosen: GuideSettings, spec: TaskSpec, data: ImageSplits, network: FeatureNetwork
+) -> Learner:
+    """A learner that adapts a whole network, which starts as the pre-trained ``network``; its features are pixels."""
+    pixels = FeatureNetwork("pixels", data.image_shape)
+    pixels.standardize.load_state_dict(network.standardize.state_dict())
+    known = replace(chosen, image_shape=tuple(data.image_shape))
+    space = chosen.space(pixels.num_features, 0, NETWORK)
+    learner = Learner.build(variant, known, spec, space, blank_means(2, 0), pixels.eval(), data.name)
+    start_from(learner.guide, network)
+    learner.own_network = True
+    return learner
+
+
+def feature_training(learner: Learner, options: FewShotOptions, schedule: MetaSchedule, features: Features) -> MetaTraining:
+    """Training on tasks of features, with the map of them where that is learned."""
+    embedding = learner.space if learner.space.learned else None
+    parts = features if embedding is not None else map_parts(learner.space, features)
+    tasks, validation = training_tasks(options, parts["train"]), kinds(options, parts["val"], "val")
+    return MetaTraining(learner.objective, tasks, validation, schedule, embedding)
+
+
+def image_training(
+    learner: Learner, options: FewShotOptions, schedule: MetaSchedule, data: ImageSplits
+) -> tuple[ImageTraining, Loop, int]:
+    """Training on tasks of images, with the learner's network; how it runs, and over how many steps gradients are added up."""
+    how = settings(TuningSettings, options)
+    assert learner.network is not None
+    module = ImageTraining(
+        learner.objective,
+        training_tasks(options, data.train),
+        kinds(options, data.val, "val"),
+        replace(schedule, tasks=how.network_tasks, batch=how.network_batch),
+        ImageEmbedding(learner.network, learner.space, how.batch_norm),
+        network_learning_rate=how.network_learning_rate,
+        augmentation=PHOTOGRAPHS if data.mirror else LETTERS,
+    )
+    return module, options.loop, how.accumulate
+
+
+def features_of(learner: Learner, data: ImageSplits | None, run: RunFolder, split: str) -> LabelledItems:
+    """Features of a ``split``, by name, from the network that the learner has: the run's, or its own."""
+    if not learner.own_network:
+        return load_features(run.features)[split]
+    assert data is not None
+    return learner.embedded(data[split])

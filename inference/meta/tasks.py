@@ -13,7 +13,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import DataWarning, UserError
 from data.items import LabelledItems
 from data.mixed import Extent, MixedSampler, VariedSampler
-from inference.meta.options import SibOptions
+from inference.meta.task_options import FewShotOptions
 
 MIXED_IMBALANCE = 2.0
 """Concentration of the Dirichlet that draws query proportions of half the training tasks."""
@@ -24,7 +24,7 @@ Kinds: TypeAlias = tuple[Any, ...]
 """Samplers of tasks, each of one shape, that count alike."""
 
 
-def task_sampler(options: SibOptions, part: LabelledItems, split: str, spec: TaskSpec | None = None) -> Any:
+def task_sampler(options: FewShotOptions, part: LabelledItems, split: str, spec: TaskSpec | None = None) -> Any:
     """Tasks of one shape: half of them balanced, half with unequal class proportions, unless the options ask for one kind or
     the classes have too few images for the second.
 
@@ -46,37 +46,36 @@ def task_sampler(options: SibOptions, part: LabelledItems, split: str, spec: Tas
     return MixedSampler((usual, unequal))
 
 
-def ranges(options: SibOptions, part: LabelledItems) -> tuple[Extent, Extent]:
+def ranges(options: FewShotOptions, part: LabelledItems) -> tuple[Extent, Extent]:
     """Ways and shots of training tasks: what the options say, or else from the usual way to 20 and from one shot to five, where
     the guide takes any number; as far as there are classes and images of ``part`` for it."""
-    fixed = options.gradient == "mlp" or options.initialisation != "support"
     served = max(options.shot, int(part.counts.min()) - options.queries)
-    ways = options.train_way or Extent(options.way, options.way if fixed else max(options.way, MOST_WAYS))
+    ways = options.train_way or Extent(options.way, max(options.way, MOST_WAYS) if options.any_way else options.way)
     shots = options.train_shot or Extent(1, max(options.shot, MOST_SHOTS))
     most = most_ways(options, part)
     ways = Extent(min(ways.least, most), min(ways.most, most))
     return ways, Extent(min(shots.least, served), min(shots.most, served))
 
 
-def most_ways(options: SibOptions, part: LabelledItems) -> int:
+def most_ways(options: FewShotOptions, part: LabelledItems) -> int:
     """How many classes of ``part`` a task can have."""
     if options.spec().within_alphabet:
         return min(Counter(name.rpartition("/")[0] for name in part.class_names).values())
     return part.num_classes
 
 
-def varied(options: SibOptions, part: LabelledItems, split: str) -> VariedSampler:
+def varied(options: FewShotOptions, part: LabelledItems, split: str) -> VariedSampler:
     """Tasks of all the shapes that the options train on; ``split`` is named in error messages."""
     make = partial(task_sampler, options, part, split)  # processes that are started get a copy, which a lambda has not
     return VariedSampler(make, options.spec(), *ranges(options, part))
 
 
-def training_tasks(options: SibOptions, part: LabelledItems) -> VariedSampler:
+def training_tasks(options: FewShotOptions, part: LabelledItems) -> VariedSampler:
     """What a guide is trained on."""
     return varied(options, part, "train")
 
 
-def kinds(options: SibOptions, part: LabelledItems, split: str, shapes: LabelledItems | None = None) -> Kinds:
+def kinds(options: FewShotOptions, part: LabelledItems, split: str, shapes: LabelledItems | None = None) -> Kinds:
     """Tasks of a few of these shapes: the usual one, the one with most shots and the one with most ways.
 
     Args:
@@ -90,7 +89,7 @@ def kinds(options: SibOptions, part: LabelledItems, split: str, shapes: Labelled
     return tuple(sampler.of(way, shot) for way, shot in asked)
 
 
-def deciding(options: SibOptions, parts: Mapping[str, LabelledItems]) -> Kinds:
+def deciding(options: FewShotOptions, parts: Mapping[str, LabelledItems]) -> Kinds:
     """Training and validation tasks, of ``parts`` by the names of splits, which decide about trained steps together: validation
     classes alone are few, so that by chance all of them may be harder, or easier, than new classes are."""
     few = min((parts["train"], parts["val"]), key=partial(most_ways, options))

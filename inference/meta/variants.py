@@ -16,6 +16,7 @@ class Variant:
         beta: β; ``None`` where there is no rate to weigh.
         steps: K.
         reference: whether it stands beside another for comparison and is never chosen, as K = 0 beside K = 3.
+        given: options of the method itself that are not as usual, as they stand behind its name: ``size=0.1:first_order``.
     """
 
     method: str
@@ -24,11 +25,13 @@ class Variant:
     beta: float | None
     steps: int
     reference: bool = False
+    given: str = ""
 
     @property
     def name(self) -> str:
-        """Used for files and logs: ``distance-beta0.1-k3``; other methods than SIB are named in front."""
-        parts = [] if self.method == "sib" else [self.method]
+        """Used for files and logs: ``distance-beta0.1-k3``; other methods than SIB, and SIB with options, have their name and
+        options in front."""
+        parts = [self.method, *self.given.split(":")] if self.given else [] if self.method == "sib" else [self.method]
         rate = self.posterior if self.beta is None else f"beta{short(self.beta)}"
         return "-".join([*parts, self.predictor, *([rate] if rate else []), f"k{self.steps}"])
 

@@ -19,7 +19,6 @@ from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
-from inference.meta.stages import all_variants
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import save_features
 from tests.conftest import gaussian_bank, marked_splits, splits_of
@@ -43,7 +42,7 @@ def fake(classify=answers, **options) -> Rule:
 def learner(bank) -> Learner:
     """Untrained, of three steps."""
     chosen = SibOptions(beta=0.1, progress=False)
-    variant, guide = all_variants(chosen)[0], settings(GuideSettings, chosen)
+    variant, guide = chosen.variants()[0], settings(GuideSettings, chosen)
     space, means = feature_space(guide, variant.predictor, bank)
     return Learner.build(variant, guide, chosen.spec(), space, means, None, "marked")
 

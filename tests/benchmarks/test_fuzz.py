@@ -32,8 +32,8 @@ def files(tmp_path_factory):
 
 
 def test_cases_are_the_same_for_a_seed_and_of_every_kind(files):
-    cases = drawn(20, 3, files)
-    assert cases == drawn(20, 3, files)
+    cases = drawn(40, 3, files)
+    assert cases == drawn(40, 3, files)
     assert {case.command for case in cases} >= {*OPTIONS, "python"}
     assert {case.kind.partition(":")[0] for case in cases} == {
         *("one option", "several options", "paths", "command lines", "configurations", "damaged runs", "damaged data"),

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.speed import growth, timing
+from benchmarks.speed import growth, maml, timing
 from benchmarks.speed.roofline import counted
 from benchmarks.speed.timing import interleave
+from data.errors import UserError
 
 
 class Clock:
@@ -46,6 +47,38 @@ def test_a_case_writes_its_numbers(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert all(row.name in printed for row in rows)
     assert rows[1].extra["× deterministic"] == pytest.approx(1 / rows[1].ratio)
+
+
+def test_maml_and_its_peer_take_the_same_steps(monkeypatch, tmp_path):
+    """Beside a stand-in for learn2learn's class that is written down here."""
+
+    class Loop(torch.nn.Module):
+        def __init__(self, module, lr, first_order):
+            super().__init__()
+            self.module, self.lr, self.first_order = module, lr, first_order
+            self.moved = dict(module.named_parameters())
+
+        def clone(self):
+            return Loop(self.module, self.lr, self.first_order)
+
+        def forward(self, x):
+            return torch.func.functional_call(self.module, self.moved, (x,))
+
+        def adapt(self, loss):
+            pulls = torch.autograd.grad(loss, list(self.moved.values()), create_graph=not self.first_order)
+            self.moved = {n: p - self.lr * g for (n, p), g in zip(self.moved.items(), pulls, strict=True)}
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    tasks = maml.images(2, "cpu")
+    for first_order in (False, True):
+        one = maml.theirs(Loop, maml.network_of(2, "cpu"), tasks, 2, first_order=first_order)
+        other = maml.ours(maml.network_of(2, "cpu"), tasks, 2, first_order=first_order)
+        assert [one() for _ in range(3)] == pytest.approx([other() for _ in range(3)], rel=2e-3)
+    monkeypatch.setattr(maml, "WIDTHS", (2,))
+    rows = main(["maml-step", "--batch", "1", "--rounds", "1"])
+    assert [row.name for row in rows] == 3 * ["ours"]
+    with pytest.raises(UserError, match="learn2learn="):
+        main(["maml-step", "--learn2learn", str(tmp_path)])
 
 
 def test_operations_and_bytes_of_a_product_are_known():

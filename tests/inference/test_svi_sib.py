@@ -11,8 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
+from inference.meta.family_options import MetaOptions
 from inference.meta.methods import METHODS
-from inference.meta.options import SibOptions
+from inference.meta.options import MethodNames, SibOptions
 from inference.meta.sib import SIB
 from inference.predict import main as predict
 from inference.runs.commands import run_command
@@ -348,7 +349,8 @@ class TestErrors:
 
 
 def test_every_method_is_documented():
-    assert all(name in (SibOptions.__doc__ or "") for name in METHODS)
+    assert all(name in (MetaOptions.__doc__ or "") for name in METHODS)
+    assert {"sib", "nearest-mean", "gaussian-classes"} <= set(MethodNames.known) < set(METHODS)
 
 
 @pytest.mark.parametrize(("methods", "named"), [("sib,nearest-mean", True), ("nearest-mean", False)])

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from inference.meta.settings import GuideSettings, VariantSettings
+from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 from inference.meta.variants import Variant
+from inference.runs.options import Options
 
 
 class Method(NamedTuple):
@@ -24,19 +25,47 @@ class Method(NamedTuple):
     Attributes:
         variants: from what a run sweeps over to what it trains.
         build: from settings, a variant and the base classes' mean features ``[base classes, D]`` to model and guide.
+        options: what may stand behind its name, as in ``anil:steps=10``, see :mod:`inference.meta.choices`.
+        fixed_way: whether it takes tasks of one number of classes alone.
+        earlier: weight in the training loss of each step before the last, whose weight is 1.
     """
 
     variants: Callable[[VariantSettings], list[Variant]]
     build: Callable[[GuideSettings, Variant, Tensor], tuple[nn.Module, nn.Module]]
+    options: type[Options] = Options
+    earlier: float = MetaSchedule.earlier
+    fixed_way: bool = False
 
 
 FILES = {
     "sib": "sib",
     "nearest-mean": "nearest_mean",
     "gaussian-classes": "gaussian_classes",
+    "prototypical": "prototypical",
+    "matching": "matching",
+    "relation": "relation",
+    "siamese": "siamese",
+    "graph": "graph",
+    "tpn": "propagation",
+    "r2d2": "r2d2",
+    "anil": "anil",
+    "llama": "llama",
+    "maml": "maml",
+    "fine-tuning": "fine_tuning",
 }
-"""Names of ``--methods``, and the files of this folder that hold them."""
+"""Methods by name, and the files of this folder that hold them."""
 
 MODULES = {name: import_module(f"{__name__}.{file}") for name, file in FILES.items()}
-METHODS = {name: Method(module.variants, module.build) for name, module in MODULES.items()}
+
+
+def method_of(module: Any) -> Method:
+    """What a file of this folder, a ``module``, has of a method."""
+    beside = {field: getattr(module, name) for field, name in OWN.items() if hasattr(module, name)}
+    return Method(module.variants, module.build, **beside)
+
+
+OWN = {"options": "OPTIONS", "earlier": "EARLIER", "fixed_way": "FIXED_WAY"}
+"""What a method's file may have beside its two functions, and what it is called there."""
+
+METHODS = {name: method_of(module) for name, module in MODULES.items()}
 """Methods by the names of ``--methods``."""

@@ -38,9 +38,11 @@ class NearestMeanModel(PyroModule):
         way: int | None = None,
     ) -> Tensor:
         """Run the program; shapes as in :class:`~models.tasks.model.EmpiricalBayesModel`."""
-        means = class_means(support_x, support_y, num_classes(support_y) if way is None else way)
+        way = num_classes(support_y) if way is None else way
+        likelihood = self.likelihood.given(support_y.shape[-1] / way, way)
+        means = class_means(support_x, support_y, way)
         with task_plate(query_x, None), pyro.plate("queries", query_x.shape[1], dim=-1):
-            return pyro.sample("labels", self.likelihood(self.predictor(query_x, means)), obs=query_y)
+            return pyro.sample("labels", likelihood(self.predictor(query_x, means)), obs=query_y)
 
 
 def variants(swept: VariantSettings) -> list[Variant]:

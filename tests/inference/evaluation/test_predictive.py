@@ -14,15 +14,16 @@ from torch import nn
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.regression import linear_posterior
-from data.seeding import mix_seed
+from data.seeding import mix_seed, shared_draws
 from guides.empty import EmptyGuide
+from guides.tasks.ridge import RidgePosteriorGuide
 from inference.evaluation.evaluate import TASKS_AT_ONCE, batches, evaluate, evaluate_readings, predictions, readings
-from inference.evaluation.predictive import divergence, place_of, predictive
+from inference.evaluation.predictive import CommonNoise, divergence, place_of, predictive, trace_guide
 from inference.meta.methods.nearest_mean import NearestMeanModel
 from inference.meta.regression_guides import build_regression
 from inference.meta.regression_tasks import LINEAR_PRIOR, regression_tasks
 from models.tasks.predictors import DistancePredictor
-from models.tasks.priors import HierarchicalGaussianPrior
+from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior
 from tests.conftest import gaussian_bank
 from tests.guides.tasks.test_unrolled import WAY, build, episode
 
@@ -346,3 +347,28 @@ def test_place_is_read_off_parameters_and_buffers():
     assert place_of(guide) == (torch.device("cpu"), torch.float64)
     assert place_of(nn.Identity(), guide)[1] == torch.float64
     assert place_of(nn.Identity()) == (torch.device("cpu"), torch.get_default_dtype())
+
+
+class TestCorrelatedPosteriors:
+    """Those of :class:`~models.distributions.support_gaussian.SupportGaussian` follow the noise of independent Gaussians."""
+
+    def drawn(self, tasks, seed=0, draws=4000):
+        prior = GaussianPrior(torch.zeros(4), torch.ones(4)).double()
+        sampler = EpisodeSampler(gaussian_bank(dim=4, noise=1.0), TaskSpec(3, 2, 2))
+        episode = sampler.sample(5, seed=1).to(dtype=torch.float64).tasks(tasks)
+        guide = RidgePosteriorGuide(prior, 0.5).double()
+        with CommonNoise(seed), shared_draws():
+            sampled = trace_guide(guide, episode, draws).nodes["weights"]["value"]
+        return sampled.squeeze(2), guide.posterior(episode.support_x, episode.support_y, 3)
+
+    def test_have_the_posteriors_moments(self):
+        drawn, posterior = self.drawn(slice(2))
+        torch.testing.assert_close(drawn.mean(0), posterior.mean, rtol=0, atol=1e-10)  # antithetic
+        torch.testing.assert_close(drawn.var(0), posterior.variance, rtol=0.15, atol=0)
+
+    def test_do_not_depend_on_which_tasks_share_a_batch(self):
+        torch.testing.assert_close(self.drawn(slice(5), draws=6)[0][:, 3], self.drawn(slice(3, 4), draws=6)[0][:, 0])
+
+    def test_are_of_the_seed(self):
+        assert torch.equal(self.drawn(slice(2), draws=6)[0], self.drawn(slice(2), draws=6)[0])
+        assert not torch.equal(self.drawn(slice(2), draws=6)[0], self.drawn(slice(2), seed=1, draws=6)[0])

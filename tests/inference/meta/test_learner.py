@@ -11,12 +11,12 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.meta.checkpoints import read_variant, selected_name
-from inference.meta.learner import TEST_SEED, Learner, checked_way
+from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.meta.sib import SIB
-from inference.meta.stages import all_variants
+from inference.meta.task_checks import checked_way
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.tensors import load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork
@@ -32,7 +32,7 @@ def learner(network=None, **options) -> Learner:
 
 
 def build(chosen: SibOptions, bank, network, name: str) -> Learner:
-    variant, guide = all_variants(chosen)[0], settings(GuideSettings, chosen)
+    variant, guide = chosen.variants()[0], settings(GuideSettings, chosen)
     space, means = feature_space(guide, variant.predictor, bank)
     return Learner.build(variant, guide, chosen.spec(), space, means, network, name)
 
@@ -314,3 +314,11 @@ def test_runs_of_another_kind_have_no_selected_variant(content, tmp_path):
     write_json(run.metrics, content)
     with pytest.raises(UserError, match=f"is a run of {content['command']} on {content['dataset']}"):
         selected_name(run)
+
+
+@pytest.mark.parametrize("name", ["support_x", "support_y", "query_x", "query_y"])
+def test_sparse_tensors_are_refused_by_name(name):
+    support_x, support_y, query_x = task()
+    given = {"support_x": support_x, "support_y": support_y, "query_x": query_x, "query_y": torch.zeros(6)}
+    with pytest.raises(UserError, match=f"{name} must be a dense tensor"):
+        learner().posterior(**{**given, name: given[name].float().to_sparse()})

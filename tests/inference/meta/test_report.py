@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from inference.evaluation.metrics import Scores
-from inference.meta.options import PROTOCOLS, SibOptions
+from inference.meta.options import SibOptions
 from inference.meta.report import (
     choose,
     evaluate_protocols,
@@ -21,7 +21,8 @@ from inference.meta.report import (
     usual_records,
     validate,
 )
-from inference.meta.stages import all_variants, fit
+from inference.meta.stages import fit
+from inference.meta.task_options import PROTOCOLS
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features, save_features
 from tests.conftest import marked_splits, splits_of
@@ -174,18 +175,18 @@ def test_table_has_a_row_for_each_learner_read_at_its_own_k(fitted):
 
 
 def test_steps_of_zero_are_their_own_reference():
-    variants = all_variants(SibOptions(steps=0, beta=0.1))
+    variants = SibOptions(steps=0, beta=0.1).variants()
     assert [(v.name, v.reference) for v in variants] == [("distance-beta0.1-k0", False)]
 
 
 def test_points_have_no_beta():
-    (variant, _) = all_variants(SibOptions(posterior="delta", beta="0.1,1", predictor="cosine"))
+    (variant, _) = SibOptions(posterior="delta", beta="0.1,1", predictor="cosine").variants()
     assert (variant.beta, variant.posterior, variant.name) == (None, "delta", "cosine-delta-k3")
 
 
 def test_betas_that_differ_have_names_that_differ():
     """Variants of one name would share one checkpoint: the second would read back the first."""
-    names = [variant.name for variant in all_variants(SibOptions(steps=0, beta="0.1,0.30000001,1000000,1000001"))]
+    names = [variant.name for variant in SibOptions(steps=0, beta="0.1,0.30000001,1000000,1000001").variants()]
     assert names[0] == "distance-beta0.1-k0"
     assert len(set(names)) == 4
 

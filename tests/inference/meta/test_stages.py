@@ -10,8 +10,7 @@ from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
 from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.mixed import MixedSampler
-from inference import svi_sib
-from inference.meta import stages
+from inference.meta import source, stages
 from inference.meta.base_and_new import lwof_schedule
 from inference.meta.learner import Learner
 from inference.meta.mapping import feature_space
@@ -20,7 +19,6 @@ from inference.meta.pretrain import LEARNING_RATE, pretraining
 from inference.meta.settings import GuideSettings, MetaSchedule, PretrainSettings, settings
 from inference.meta.sib import SIB
 from inference.meta.stages import (
-    all_variants,
     check_training,
     fit,
     hold_out,
@@ -129,7 +127,7 @@ def test_a_method_without_parameters_is_ready_as_it_is(tmp_path, monkeypatch):
 
 
 def test_variants_of_all_methods():
-    names = [v.name for v in all_variants(SibOptions(methods="nearest-mean,sib", predictor="distance,cosine", beta=1, steps=2))]
+    names = [v.name for v in SibOptions(methods="nearest-mean,sib", predictor="distance,cosine", beta=1, steps=2).variants()]
     assert names == [
         "nearest-mean-distance-k0", "nearest-mean-cosine-k0", "distance-beta1-k2", "distance-beta1-k0", "cosine-beta1-k2",
         "cosine-beta1-k0",
@@ -249,13 +247,13 @@ class TestPretrained:
             sizes.append(image_size)
             return marked_images(classes=6, images=10)
 
-        monkeypatch.setattr(svi_sib, "load_data", load)
+        monkeypatch.setattr(source, "load_data", load)
         for size in (None, 16):
-            svi_sib.SibStudy(self.options(weights[0], epochs=0, image_size=size)).load()
-        svi_sib.SibStudy(SibOptions(**TINY)).load()
+            source.load_source(self.options(weights[0], epochs=0, image_size=size))
+        source.load_source(SibOptions(**TINY))
         assert sizes == [224, 16, None]
         with pytest.raises(UserError, match="there is no file nowhere"):  # before any data are loaded
-            svi_sib.SibStudy(self.options("nowhere.pth", image_size=16)).load()
+            source.load_source(self.options("nowhere.pth", image_size=16))
         assert len(sizes) == 3
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from inference.bnn.options import BnnOptions
 from inference.diagnose import DiagnoseOptions
+from inference.meta.family_options import MetaOptions
 from inference.meta.options import SibOptions
 from inference.predict import PredictOptions
 from inference.runs.commands import OptionParser
@@ -25,6 +26,7 @@ COMMANDS = {
     "svi_sib": SibOptions,
     "svi_bnn": BnnOptions,
     "svi_vid": VidOptions,
+    "svi_meta": MetaOptions,
     "predict": PredictOptions,
     "diagnose": DiagnoseOptions,
 }
@@ -149,7 +151,9 @@ def test_the_readmes_commands_are_read(line, monkeypatch):
 
 def test_the_readme_and_help_say_the_same_times():
     """Where both name a command's minutes."""
-    texts = {name: importlib.import_module(f"inference.{name}").DESCRIPTION for name in ("svi_sib", "svi_bnn", "svi_vid")}
+    texts = {
+        name: importlib.import_module(f"inference.{name}").DESCRIPTION for name in ("svi_sib", "svi_bnn", "svi_vid", "svi_meta")
+    }
     told = {name: re.search(r"(\w+) minutes?", text)[1] for name, text in texts.items()}
     for line in quoted():
         if minutes := re.search(r"#.*?(\w+) minutes?", line):

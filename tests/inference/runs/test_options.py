@@ -11,7 +11,8 @@ import yaml
 
 from data.errors import UserError
 from inference.bnn.options import Algorithm, BnnOptions
-from inference.meta.options import Protocol, SibOptions
+from inference.meta.options import SibOptions
+from inference.meta.task_options import Protocol
 from inference.runs.options import HERE, RunOptions, as_flags, options_from_yaml, options_to_yaml
 from inference.runs.training import Loop
 from inference.vid.options import Size, VidOptions

@@ -33,6 +33,20 @@ def test_tasks_do_not_leak_and_the_scale_learns():
     assert model.predictor.log_scale.requires_grad
 
 
+def test_its_temperature_is_that_of_tasks_of_this_shot_and_way():
+    model = NearestMeanModel(DistancePredictor())
+    model.likelihood.powers.copy_(torch.tensor([0.3, -0.2]))
+    found = {}
+    for shot, way in ((1, 4), (3, 4), (1, 6)):
+        episode = EpisodeSampler(gaussian_bank(), TaskSpec(way=way, shot=shot, queries=5)).sample(2, seed=1)
+        logits = pyro.poutine.trace(model).get_trace(*episode).nodes["labels"]["fn"].logits
+        means = episode.support_x.unflatten(1, (way, shot)).mean(2)
+        expected = model.likelihood.given(shot, way)(model.predictor(episode.query_x, means)).logits
+        torch.testing.assert_close(logits, expected)
+        found[shot, way] = float(model.likelihood.given(shot, way).inverse)
+    assert len(set(found.values())) == 3
+
+
 @pytest.mark.slow
 def test_it_appears_in_table_pictures_predict_and_run_folder(tmp_path, capsys):
     arguments = ["--features", feature_file(tmp_path), "--methods", "sib,nearest-mean", "--beta", "0.1", *TINY]

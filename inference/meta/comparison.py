@@ -1,0 +1,234 @@
+"""Many methods on the same tasks: their records, table and pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from pyro.poutine.util import site_is_subsample
+from torch import nn
+
+from data.episodes import EpisodeSampler, TaskSpec
+from data.items import ImageSplits, LabelledItems
+from data.seeding import mix_seed
+from inference.diagnostics.dependence import is_transductive, query_information, support_information
+from inference.evaluation.evaluate import evaluate_readings, predictions, readings
+from inference.evaluation.predictive import place_of, trace_guide
+from inference.evaluation.tables import Column, format_table, number
+from inference.meta import comparison_plots, plots
+from inference.meta.comparison_plots import named
+from inference.meta.family_options import MetaOptions
+from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.mapping import map_items
+from inference.meta.report import VALIDATION_TASKS, TaskRecord, make_record, usual_records
+from inference.meta.settings import NETWORK
+from inference.meta.stages import features_of
+from inference.meta.variants import Variant
+from inference.runs.folder import RunFolder
+from inference.runs.history import read_history
+from inference.runs.study import Figures
+
+TIMED_TASKS = 100
+"""Test tasks that are timed, fifty at once."""
+DEPENDENT_TASKS = 10
+"""Tasks on which what predictions depend on is measured."""
+RUNAWAY = 1e3
+"""Times the median loss, beyond which a task has diverged."""
+
+
+@dataclass(frozen=True)
+class MetaRecord(TaskRecord):
+    """One row of ``metrics.json``: a method on one kind of tasks; what it has beside a :class:`TaskRecord`, from
+    ``transductive`` on of test tasks alone.
+
+    Attributes:
+        given: the method's own options that are not as usual.
+        train_features: what of the features it trained: none, linear, all.
+        tasks_per_second: in training, validation included; ``None`` where nothing was trained.
+        shared: learned numbers that all tasks share, those of a network that only this method has included.
+        transductive: whether another query changes a prediction.
+        support_information: I(ŷ; D given x), what predictions owe to the support's labels, nats per query; see
+            :func:`~inference.diagnostics.dependence.support_information`.
+        query_information: what seeing the other queries is worth, nats per query.
+        rate_against: which prior the rate is against: ``learned`` (the same for all tasks), ``support`` (it has seen the task's
+            support); ``None`` without a rate.
+        adapt_ms: from a task's features to its predictions, milliseconds a task, fifty at once.
+        adapted: numbers that are a task's own.
+        diverged: share of tasks whose distortion is not finite, or beyond 1000 times the median.
+    """
+
+    given: str = ""
+    train_features: str = "none"
+    tasks_per_second: float | None = None
+    shared: int = 0
+    transductive: bool | None = None
+    support_information: float | None = None
+    query_information: float | None = None
+    rate_against: str | None = None
+    adapt_ms: float | None = None
+    adapted: int | None = None
+    diverged: float | None = None
+
+
+def compare(
+    fitted: Mapping[Variant, Learner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
+) -> list[MetaRecord]:
+    """Records of every method on validation tasks, and on the test tasks of every shape that the options ask for."""
+    found = []
+    for learner in fitted.values():
+        own = own_measures(learner, options, run)
+        for split in ("val", "test"):
+            part = map_items(learner.space, features_of(learner, images, run, split))
+            specs = [learner.spec] if split == "val" else options.test_specs()
+            tasks = min(VALIDATION_TASKS, options.test_tasks) if split == "val" else options.test_tasks
+            found += [record_of(learner, part, spec, split, tasks, own) for spec in specs]
+    return found
+
+
+def record_of(
+    learner: Learner, part: LabelledItems, spec: TaskSpec, split: str, tasks: int, own: Mapping[str, object]
+) -> MetaRecord:
+    """The record of a learner on so many ``tasks`` of a ``spec`` from the mapped items of a ``part``, the split's.
+
+    Args:
+        own: what does not depend on the tasks, of :func:`own_measures`.
+    """
+    sampler, seed = EpisodeSampler(part, spec, split=f"{split} split"), mix_seed(TEST_SEED)
+    *_, guide = readings(learner.guide).values()
+    (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
+    usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
+    measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
+    return MetaRecord(**asdict(usual), **own, **measured)  # type: ignore[arg-type]
+
+
+def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict[str, object]:
+    """``given``, ``train_features``, ``tasks_per_second`` and ``shared`` of a learner, see :class:`MetaRecord`."""
+    modules: list[nn.Module] = [learner.objective, learner.space, *([learner.network] if learner.own_network else [])]  # type: ignore[list-item]
+    learned = {id(p): p.numel() for module in modules for p in module.parameters() if p.requires_grad}
+    trained = any(p.requires_grad for p in learner.objective.parameters())
+    whole = learner.variant.predictor == NETWORK
+    seconds = run.seconds().get(learner.variant.name) if trained else None
+    tasks = options.network_tasks if learner.trains_network else options.tasks
+    return {
+        "given": learner.variant.given,
+        "train_features": "all" if whole else options.train_features if trained else "none",
+        "tasks_per_second": tasks / seconds if seconds and not options.patience else None,
+        "shared": sum(learned.values()) if trained else 0,
+    }
+
+
+@torch.no_grad()
+def timing(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
+    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks, see :class:`MetaRecord`."""
+    how = {"tasks": TIMED_TASKS, "seed": seed}
+    for _ in predictions(learner.model, learner.guide, sampler, **how):  # what is made on first use is made now
+        break
+    begun = time.perf_counter()
+    both = list(predictions(learner.model, learner.guide, sampler, **how))
+    seconds = time.perf_counter() - begun
+    losses = torch.cat([predicted.distortion(episode.query_y) for episode, predicted in both])
+    episode, predicted = both[0]
+    trace = trace_guide(learner.guide, episode.unlabelled(), 1)
+    latent = [node["fn"].event_shape.numel() for _, node in latent_sites(trace)]
+    return {
+        "adapt_ms": 1000 * seconds / len(losses),
+        "adapted": sum(latent),
+        "diverged": float((~(losses <= RUNAWAY * losses.nanmedian())).double().mean()),
+        "rate_against": None if predicted.rate is None else "support" if prior_sees_support(learner) else "learned",
+    }
+
+
+def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
+    """``transductive``, ``support_information`` and ``query_information`` on a few tasks, see :class:`MetaRecord`."""
+    device, dtype = place_of(learner.guide, learner.model)
+    episode = sampler.sample(DEPENDENT_TASKS, seed=seed).to(device, dtype=dtype)
+    about = learner.model, learner.guide, episode
+    transductive = is_transductive(*about)
+    return {
+        "transductive": transductive,
+        "support_information": float(support_information(*about, exclusive=True, num_samples=8).mean()),
+        "query_information": float(query_information(*about, num_samples=8).mean()) if transductive else 0.0,
+    }
+
+
+def latent_sites(trace: Any) -> list[tuple[str, Any]]:
+    """Name and node of each latent site of a guide's ``trace``."""
+    return [(name, node) for name, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)]
+
+
+def prior_sees_support(learner: Learner) -> bool:
+    """Whether the model's prior of a task's weights is made from its support."""
+    return not hasattr(learner.model, "prior")
+
+
+COLUMNS = (
+    Column("", lambda r: "*" if r.selected else " ", left=True),
+    Column("tasks", lambda r: TaskSpec(r.way, r.shot, within_alphabet=r.within_alphabet).shape, left=True),
+    Column("queries", lambda r: "balanced" if r.balanced else "imbalanced", left=True),
+    Column("method", named, left=True),
+    Column("", lambda r: "T" if r.transductive else " ", left=True),
+    Column("accuracy %", lambda r: f"{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f}"),
+    Column("NLL", lambda r: number(r.nll)),
+    Column("ECE %", lambda r: number(r.ece, ".1f", factor=100)),
+    Column("Brier", lambda r: number(r.brier)),
+    Column("rate", lambda r: number(r.rate, ".1f")),
+    Column("distortion", lambda r: number(r.distortion, ".1f")),
+    Column("I(ŷ; D)", lambda r: number(r.support_information, ".2f")),
+    Column("I(ŷ; X)", lambda r: number(r.query_information, ".2f") if r.transductive else "-"),
+    Column("ms/task", lambda r: number(r.adapt_ms, ".2f")),
+    Column("tasks/s", lambda r: number(r.tasks_per_second, ".0f")),
+    Column("adapted", lambda r: str(r.adapted) if r.adapted else "-"),
+    Column("shared", lambda r: str(r.shared) if r.shared else "-"),
+)
+
+
+def format_comparison(records: Iterable[MetaRecord]) -> str:
+    """The closing table: best NLL first, for each shape of tasks."""
+    ordered = sorted(records, key=lambda r: (r.way, r.shot, not r.balanced, r.nll))
+    shapes = {(r.way, r.shot) for r in ordered}
+    return format_table(ordered, COLUMNS if len(shapes) > 1 else (COLUMNS[0], *COLUMNS[2:]))
+
+
+def figures(
+    fitted: Mapping[Variant, Learner],
+    images: ImageSplits | None,
+    records: Sequence[MetaRecord],
+    options: MetaOptions,
+    run: RunFolder,
+) -> Figures:
+    """All pictures of the run by name."""
+    learner = next(iter(fitted.values()))
+    test = [record for record in usual_records(records, learner.spec) if record.balanced]
+    about = f"{learner.dataset}, {learner.spec.shape}, balanced test tasks"
+    watched = f"{learner.dataset}, mean over kinds of validation tasks"
+
+    @cache
+    def pooled() -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
+        return {named(v): probabilities_of(one, images, run, options) for v, one in fitted.items()}
+
+    return {
+        "accuracy_against_time": partial(comparison_plots.accuracy_against_time, test, about=about),
+        "training_curves": lambda: plots.training_curves(curves(fitted, run), about=watched),
+        "reliability": lambda: comparison_plots.reliabilities(pooled(), ece={named(r): r.ece for r in test}, about=about),
+    }
+
+
+def curves(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """Logged curves of what was trained in the ``run``, by the names that the table has."""
+    logged = read_history(run, [variant.name for variant in fitted])
+    return {named(variant): logged[variant.name] for variant in fitted if logged[variant.name]}
+
+
+def probabilities_of(
+    learner: Learner, images: ImageSplits | None, run: RunFolder, options: MetaOptions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictive probabilities ``[n, way]`` and labels ``[n]`` of the queries of 200 balanced test tasks."""
+    part = map_items(learner.space, features_of(learner, images, run, "test"))
+    sampler = EpisodeSampler(part, options.spec(imbalance=None), split="test split")
+    both = list(predictions(learner.model, learner.guide, sampler, tasks=200, seed=mix_seed(TEST_SEED)))
+    probabilities = torch.cat([predicted.probabilities().flatten(0, 1) for _, predicted in both])
+    return probabilities, torch.cat([episode.query_y.flatten() for episode, _ in both])

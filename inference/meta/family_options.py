@@ -1,0 +1,99 @@
+"""Options of ``python -m inference.svi_meta``, typed and checked before any work starts."""
+
+# ruff: noqa: RUF009 (defaults are immutable tuples)
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from data.errors import UserError, choose
+from inference.meta.choices import read_given, split_choice, written
+from inference.meta.methods import METHODS
+from inference.meta.settings import NETWORK, VariantSettings
+from inference.meta.task_options import FewShotOptions, Protocol
+from inference.meta.variants import Variant
+from inference.runs.help import Group
+from inference.runs.values import PositiveInt, Several, Sweep, plain
+
+
+class MethodChoices(Several[str]):
+    """Names of methods, each with its own options behind it: ``prototypical,anil:steps=10``."""
+
+    metavar = "METHOD,…"
+
+    @classmethod
+    def item(cls, part: Any) -> str:
+        """A method as it is typed, its options in their own order and without those that are as usual.
+
+        Raises:
+            ValueError: an unknown method or option, or a value that does not fit.
+        """
+        name, given = split_choice(str(part))
+        if name not in METHODS:
+            raise ValueError(f"{name} is unknown: {choose(name, tuple(METHODS))}")
+        try:
+            own = written(read_given(METHODS[name].options, given))
+        except UserError as error:
+            raise ValueError(f"{name}: {error}") from None
+        return f"{name}:{own}" if own else name
+
+
+DEFAULT = ("prototypical", "matching", "relation", "anil", "r2d2", "r2d2:posterior=full", "llama", "tpn", "sib")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaOptions(FewShotOptions):
+    """Everything that defines a run.
+
+    Args:
+        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); linear, network, sinusoids (regression).
+        methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, graph, tpn, r2d2, anil, llama,
+            maml (which adapts a whole network), sib, and without training nearest-mean, gaussian-classes, fine-tuning; each
+            with its own options behind it, as in anil:steps=10.
+        beta: β, the weight of the rate of methods that have one; several are a sweep.
+        train_features: what of the features each method trains with itself: none, linear (a map between network and method) or
+            all (a network of its own, from the pre-trained one on, or from scratch with epochs 0).
+        train_way: classes of training tasks, such as 5-20; way when not given. Methods with a fixed number of classes take way
+            alone.
+        tasks: meta-training tasks of each method.
+        protocols: test protocols: standard, imbalanced.
+        out: run folder; runs/svi_meta-<time> when not given.
+    """
+
+    _guide: ClassVar[Group] = Group.GUIDE
+    methods: MethodChoices = MethodChoices(DEFAULT)
+    beta: Sweep = Sweep((0.1,))
+    train_features: Literal["none", "linear", "all"] = "linear"
+    _training: ClassVar[Group] = Group.TRAINING
+    tasks: PositiveInt = 3000
+
+    def check(self) -> None:
+        super().check()
+        if self.holdout or self.test_steps is not None:
+            name = "holdout" if self.holdout else "test_steps"
+            raise UserError(f"`{name}={plain(getattr(self, name))}` says nothing to svi_meta: leave it out")
+        if self.train_features == "all" and self.features:
+            raise UserError("a feature file has no images to train a network on: start from images, or `train_features=linear`")
+        fixed = [name for name, _ in map(split_choice, self.methods) if METHODS[name].fixed_way]
+        ways = {self.way, *(self.test_way or ()), *(self.train_way or ())}
+        if fixed and len(ways) > 1:
+            raise UserError(f"{fixed[0]} takes tasks of one number of classes: leave out `train_way` and `test_way`, or it")
+        whole = [v.method for v in self.variants() if v.predictor == NETWORK]
+        if whole and self.features:
+            raise UserError(f"{whole[0]} adapts a network for images, and a feature file has none: start from images")
+        if Protocol.LWOF in self.protocols:
+            raise UserError("the lwof protocol is SIB's: choose `protocols=standard,imbalanced`, or run svi_sib")
+
+    def variants(self) -> list[Variant]:
+        found: list[Variant] = []
+        for name, given in map(split_choice, self.methods):
+            found += METHODS[name].variants(VariantSettings(beta=self.beta, given=given))
+        return list(dict.fromkeys(variant for variant in found if not variant.reference))
+
+    @property
+    def own_networks(self) -> bool:
+        return self.train_features == "all"
+
+    @property
+    def any_way(self) -> bool:
+        return False

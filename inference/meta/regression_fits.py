@@ -1,0 +1,215 @@
+"""What a meta-learner of regression tasks is before and after training, and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.curves import raw_sinusoid_tasks
+from data.episodes import Episode
+from data.regression import radial_basis
+from data.seeding import mix_seed, seeded
+from inference.elbo import RateDistortionELBO, RateDistortionModule
+from inference.evaluation.predictive import place_of
+from inference.meta.regression_tasks import HIDDEN, SUPPORT, Problem
+from inference.meta.settings import GuideSettings, MetaSchedule
+from inference.meta.training import DRAWS, TASKS
+from inference.runs.training import check_finite, stop_if_not_finite
+from models.tasks.predictors import LinearPredictor, PerceptronPredictor
+
+CLIP = 100.0  # of the gradient's norm, nats per task
+SCALE_SPEED, QUICK = 10.0, ("log_noise", "log_scale", "log_size")  # how many times faster logarithms are learned, and which
+LINEAR_SPEED = 10.0  # how many times faster linear models are
+PARTICLES = 4  # posterior draws per task and training step
+WIDTH = 40  # units of both hidden layers of networks on sinusoids
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every method of a run is built and trained with.
+
+    Attributes:
+        problem: of the tasks.
+        guide: of SIB's guide.
+        schedule: of training.
+        queries: per task.
+    """
+
+    problem: Problem
+    guide: GuideSettings
+    schedule: MetaSchedule
+    queries: int
+
+    def draw(self, tasks: int, seed: int) -> Episode:
+        """So many ``tasks`` with the inputs themselves."""
+        return raw_tasks(self.problem, tasks, queries=self.queries, seed=seed)
+
+
+class Fit(nn.Module):
+    """A model and its guide with the inputs that they read.
+
+    Args:
+        objective: model, guide and objective.
+        space: what inputs go through before model and guide see them; nothing when not given.
+    """
+
+    def __init__(self, objective: RateDistortionModule, space: nn.Module | None = None) -> None:
+        super().__init__()
+        self.objective, self.space = objective, space if space is not None else nn.Identity()
+
+    @property
+    def model(self) -> Any:
+        """The program."""
+        return self.objective.model
+
+    @property
+    def guide(self) -> Any:
+        """The posterior."""
+        return self.objective.guide
+
+    def embed(self, episode: Episode) -> Episode:
+        """Tasks as model and guide see them, in their precision."""
+        _, dtype = place_of(self.objective)
+        episode = episode.to(dtype=dtype)
+        return episode._replace(support_x=self.space(episode.support_x), query_x=self.space(episode.query_x))
+
+    def forward(self, episode: Episode) -> Tensor:
+        """The loss of a batch of tasks, nats."""
+        return self.objective(*self.embed(episode))
+
+
+class Bumps(nn.Module):
+    """:func:`~data.regression.radial_basis` of single numbers: ``[..., 1]`` to ``[..., 40]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return radial_basis(x[..., 0])
+
+
+def raw_tasks(problem: Problem, tasks: int, *, queries: int, seed: int) -> Episode:
+    """So many ``tasks`` of :meth:`~inference.meta.regression_tasks.Problem.tasks` with the inputs themselves, in double
+    precision."""
+    if problem.name != "sinusoids":
+        return problem.tasks(tasks, queries=queries, seed=seed)
+    raw = raw_sinusoid_tasks(tasks, support=SUPPORT, queries=queries, noise=problem.noise, seed=seed)
+    return raw.to(dtype=torch.float64)
+
+
+def objective_of(model: nn.Module, guide: nn.Module, beta: float, particles: int = 1) -> RateDistortionModule:
+    """distortion + β · rate with so many ``particles``, posterior draws per task."""
+    if particles == 1:
+        return RateDistortionELBO(beta=beta)(model, guide)
+    elbo = RateDistortionELBO(beta=beta, num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+    return elbo(model, guide)
+
+
+def predictor_of(problem: Problem) -> LinearPredictor | PerceptronPredictor:
+    """ŷ of methods that adapt all weights: linear; the network that the tasks are drawn from; for sinusoids a perceptron with
+    two hidden layers of 40 rectified units (Finn et al. 2017, section 5.1)."""
+    if problem.name == "linear":
+        return LinearPredictor(1.0, learned=False)
+    if problem.name == "network":
+        return PerceptronPredictor((1, HIDDEN, 1))
+    return PerceptronPredictor((1, WIDTH, WIDTH, 1), torch.relu)
+
+
+def initial_weights(predictor: LinearPredictor | PerceptronPredictor, num_features: int) -> Tensor:
+    """Where the weights of a predictor start, ``[P]``: 0 of linear ones, as ``nn.Linear`` has them of layers."""
+    if isinstance(predictor, LinearPredictor):
+        return torch.zeros(num_features)
+    layers = [nn.Linear(*shape) for shape in predictor.shapes]
+    return torch.cat([part.detach().flatten() for layer in layers for part in (layer.weight, layer.bias)])
+
+
+class Trunk(nn.Module):
+    """All but the last layer of :func:`predictor_of`'s network, and 1: features that are learned, for linear heads.
+
+    Args:
+        problem: ``network`` or ``sinusoids``.
+
+    Attributes:
+        num_features: D.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        predictor = predictor_of(problem)
+        assert isinstance(predictor, PerceptronPredictor)
+        self.layers = nn.ModuleList(nn.Linear(*shape) for shape in predictor.shapes[:-1])
+        self.activation, self.num_features = predictor.activation, predictor.shapes[-1][0] + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., 1]`` to ``[..., D]``."""
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+
+
+def num_inputs(problem: Problem) -> int:
+    """Numbers of an input."""
+    return problem.num_weights if problem.name == "linear" else 1
+
+
+def whole(episode: Episode) -> Episode:
+    """The same tasks with all points as their support, and as what is scored: what a posterior's evidence is taken of."""
+    assert episode.query_y is not None
+    x, y = torch.cat([episode.support_x, episode.query_x], 1), torch.cat([episode.support_y, episode.query_y], 1)
+    return Episode(x, y, x, y, episode.way)
+
+
+def meta_train(fit: Fit, setup: Setup, view: Callable[[Episode], Episode] | None = None) -> Fit:
+    """Minimise the objective over the tasks of a run; returns the fit.
+
+    Args:
+        view: what is scored of a batch of tasks: the queries when not given.
+    """
+    linear = isinstance(getattr(fit.model, "predictor", None), LinearPredictor) and not list(fit.space.parameters())
+    rate = setup.schedule.learning_rate * (LINEAR_SPEED if linear else 1)
+
+    def draw(count: int, seed: int) -> Episode:
+        episode = setup.draw(count, seed)
+        return episode if view is None else view(episode)
+
+    fit_on_tasks(fit, draw, replace(setup.schedule, learning_rate=rate))
+    return fit
+
+
+def fit_on_tasks(
+    fit: Fit, draw: Callable[[int, int], Episode], schedule: MetaSchedule, *, watch: Callable[[int], None] | None = None
+) -> None:
+    """Minimise the objective over fresh tasks by Adam with a cosine decay; deterministic for a seed.
+
+    Args:
+        fit: what is trained, where anything is.
+        draw: from a number and a seed to tasks.
+        watch: called with the number of each step before it.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    named = {name: p for name, p in fit.named_parameters() if p.requires_grad}
+    if not named:
+        return
+    quick = [name for name in named if name.rpartition(".")[2] in QUICK]
+    groups = [
+        {"params": [p for name, p in named.items() if (name in quick) is yes], "lr": rate * schedule.learning_rate}
+        for yes, rate in ((False, 1.0), (True, SCALE_SPEED))
+    ]
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+    steps = max(1, schedule.tasks // schedule.batch)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        if watch is not None:
+            watch(step)
+        episode = draw(schedule.batch, mix_seed(schedule.seed, step, TASKS))
+        with seeded(schedule.seed, step, DRAWS), stop_if_not_finite(step, kept=False):
+            loss = fit(episode) / schedule.batch
+            check_finite(loss, step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(named.values(), CLIP)
+        optimizer.step()
+        cosine.step()

@@ -1,0 +1,115 @@
+"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids``."""
+
+# ruff: noqa: RUF009 (defaults are immutable tuples)
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from data.errors import UserError, choose
+from inference.meta.choices import read_given, split_choice, written
+from inference.meta.regression_fits import Setup
+from inference.meta.regression_methods import REGRESSION_METHODS
+from inference.meta.regression_tasks import Problem
+from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
+from inference.meta.task_options import FewShotOptions
+from inference.meta.variants import Variant
+from inference.runs.help import Group
+from inference.runs.values import PositiveInt, PositiveNumber, Several, Sweep, TwoOrMore, plain
+
+USED = (
+    *("data", "methods", "beta", "queries", "tasks", "batch", "learning_rate", "test_tasks"),
+    *("seed", "device", "out", "progress"),
+)
+"""Options that regression does something with."""
+
+GRADIENT = ("fine-tuning", "maml:steps=1", "maml", "maml:first_order", "meta-sgd")
+BAYES = ("llama", "llama:scored=queries", "cnp", "ridge", "sib:steps=0", "sib")
+DEFAULT = {
+    "linear": ("prior", *GRADIENT, "maml:steps=20", *BAYES, "sib:initialisation=learned", "conjugate"),
+    "network": ("prior", *GRADIENT, "anil", *BAYES, "ridge:features=bumps"),
+    "sinusoids": ("prior", *GRADIENT, "anil", *BAYES, "conjugate"),
+}
+"""Methods of each problem where none are given."""
+
+
+class RegressionChoices(Several[str]):
+    """Names of methods on regression, each with its own options behind it: ``maml:steps=1,cnp``."""
+
+    metavar = "METHOD,…"
+
+    @classmethod
+    def item(cls, part: Any) -> str:
+        """A method as it is typed, its options in their own order and without those that are as usual.
+
+        Raises:
+            ValueError: an unknown method or option, or a value that does not fit.
+        """
+        name, given = split_choice(str(part))
+        if name not in REGRESSION_METHODS:
+            raise ValueError(f"{name} is unknown in regression: {choose(name, tuple(REGRESSION_METHODS))}")
+        try:
+            own = written(read_given(REGRESSION_METHODS[name].options, given))
+        except UserError as error:
+            raise ValueError(f"{name}: {error}") from None
+        return f"{name}:{own}" if own else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionOptions(FewShotOptions):
+    """The options with what regression has as defaults.
+
+    Args:
+        data: linear, network or sinusoids.
+        methods: what is trained, on the same tasks: names, each with its own options behind it, as in maml:steps=1; a dozen of
+            each data set's own when not given.
+        beta: β, the weight of the rate of methods that have one; several are a sweep.
+        queries: query points per task.
+        tasks: meta-training tasks of each method.
+        batch: tasks per training step.
+        learning_rate: step size of the networks' optimiser; linear models have ten times as much.
+        test_tasks: test tasks; validation has as many.
+        out: run folder; runs/svi_meta-<time> when not given.
+    """
+
+    data: str = "linear"
+    _guide: ClassVar[Group] = Group.GUIDE
+    methods: RegressionChoices | None = None
+    beta: Sweep = Sweep((1.0,))
+    _training: ClassVar[Group] = Group.TRAINING
+    tasks: PositiveInt = 50000
+    batch: PositiveInt = 50
+    learning_rate: PositiveNumber = 3e-3
+    _evaluation: ClassVar[Group] = Group.EVALUATION
+    test_tasks: TwoOrMore = 500
+
+    def check(self) -> None:
+        changed = [f for f in fields(self) if f.name not in USED and getattr(self, f.name) != f.default]
+        if changed:
+            values = {f.name: getattr(self, f.name) for f in changed}
+            given = ", ".join(f"`{n}={str(v).lower() if isinstance(v, bool) else plain(v)}`" for n, v in values.items())
+            raise UserError(f"regression (`data={self.data}`) has no use for {given}: leave it out")
+        super().check()
+        if self.device == "cuda":
+            raise UserError("regression runs on the CPU: leave out `device=cuda`")
+        for name, _ in map(split_choice, self.methods or ()):
+            if self.data in DEFAULT and self.data not in REGRESSION_METHODS[name].problems:
+                known = " or ".join(f"`data={problem}`" for problem in REGRESSION_METHODS[name].problems)
+                raise UserError(f"{name} cannot be run on `data={self.data}`: leave it out, or choose {known}")
+        if not self.variants():
+            raise UserError("`beta=0` has no posterior, and these methods all have one: choose a positive one")
+
+    @property
+    def problem(self) -> Problem:
+        """The family of tasks."""
+        return Problem(self.data)
+
+    def variants(self) -> list[Variant]:
+        found: list[Variant] = []
+        for name, given in map(split_choice, self.methods or DEFAULT.get(self.data, ())):
+            found += REGRESSION_METHODS[name].variants(VariantSettings(beta=self.beta, given=given), self.problem)
+        return list(dict.fromkeys(found))
+
+    def setup(self) -> Setup:
+        """What every method is built and trained with."""
+        return Setup(self.problem, settings(GuideSettings, self), settings(MetaSchedule, self), self.queries)

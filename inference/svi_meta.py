@@ -1,0 +1,120 @@
+"""``python -m inference.svi_meta``: many meta-learners on the same features and the same tasks, one table."""
+
+from __future__ import annotations
+
+from inference.runs.beginning import begin
+
+if __name__ == "__main__":
+    begin()
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from data.catalogue import FEW_SHOT
+from data.episodes import EpisodeSampler
+from data.errors import UserError, choose
+from inference.evaluation.arviz import save_posteriors
+from inference.evaluation.posterior import infer
+from inference.evaluation.predictive import place_of
+from inference.meta.comparison import MetaRecord, compare, figures, format_comparison
+from inference.meta.family_options import MetaOptions
+from inference.meta.learner import Learner
+from inference.meta.mapping import map_items
+from inference.meta.regression import PROBLEMS
+from inference.meta.regression_comparison import MetaRegressionStudy
+from inference.meta.regression_options import RegressionOptions
+from inference.meta.report import UNITS, guessing, mark_selected, selected_variant
+from inference.meta.source import Source, check_test_tasks, load_source, name_of_source
+from inference.meta.stages import check_training, features_of, fit
+from inference.meta.variants import Variant
+from inference.runs.commands import flags_in_errors, given_value, read_command, run_process
+from inference.runs.folder import RunFolder
+from inference.runs.help import Example
+from inference.runs.study import Figures, Study
+
+DESCRIPTION = """Meta-learners side by side: metric, gradient, closed-form, graph and Bayesian methods on the same tasks, and
+what each predicts measured by the same numbers. Without arguments it runs on embedded letters in under three minutes."""
+EXAMPLES = (
+    Example("", "eight methods on embedded letters"),
+    Example("--methods prototypical,anil:steps=10,r2d2:posterior=full", "some, with options of their own"),
+    Example("--data folder --root my_images --image-size 64 --train-features all", "each trains a network of its own"),
+    Example("--data linear", "regression, with regret to exact Bayes; network and sinusoids, too"),
+)
+NOTES = f"* chosen on validation tasks; T: transductive, sees the other queries; {UNITS}"
+SAVED_DRAWS, SAVED_TASKS = 200, 4
+
+Fits = Mapping[Variant, Learner]
+
+
+class MetaStudy(Study[MetaOptions, Source, Fits]):
+    """A run of ``svi_meta`` on images or features."""
+
+    command = "svi_meta"
+
+    def load(self) -> Source:
+        return load_source(self.options)
+
+    def check(self, data: Source) -> None:
+        check_training(self.options, data.images, data.features)
+        check_test_tasks(self.options, data.part("test"))
+
+    def fit(self, data: Source, run: RunFolder) -> Fits:
+        return fit(self.options, data.images, run)
+
+    def evaluate(self, data: Source, fitted: Fits, run: RunFolder) -> Sequence[MetaRecord]:
+        return compare(fitted, self.options, data.images, run)
+
+    def choose(self, records: Sequence[MetaRecord]) -> Sequence[MetaRecord]:
+        return mark_selected(records)  # type: ignore[return-value]
+
+    def save(self, data: Source, fitted: Fits, records: Sequence[MetaRecord], run: RunFolder) -> None:
+        """ArviZ data of the same few test tasks under every method."""
+        spec, seed = self.options.spec(imbalance=None), self.options.seed
+
+        def content(learner: Learner) -> Any:
+            part = map_items(learner.space, features_of(learner, data.images, run, "test"))
+            episode = EpisodeSampler(part, spec, split="test split").sample(SAVED_TASKS, seed=seed)
+            device, dtype = place_of(learner.guide, learner.model)
+            known = learner.attributes()
+            posterior = infer(learner.model, learner.guide, episode.to(device, dtype=dtype), command=self.command, **known)
+            return posterior.to_arviz(episode.query_y, num_samples=SAVED_DRAWS, seed=seed)
+
+        made = {variant.name: partial(content, learner) for variant, learner in fitted.items()}
+        save_posteriors(made, selected_variant(fitted, records).name, run)
+
+    def who(self, row: Mapping[str, Any]) -> str | None:
+        kind = "balanced" if row["balanced"] else "imbalanced"
+        return f"{row['variant']}/{row['way']}-way {row['shot']}-shot {kind}"
+
+    def figures(self, data: Source, fitted: Fits, records: Sequence[MetaRecord], run: RunFolder) -> Figures:
+        return figures(fitted, data.images, records, self.options, run)
+
+    def report(self, data: Source, records: Sequence[MetaRecord]) -> str:
+        test = [record for record in records if record.split == "test"]
+        title = f"{self.dataset(data)}, {self.options.test_tasks} test tasks, trained features: {self.options.train_features}"
+        costs = "".join(dict.fromkeys(f"\n{guessing(record)}" for record in test))
+        return f"{title}\n{format_comparison(test)}\n\n{NOTES}{costs}"
+
+    def dataset(self, data: Source) -> str:
+        return name_of_source(self.options)
+
+
+@flags_in_errors(MetaOptions)
+def main(arguments: Sequence[str] | None = None) -> RunFolder:
+    """Run the command; returns the run folder.
+
+    Raises:
+        UserError: bad options or data.
+    """
+    if given_value(MetaOptions, "data", arguments) in PROBLEMS:
+        given, run = read_command(RegressionOptions, "svi_meta", DESCRIPTION, arguments, examples=EXAMPLES)
+        return MetaRegressionStudy(given).run(run)
+    options, run = read_command(MetaOptions, "svi_meta", DESCRIPTION, arguments, examples=EXAMPLES)
+    if options.data not in FEW_SHOT:
+        raise UserError(f"unknown data set {options.data!r}: {choose(options.data, (*FEW_SHOT, *PROBLEMS))}")
+    return MetaStudy(options).run(run)
+
+
+if __name__ == "__main__":
+    run_process(main)
