@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from data.arguments import shown
+from data.arguments import as_number, check_kind, shown
 from data.catalogue import load_supervised
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm
@@ -28,6 +28,8 @@ def load_run(path: Path, algorithm: Algorithm | str | None = None, beta: float |
     Raises:
         UserError: no run of ``svi_bnn``, one that is not finished, a fit it does not have, or data that are not there.
     """
+    check_kind("algorithm", algorithm, str | None, "a name")
+    beta = None if beta is None else as_number(beta, "beta", zero=True)
     run = RunFolder.existing(path)
     if run.metrics.exists() and run.results().get("command") != "svi_bnn":
         raise UserError(f"{path} is no run of svi_bnn: its command was {run.results().get('command')}")
@@ -36,14 +38,15 @@ def load_run(path: Path, algorithm: Algorithm | str | None = None, beta: float |
     chosen = [row for row in tested if algorithm in (None, row["algorithm"]) and beta in (None, row["beta"])]
     if len(chosen) != 1:
         known = ", ".join(f"{row['algorithm']} at β = {row['beta']:g}" for row in tested)
-        asked = "several fits" if chosen else f"no fit of {shown(algorithm or 'any algorithm')} at β = {shown(beta or 'any')}"
+        asked_for = "any" if beta is None else f"{beta:g}"
+        asked = "several fits" if chosen else f"no fit of {shown(algorithm or 'any algorithm')} at β = {asked_for}"
         raise UserError(f"{path} has {asked}: choose `algorithm` and `beta` from {known}")
-    way, weight = Algorithm(chosen[0]["algorithm"]), chosen[0]["beta"]
-    if not (file := run.checkpoints / f"{stage_name(way, weight)}.safetensors").exists():
+    way, found = Algorithm(chosen[0]["algorithm"]), chosen[0]["beta"]
+    if not (file := run.checkpoints / f"{stage_name(way, found)}.safetensors").exists():
         raise UserError(f"{file} is missing: the run was moved in part, so run it again")
     data = load_supervised(options.data, options.root, image_size=options.image_size, seed=options.seed)
     problem = make_problem(options, data)
-    fitted = fit_posterior(problem.network, problem.train, problem.recipe(way, weight, options.fit), loop=options.loop, run=run)
+    fitted = fit_posterior(problem.network, problem.train, problem.recipe(way, found, options.fit), loop=options.loop, run=run)
     outputs = data.train.num_classes if isinstance(problem.likelihood, CategoricalLikelihood) else 1
     named = {"name": options.network, "item_shape": data.item_shape, "outputs": outputs, "hidden": options.widths}
     return replace(fitted, network=named)

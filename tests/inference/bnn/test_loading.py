@@ -37,6 +37,9 @@ def test_fits_of_a_run(tmp_path):
         ({}, "has several fits: choose `algorithm` and `beta` from deterministic at β = 0, fixed-prior at β = 1"),
         ({"algorithm": "nuts"}, "has no fit of nuts at β = any"),
         ({"algorithm": "fixed-prior", "beta": 0.5}, "has no fit of fixed-prior at β = 0.5"),
+        ({"algorithm": "fixed-prior", "beta": 0}, "has no fit of fixed-prior at β = 0:"),
+        ({"beta": torch.ones(3).to_sparse()}, "`beta=a Tensor of shape 3` must be a number, 0 or from 1e-30"),
+        ({"algorithm": torch.ones(3)}, "`algorithm` must be a name, not a Tensor"),
     ):
         with pytest.raises(UserError, match=message):
             BNN.load(run.path, **arguments)
