@@ -208,6 +208,7 @@ def test_maml_trains_the_steps_of_training_and_tests_those_of_the_test(monkeypat
 
 def test_laplace_of_a_linear_model_has_the_exact_covariance():
     fit, setup = built("llama", "linear"), setup_of("linear")
+    assert fit.guide.beta == fit.objective.elbo.beta == 0.7
     fit.objective.guide.beta = 1.0
     tasks = setup.draw(4, seed=2)
     with torch.no_grad():
