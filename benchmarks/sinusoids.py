@@ -3,10 +3,10 @@
     taskset -c 1 python -m benchmarks.sinusoids --minutes 5.5
 
 The setting of Finn et al. 2017, section 5.1: a perceptron with two hidden layers of 40 rectified units, raw inputs, ten points
-of support, 25 tasks an update, Adam with 1e-3, steps of size α = 0.01 on the mean squared error, no noise. Unlike theirs the step
-size of Adam falls to 0 by a cosine, and every third update takes K = 5 steps and not one, so that more steps than one are good
-ones for all tasks; ``--steps 1`` is the paper's. Test: 1000 tasks of their own, whose queries have no noise. Time is the process's
-own, on one thread.
+of support, 25 tasks an update, Adam with 1e-3, steps of size α = 0.01 on the mean squared error, no noise. Unlike theirs the
+step size of Adam falls to 0 by a cosine, and every third update takes K = 5 steps and not one, so that more steps than one are
+good for all tasks; ``--steps 1`` is the paper's. Test: 1000 tasks of their own, whose queries have no noise. Time is the
+process's own, on one thread.
 """
 
 from __future__ import annotations
