@@ -7,6 +7,7 @@ from inference.runs.beginning import begin
 if __name__ == "__main__":
     begin()
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -221,8 +222,14 @@ def few_shot(learner: Learner, run: str) -> Learner:
 
 
 def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
-    """Score tasks of a run's data, or of others."""
+    """Score tasks of a run's data, or of others.
+
+    Raises:
+        UserError: results were to be written to a folder.
+    """
     assert options.run is not None
+    if options.out is not None and os.path.isdir(options.out):
+        raise UserError(f"`out={options.out}` is a folder: name a file for the results, such as predict.json")
     run = RunFolder.existing(options.run)
     learner = few_shot(Learner.load(run, options.variant), options.run)
     with notes():

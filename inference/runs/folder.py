@@ -49,7 +49,10 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, keep: Path | N
 
     Raises:
         FileExistsError: there is one.
+        IsADirectoryError: the path is the root of a file system.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.stem}.{rank()}.{os.getpid()}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -46,6 +46,8 @@ def test_errors(run, tmp_path, capsys):
         return error_of(["--run", run.path, *given], capsys, predict)
 
     assert "not a run folder" in error_of(["--run", tmp_path], capsys, predict)
+    for folder in (tmp_path, "/"):
+        assert "is a folder: name a file for the results" in error_of(["--run", run.path, "--out", folder], capsys, predict)
     assert "has no variant" in error("--variant", "x")
     assert "too few" in error("--way", "50")
     assert "--split dev: choose train, val, test, all" in error("--split", "dev")

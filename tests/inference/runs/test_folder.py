@@ -14,7 +14,7 @@ import torch
 from data.errors import UserError
 from inference.evaluation.arviz import most_bytes, write_netcdf
 from inference.runs.commands import run_command
-from inference.runs.folder import RunFolder, Unfinished, check_out, no_room, reserve, sole_writer, write_json
+from inference.runs.folder import RunFolder, Unfinished, check_out, no_room, reserve, sole_writer, write_json, writing
 from inference.runs.interruptions import nothing_lost, working_in
 from inference.runs.study import draw_all
 from inference.runs.tensors import load_tensors, save_tensors
@@ -196,3 +196,8 @@ def test_a_name_that_is_no_text_is_refused_before_any_work(tmp_path, monkeypatch
     with pytest.raises(UserError, match="its name is no text in UTF-8"):
         check_out(Path("\udcff\udcfe"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_root_is_no_file_to_write():
+    with pytest.raises(UserError, match="cannot write to /: Is a directory"), writing(Path("/")):
+        write_json(Path("/"), {})
