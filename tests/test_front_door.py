@@ -223,7 +223,9 @@ def test_all_installed_commands_have_help(built, users_folder):
     result = python("-c", HELP, path=[built / "site"], cwd=users_folder)
     assert result.returncode == 0, result.stderr
     usages = [line for line in result.stdout.splitlines() if line.startswith("usage: ")]
-    assert [line.split()[1] for line in usages] == ["sibyl-bnn", "sibyl-diagnose", "sibyl-predict", "sibyl-sib", "sibyl-vid"]
+    assert [line.split()[1] for line in usages] == [
+        *("sibyl-bnn", "sibyl-diagnose", "sibyl-meta", "sibyl-predict", "sibyl-sib", "sibyl-vid"),
+    ]
     assert "python -m" not in result.stdout
 
 
