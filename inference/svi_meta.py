@@ -41,7 +41,10 @@ EXAMPLES = (
     Example("--data folder --root my_images --image-size 64 --train-features all", "each trains a network of its own"),
     Example("--data linear", "regression, with regret to exact Bayes; network and sinusoids, too"),
 )
-NOTES = f"* chosen on validation tasks; T: transductive, sees the other queries; {UNITS}"
+NOTES = (
+    f"* chosen on validation tasks; T: transductive, sees the other queries; {UNITS}\n"
+    "temperatures are fitted on training and validation tasks, but for β of 1 or more, whose bound they would loosen"
+)
 SAVED_DRAWS, SAVED_TASKS = 200, 4
 
 Fits = Mapping[Variant, Learner]
@@ -70,7 +73,8 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
 
     def save(self, data: Source, fitted: Fits, records: Sequence[MetaRecord], run: RunFolder) -> None:
         """ArviZ data of the same few test tasks under every method."""
-        spec, seed = self.options.spec(imbalance=None), self.options.seed
+        within = self.options.tests_within_alphabet
+        spec, seed = self.options.spec(imbalance=None, within_alphabet=within), self.options.seed
 
         def content(learner: Learner) -> Any:
             part = map_items(learner.space, features_of(learner, data.images, run, "test"))

@@ -75,7 +75,8 @@ class CommonNoise(Messenger):
 
     So comparisons of guides share their noise. Whether all tasks take the same draws or each its own is what
     :func:`data.seeding.draw_part` says. Rows of a task's weights take their noise in the order of their means, so that
-    renaming classes renames predictions and nothing else. Sites of other kinds draw as usual.
+    renaming classes renames predictions and nothing else, but for posteriors whose rows are correlated with one another, where
+    it gives other draws of the same posterior. Sites of other kinds draw as usual.
 
     What was drawn once is kept, for other programs that run under the same one.
 

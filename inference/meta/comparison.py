@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
 
+import pyro
 import torch
+from matplotlib.figure import Figure
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 
@@ -48,7 +51,8 @@ class MetaRecord(TaskRecord):
     Attributes:
         given: the method's own options that are not as usual.
         train_features: what of the features it trained: none, linear, all.
-        tasks_per_second: in training, validation included; ``None`` where nothing was trained.
+        tasks_per_second: in training, validation included, of a run that was not interrupted; ``None`` where nothing was
+            trained.
         shared: learned numbers that all tasks share, those of a network that only this method has included.
         transductive: whether another query changes a prediction.
         support_information: I(ŷ; D given x), what predictions owe to the support's labels, nats per query; see
@@ -99,10 +103,17 @@ def record_of(
     """
     sampler, seed = EpisodeSampler(part, spec, split=f"{split} split"), mix_seed(TEST_SEED)
     *_, guide = readings(learner.guide).values()
-    (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
-    usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
-    measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
-    return MetaRecord(**asdict(usual), **own, **measured)  # type: ignore[arg-type]
+    with pyro.validation_enabled(False):  # a task on which steps run away has no probabilities, and is counted
+        (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
+        usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
+        measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
+    known = {name: known_number(value) for name, value in {**asdict(usual), **own, **measured}.items()}
+    return MetaRecord(**known)  # type: ignore[arg-type]
+
+
+def known_number(value: object) -> object:
+    """``None`` for a number that is not finite, which no file can hold; anything else as it is."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict[str, object]:
@@ -112,7 +123,7 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
     trained = any(p.requires_grad for p in learner.objective.parameters())
     whole = learner.variant.predictor == NETWORK
     seconds = run.seconds().get(learner.variant.name) if trained else None
-    tasks = options.network_tasks if learner.trains_network else options.tasks
+    tasks = options.network_tasks if learner.trains_network or whole else options.tasks
     return {
         "given": learner.variant.given,
         "train_features": "all" if whole else options.train_features if trained else "none",
@@ -125,10 +136,13 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 def timing(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
     """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks, see :class:`MetaRecord`."""
     how = {"tasks": TIMED_TASKS, "seed": seed}
-    for _ in predictions(learner.model, learner.guide, sampler, **how):  # what is made on first use is made now
+    drawn = sampler.sample(TIMED_TASKS, seed=seed)
+    for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
         break
+    wait()
     begun = time.perf_counter()
-    both = list(predictions(learner.model, learner.guide, sampler, **how))
+    both = list(predictions(learner.model, learner.guide, drawn, **how))
+    wait()
     seconds = time.perf_counter() - begun
     losses = torch.cat([predicted.distortion(episode.query_y) for episode, predicted in both])
     episode, predicted = both[0]
@@ -140,6 +154,12 @@ def timing(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, ob
         "diverged": float((~(losses <= RUNAWAY * losses.nanmedian())).double().mean()),
         "rate_against": None if predicted.rate is None else "support" if prior_sees_support(learner) else "learned",
     }
+
+
+def wait() -> None:
+    """Until the devices have done what they were asked to."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
@@ -188,7 +208,7 @@ COLUMNS = (
 
 def format_comparison(records: Iterable[MetaRecord]) -> str:
     """The closing table: best NLL first, for each shape of tasks."""
-    ordered = sorted(records, key=lambda r: (r.way, r.shot, not r.balanced, r.nll))
+    ordered = sorted(records, key=lambda r: (r.way, r.shot, not r.balanced, math.inf if r.nll is None else r.nll))
     shapes = {(r.way, r.shot) for r in ordered}
     return format_table(ordered, COLUMNS if len(shapes) > 1 else (COLUMNS[0], *COLUMNS[2:]))
 
@@ -210,10 +230,15 @@ def figures(
     def pooled() -> Mapping[str, tuple[torch.Tensor, torch.Tensor]]:
         return {named(v): probabilities_of(one, images, run, options) for v, one in fitted.items()}
 
-    return {
+    drawn: dict[str, Callable[[], Figure]] = {
+        "training_curves": lambda: plots.training_curves(curves(fitted, run), about=watched)
+    }
+    known = {named(record): record.ece for record in test if record.ece is not None}
+    if not test or len(known) < len(fitted):  # tasks of other shapes alone were tested, or a method ran away
+        return drawn
+    return drawn | {
         "accuracy_against_time": partial(comparison_plots.accuracy_against_time, test, about=about),
-        "training_curves": lambda: plots.training_curves(curves(fitted, run), about=watched),
-        "reliability": lambda: comparison_plots.reliabilities(pooled(), ece={named(r): r.ece for r in test}, about=about),
+        "reliability": lambda: comparison_plots.reliabilities(pooled(), ece=known, about=about),
     }
 
 
@@ -228,7 +253,8 @@ def probabilities_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictive probabilities ``[n, way]`` and labels ``[n]`` of the queries of 200 balanced test tasks."""
     part = map_items(learner.space, features_of(learner, images, run, "test"))
-    sampler = EpisodeSampler(part, options.spec(imbalance=None), split="test split")
+    spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet)
+    sampler = EpisodeSampler(part, spec, split="test split")
     both = list(predictions(learner.model, learner.guide, sampler, tasks=200, seed=mix_seed(TEST_SEED)))
     probabilities = torch.cat([predicted.probabilities().flatten(0, 1) for _, predicted in both])
     return probabilities, torch.cat([episode.query_y.flatten() for episode, _ in both])

@@ -78,6 +78,9 @@ class MetaOptions(FewShotOptions):
         ways = {self.way, *(self.test_way or ()), *(self.train_way or ())}
         if fixed and len(ways) > 1:
             raise UserError(f"{fixed[0]} takes tasks of one number of classes: leave out `train_way` and `test_way`, or it")
+        for name, given in map(split_choice, self.methods):
+            if not METHODS[name].variants(VariantSettings(beta=self.beta, given=given)):
+                raise UserError(f"{name} has no posterior at β = 0: leave it out, or give a `beta` above 0")
         whole = [v.method for v in self.variants() if v.predictor == NETWORK]
         if whole and self.features:
             raise UserError(f"{whole[0]} adapts a network for images, and a feature file has none: start from images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -134,7 +135,7 @@ def choose(records: Iterable[TaskRecord]) -> TaskRecord:
     """The validation record with the lowest NLL; references, and what has seen labels, do not take part."""
     trained = [record for record in records if record.split == "val" and not record.reference]
     honest = [record for record in trained if not record.saw_labels]
-    return min(honest or trained, key=lambda record: record.nll)
+    return min(honest or trained, key=lambda record: math.inf if record.nll is None else record.nll)
 
 
 def evaluate_protocols(

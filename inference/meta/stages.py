@@ -253,6 +253,10 @@ def meta_train(
     """
     name, earlier = learner.variant.name, METHODS[learner.variant.method].earlier
     schedule = replace(settings(MetaSchedule, options), earlier=earlier)
+    if learner.variant.predictor == NETWORK:  # all weights of a network are trained as those of a network
+        terms = settings(TuningSettings, options)
+        rate, lengths = terms.network_learning_rate, {"tasks": terms.network_tasks, "batch": terms.network_batch}
+        schedule = replace(schedule, learning_rate=rate, **lengths)
     finished = run.checkpoints / f"{name}.safetensors"
     if not finished.exists():
         trained = any(parameter.requires_grad for parameter in learner.objective.parameters())

@@ -68,7 +68,9 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     prior = GaussianPrior(torch.zeros(num_features), torch.ones(num_features), learned=False)  # of a point it says nothing
     predictor, start = LinearPredictor(10.0), SharedStart(torch.zeros(num_features))
     start.log_scale.requires_grad_(False)  # nor of its scale
-    rule = GradientStep(own.steps, num_features, size=own.size, learned=own.learned, per_feature=own.per_feature, point=True)
+    rule = GradientStep(
+        own.steps, num_features, size=own.size, learned=own.learned or own.per_feature, per_feature=own.per_feature, point=True
+    )
     guide = UnrolledGuide(
         prior,
         predictor,

@@ -67,7 +67,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         PriorStart(prior),
         ExactGradient(CategoricalLikelihood()),
         GradientStep(own.steps, num_features, size=own.size, learned=True, point=True),
-        likelihood,
+        CategoricalLikelihood(),  # no temperature: fitted afterwards, it would change how wide the posterior is
         steps=own.steps,
         beta=variant.beta,
     )

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from data.errors import UserError
 from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
 from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
-from inference.runs.values import PositiveInt, PositiveNumber
+from inference.runs.values import PositiveNumber, TwoOrMore
 from models.tasks.conditional import ConditionalModel
 from models.tasks.scorers.propagation import PropagationScorer
 
@@ -26,7 +27,11 @@ class PropagationOptions(Options):
     """
 
     alpha: PositiveNumber = 0.99
-    neighbours: PositiveInt = 20
+    neighbours: TwoOrMore = 20
+
+    def check(self) -> None:
+        if self.alpha >= 1:
+            raise UserError(f"`alpha={self.alpha:g}` must be below 1: labels would spread without end")
 
 
 OPTIONS = PropagationOptions

@@ -31,7 +31,7 @@ class RidgeOptions(Options):
     Args:
         posterior: of a task's weights: point, as in the paper, or full, the exact Gaussian whose mean that is, with a rate.
         strength: λ, the weight of the weights' squares, where training starts.
-        learned: whether λ is learned; MetaOptNet's ridge head has it fixed.
+        learned: whether λ is learned, and with a posterior its noise and prior; MetaOptNet's ridge head has it fixed.
     """
 
     posterior: Literal["point", "full"] = "point"
@@ -61,8 +61,9 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     predictor = LinearPredictor(10.0)
     if own.posterior == "full":
         noise = 0.3
-        prior = GaussianPrior(torch.zeros(num_features), torch.full((num_features,), noise / own.strength**0.5))
-        guide: nn.Module = RidgePosteriorGuide(prior, noise)
+        scale = torch.full((num_features,), noise / own.strength**0.5)
+        prior = GaussianPrior(torch.zeros(num_features), scale, learned=own.learned)  # λ = noise² / scale²
+        guide: nn.Module = RidgePosteriorGuide(prior, noise, learned=own.learned)
         return EmpiricalBayesModel(prior, predictor, TemperedCategorical()), guide
     prior = GaussianPrior(torch.zeros(num_features), torch.ones(num_features), learned=False)  # of a point it says nothing
     start, gradient = RidgeClassifierStart(own.strength, learned=own.learned), ExactGradient(CategoricalLikelihood())

@@ -14,6 +14,7 @@ from inference.meta.comparison_plots import accuracy_against_time, named, reliab
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import Learner
 from inference.meta.mapping import feature_space, map_items
+from inference.meta.report import choose as comparison_choice
 from inference.meta.settings import GuideSettings, settings
 from inference.runs.folder import RunFolder, write_json
 from tests.conftest import gaussian_bank
@@ -129,3 +130,19 @@ def test_pictures_have_a_panel_or_a_point_for_each_method():
     pooled = {named(r): (probabilities, probabilities.argmax(-1)) for r in made}
     panels = reliabilities(pooled, ece={named(r): 0.125 for r in made}, about="a run").axes
     assert [axis.get_title() for axis in panels] == [f"{named(r)}\nECE 12.5 %" for r in made]
+
+
+def test_a_method_that_runs_away_is_counted_and_comes_last():
+    one, options = learner("anil")
+    one.model.predictor.log_scale.data.fill_(torch.nan)
+    found = record_of(one, map_items(one.space, BANK), options.spec(), "test", 20, {})
+    assert (found.nll, found.distortion, found.diverged) == (None, None, 1.0)
+    good = replace(found, nll=1.0, method="good")
+    assert "good" in format_comparison([found, good]).splitlines()[1]
+    assert comparison_choice([replace(found, split="val"), replace(good, split="val")]).method == "good"
+
+
+def test_fixed_sizes_and_strengths_are_fixed():
+    (fixed, _), (learned, _) = learner("r2d2:posterior=full:learned=false"), learner("anil:learned=false:per_feature")
+    assert {n for n, p in fixed.objective.named_parameters() if p.requires_grad} == {"model.predictor.log_scale"}
+    assert learned.guide.rule.log_size.requires_grad, "sizes for each dimension are learned, or there were no need of them"
