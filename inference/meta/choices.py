@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
-from data.errors import UserError
+from data.errors import UserError, choose
 from inference.runs.options import Options
-from inference.runs.values import plain
+from inference.runs.values import Several, plain
 
 Own = TypeVar("Own", bound=Options)
+
+
+class MethodChoices(Several[str]):
+    """Names of methods, each with its own options behind it: ``prototypical,anil:steps=10``.
+
+    A subclass says which methods there are, by name, each with its ``options``, and where.
+    """
+
+    metavar = "METHOD,…"
+    methods: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    where: ClassVar[str] = ""
+
+    @classmethod
+    def item(cls, part: Any) -> str:
+        """A method as it is typed, its options in their own order and without those that are as usual.
+
+        Raises:
+            ValueError: an unknown method or option, or a value that does not fit.
+        """
+        name, given = split_choice(str(part))
+        if name not in cls.methods:
+            raise ValueError(f"{name} is unknown{cls.where}: {choose(name, tuple(cls.methods))}")
+        try:
+            own = written(read_given(cls.methods[name].options, given))
+        except UserError as error:
+            raise ValueError(f"{name}: {error}") from None
+        return f"{name}:{own}" if own else name
 
 
 def split_choice(text: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from typing import Any
 import pyro
 import torch
 from matplotlib.figure import Figure
-from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from data.episodes import EpisodeSampler, TaskSpec
@@ -36,7 +35,7 @@ from inference.runs.history import read_history
 from inference.runs.study import Figures
 
 TIMED_TASKS = 100
-"""Test tasks that are timed, fifty at once."""
+"""Test tasks that are timed, up to fifty at once."""
 DEPENDENT_TASKS = 10
 """Tasks on which what predictions depend on is measured."""
 RUNAWAY = 1e3
@@ -60,7 +59,7 @@ class MetaRecord(TaskRecord):
         query_information: what seeing the other queries is worth, nats per query.
         rate_against: which prior the rate is against: ``learned`` (the same for all tasks), ``support`` (it has seen the task's
             support); ``None`` without a rate.
-        adapt_ms: from a task's features to its predictions, milliseconds a task, fifty at once.
+        adapt_ms: from a task's features to its predictions, milliseconds a task, up to fifty at once.
         adapted: numbers that are a task's own.
         diverged: share of tasks whose distortion is not finite, or beyond 1000 times the median.
     """
@@ -107,13 +106,18 @@ def record_of(
         (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
         usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
         measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
-    known = {name: known_number(value) for name, value in {**asdict(usual), **own, **measured}.items()}
-    return MetaRecord(**known)  # type: ignore[arg-type]
+    found = {**asdict(usual), **own, **measured}
+    return MetaRecord(**{name: finite(v) if isinstance(v, float) else v for name, v in found.items()})  # type: ignore[arg-type]
 
 
-def known_number(value: object) -> object:
-    """``None`` for a number that is not finite, which no file can hold; anything else as it is."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def finite(value: torch.Tensor | float) -> float | None:
+    """A number; ``None`` where it is not finite, which no file can hold."""
+    return float(value) if math.isfinite(value) else None
+
+
+def share_of_runaways(losses: torch.Tensor) -> float:
+    """The share of ``losses`` ``[tasks]`` that are no number, or beyond :data:`RUNAWAY` times their median."""
+    return float((~(losses <= RUNAWAY * losses.nanmedian())).double().mean())
 
 
 def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict[str, object]:
@@ -146,12 +150,10 @@ def timing(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, ob
     seconds = time.perf_counter() - begun
     losses = torch.cat([predicted.distortion(episode.query_y) for episode, predicted in both])
     episode, predicted = both[0]
-    trace = trace_guide(learner.guide, episode.unlabelled(), 1)
-    latent = [node["fn"].event_shape.numel() for _, node in latent_sites(trace)]
     return {
         "adapt_ms": 1000 * seconds / len(losses),
-        "adapted": sum(latent),
-        "diverged": float((~(losses <= RUNAWAY * losses.nanmedian())).double().mean()),
+        "adapted": numbers_adapted(learner.guide, episode),
+        "diverged": share_of_runaways(losses),
         "rate_against": None if predicted.rate is None else "support" if prior_sees_support(learner) else "learned",
     }
 
@@ -175,9 +177,10 @@ def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str
     }
 
 
-def latent_sites(trace: Any) -> list[tuple[str, Any]]:
-    """Name and node of each latent site of a guide's ``trace``."""
-    return [(name, node) for name, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)]
+def numbers_adapted(guide: nn.Module, episode: Any) -> int:
+    """How many numbers are a task's own: those of a ``guide``'s latent sites, on tasks of an ``episode``."""
+    trace: Any = trace_guide(guide, episode, 1)
+    return sum(trace.nodes[name]["fn"].event_shape.numel() for name in trace.stochastic_nodes)
 
 
 def prior_sees_support(learner: Learner) -> bool:

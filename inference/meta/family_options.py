@@ -4,38 +4,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from data.errors import UserError, choose
-from inference.meta.choices import read_given, split_choice, written
+from data.errors import UserError
+from inference.meta.choices import MethodChoices, split_choice
 from inference.meta.methods import METHODS
 from inference.meta.settings import NETWORK, VariantSettings
 from inference.meta.task_options import FewShotOptions, Protocol
 from inference.meta.variants import Variant
 from inference.runs.help import Group
-from inference.runs.values import PositiveInt, Several, Sweep, plain
+from inference.runs.values import PositiveInt, Sweep, plain
 
 
-class MethodChoices(Several[str]):
-    """Names of methods, each with its own options behind it: ``prototypical,anil:steps=10``."""
+class ImageMethods(MethodChoices):
+    """Methods on images and features."""
 
-    metavar = "METHOD,…"
-
-    @classmethod
-    def item(cls, part: Any) -> str:
-        """A method as it is typed, its options in their own order and without those that are as usual.
-
-        Raises:
-            ValueError: an unknown method or option, or a value that does not fit.
-        """
-        name, given = split_choice(str(part))
-        if name not in METHODS:
-            raise ValueError(f"{name} is unknown: {choose(name, tuple(METHODS))}")
-        try:
-            own = written(read_given(METHODS[name].options, given))
-        except UserError as error:
-            raise ValueError(f"{name}: {error}") from None
-        return f"{name}:{own}" if own else name
+    methods = METHODS
 
 
 DEFAULT = ("prototypical", "matching", "relation", "anil", "r2d2", "r2d2:posterior=full", "llama", "tpn", "sib")
@@ -61,7 +45,7 @@ class MetaOptions(FewShotOptions):
     """
 
     _guide: ClassVar[Group] = Group.GUIDE
-    methods: MethodChoices = MethodChoices(DEFAULT)
+    methods: ImageMethods = ImageMethods(DEFAULT)
     beta: Sweep = Sweep((0.1,))
     train_features: Literal["none", "linear", "all"] = "linear"
     _training: ClassVar[Group] = Group.TRAINING

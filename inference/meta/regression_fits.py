@@ -12,16 +12,13 @@ from torch import Tensor, nn
 from data.curves import raw_sinusoid_tasks
 from data.episodes import Episode
 from data.regression import radial_basis
-from data.seeding import mix_seed, seeded
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.evaluation.predictive import place_of
+from inference.meta.regression_guides import descend
 from inference.meta.regression_tasks import HIDDEN, SUPPORT, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule
-from inference.meta.training import DRAWS, TASKS
-from inference.runs.training import check_finite, stop_if_not_finite
 from models.tasks.predictors import LinearPredictor, PerceptronPredictor
 
-CLIP = 100.0  # of the gradient's norm, nats per task
 SCALE_SPEED, QUICK = 10.0, ("log_noise", "log_scale", "log_size")  # how many times faster logarithms are learned, and which
 LINEAR_SPEED = 10.0  # how many times faster linear models are
 PARTICLES = 4  # posterior draws per task and training step
@@ -178,13 +175,13 @@ def meta_train(fit: Fit, setup: Setup, view: Callable[[Episode], Episode] | None
 
 
 def fit_on_tasks(
-    fit: Fit, draw: Callable[[int, int], Episode], schedule: MetaSchedule, *, watch: Callable[[int], None] | None = None
+    fit: Fit, draw: Callable[..., Episode], schedule: MetaSchedule, *, watch: Callable[[int], None] | None = None
 ) -> None:
     """Minimise the objective over fresh tasks by Adam with a cosine decay; deterministic for a seed.
 
     Args:
         fit: what is trained, where anything is.
-        draw: from a number and a seed to tasks.
+        draw: from a number, and a ``seed``, to tasks.
         watch: called with the number of each step before it.
 
     Raises:
@@ -198,18 +195,4 @@ def fit_on_tasks(
         {"params": [p for name, p in named.items() if (name in quick) is yes], "lr": rate * schedule.learning_rate}
         for yes, rate in ((False, 1.0), (True, SCALE_SPEED))
     ]
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-    steps = max(1, schedule.tasks // schedule.batch)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        if watch is not None:
-            watch(step)
-        episode = draw(schedule.batch, mix_seed(schedule.seed, step, TASKS))
-        with seeded(schedule.seed, step, DRAWS), stop_if_not_finite(step, kept=False):
-            loss = fit(episode) / schedule.batch
-            check_finite(loss, step)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(named.values(), CLIP)
-        optimizer.step()
-        cosine.step()
+    descend(fit, draw, torch.optim.Adam([group for group in groups if group["params"]]), schedule, watch)

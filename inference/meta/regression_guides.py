@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data.episodes import Episode
 from data.seeding import mix_seed, seeded
 from guides.tasks.conjugate import ConjugateGuide
 from guides.tasks.gradient_networks import ExactGradient, GradientNetwork, MLPGradient, ResidualGradient
@@ -142,14 +145,41 @@ def fit_regression(
         UserError: the loss is not finite.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, learning_rate)
+    on_queries = getattr(objective.guide, "on", None) is Evidence.QUERIES
+
+    def loss(episode: Episode) -> Tensor:
+        return objective(*(episode if on_queries else episode.on_support()))
+
+    descend(loss, partial(problem.tasks, queries=queries), torch.optim.Adam(parameters, learning_rate), schedule)
+
+
+def descend(
+    loss_of: Callable[[Episode], Tensor],
+    draw: Callable[..., Episode],
+    optimizer: torch.optim.Optimizer,
+    schedule: MetaSchedule,
+    watch: Callable[[int], None] | None = None,
+) -> None:
+    """Take an ``optimizer``'s steps over fresh tasks, with a cosine decay; deterministic for a seed.
+
+    Args:
+        loss_of: of a batch of tasks, nats.
+        draw: from a number, and a ``seed``, to tasks.
+        schedule: how many tasks, how many of them at once, and the seed.
+        watch: called with the number of each step before it.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     steps = max(1, schedule.tasks // schedule.batch)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    on_queries = getattr(objective.guide, "on", None) is Evidence.QUERIES
     for step in range(steps):
-        episode = problem.tasks(schedule.batch, queries=queries, seed=mix_seed(schedule.seed, step, TASKS))
+        if watch is not None:
+            watch(step)
+        episode = draw(schedule.batch, seed=mix_seed(schedule.seed, step, TASKS))
         with seeded(schedule.seed, step, DRAWS), stop_if_not_finite(step, kept=False):
-            loss = objective(*(episode if on_queries else episode.on_support())) / schedule.batch
+            loss = loss_of(episode) / schedule.batch
             check_finite(loss, step)
         optimizer.zero_grad()
         loss.backward()

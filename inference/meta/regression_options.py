@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from data.errors import UserError, choose
-from inference.meta.choices import read_given, split_choice, written
+from data.errors import UserError
+from inference.meta.choices import MethodChoices, split_choice
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_tasks import Problem
@@ -15,7 +15,7 @@ from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 from inference.meta.task_options import FewShotOptions
 from inference.meta.variants import Variant
 from inference.runs.help import Group
-from inference.runs.values import PositiveInt, PositiveNumber, Several, Sweep, TwoOrMore, plain
+from inference.runs.values import PositiveInt, PositiveNumber, Sweep, TwoOrMore, plain
 
 USED = (
     *("data", "methods", "beta", "queries", "tasks", "batch", "learning_rate", "test_tasks"),
@@ -33,26 +33,10 @@ DEFAULT = {
 """Methods of each problem where none are given."""
 
 
-class RegressionChoices(Several[str]):
-    """Names of methods on regression, each with its own options behind it: ``maml:steps=1,cnp``."""
+class RegressionChoices(MethodChoices):
+    """Methods on regression."""
 
-    metavar = "METHOD,…"
-
-    @classmethod
-    def item(cls, part: Any) -> str:
-        """A method as it is typed, its options in their own order and without those that are as usual.
-
-        Raises:
-            ValueError: an unknown method or option, or a value that does not fit.
-        """
-        name, given = split_choice(str(part))
-        if name not in REGRESSION_METHODS:
-            raise ValueError(f"{name} is unknown in regression: {choose(name, tuple(REGRESSION_METHODS))}")
-        try:
-            own = written(read_given(REGRESSION_METHODS[name].options, given))
-        except UserError as error:
-            raise ValueError(f"{name}: {error}") from None
-        return f"{name}:{own}" if own else name
+    methods, where = REGRESSION_METHODS, " in regression"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,8 @@ def curves(fits: Mapping[str, Fit], problem: Problem, *, seed: int = 0) -> Figur
             axis.set_axis_off()
         reach = 1.4 * float(truth[:SHOWN].abs().max()) + 0.2
         axes[0, 0].set(ylim=(-reach, reach))
+        figure.supxlabel("input x", fontsize=10)
+        figure.supylabel("target y", fontsize=10)
         about = f"{problem.name}, {SUPPORT} points (dots) of {SHOWN} tasks; dotted: the task; bands: mean ± 1.64 deviations"
         headline(figure, "What does each method make of ten points?", about)
     return figure

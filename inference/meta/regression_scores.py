@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from data.seeding import mix_seed
 from inference.diagnostics.calibration import central_coverage, distribution_level
 from inference.diagnostics.dependence import is_transductive, support_information
 from inference.diagnostics.regret import linear_log_predictive, regret
-from inference.evaluation.predictive import LABELS, Predictive, predictive, trace_guide
-from inference.meta.comparison import RUNAWAY, latent_sites
+from inference.evaluation.predictive import Predictive, predictive, trace_guide
+from inference.meta.comparison import finite, numbers_adapted, share_of_runaways
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import posterior_moments
 from inference.meta.regression_reference import EXACT_BAYES, Reference, reference_for
@@ -63,7 +62,7 @@ class MetaRegressionRecord:
         transductive: whether another query changes a prediction.
         diverged: share of tasks whose squared error is not finite, or beyond 1000 times the median.
         adapt_ms: from a task's points to its predictions, milliseconds a task, fifty at once.
-        tasks_per_second: in training; ``None`` on a resumed run.
+        tasks_per_second: in training, of a run that was not interrupted; ``None`` where nothing was trained.
         adapted: numbers that are a task's own.
         shared: learned numbers that all tasks share.
         selected: whether validation tasks chose it.
@@ -199,11 +198,6 @@ def score(
     )
 
 
-def finite(value: Tensor | float) -> float | None:
-    """A number; ``None`` where it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
 def measure(fit: Fit, episode: Episode) -> tuple[dict[str, Any], Tensor]:
     """``mse``, ``mse_median``, ``rmse``, ``coverage90``, ``rate``, ``distortion`` and ``diverged``, see
     :class:`MetaRegressionRecord`, and log densities of the queries, nats, ``[tasks, query]``."""
@@ -223,7 +217,7 @@ def measure(fit: Fit, episode: Episode) -> tuple[dict[str, Any], Tensor]:
         "coverage90": central_coverage(torch.cat(levels))[0.9],
         "rate": finite(torch.cat(rates).mean()) if rates else None,
         "distortion": finite(torch.cat(distortions).mean()),
-        "diverged": float((~(squared <= RUNAWAY * squared.nanmedian())).double().mean()),
+        "diverged": share_of_runaways(squared),
     }, torch.cat(logs)
 
 
@@ -250,6 +244,5 @@ def cost(fit: Fit, episode: Episode) -> dict[str, Any]:
         for part in split(timed, TIMED_AT_ONCE):
             predictive(fit.model, fit.guide, fit.embed(part))
         taken.append(time.perf_counter() - begun)
-    trace = trace_guide(fit.guide, fit.embed(episode.tasks(slice(2))), 1)
-    latent = [node["fn"].event_shape.numel() for name, node in latent_sites(trace) if name != LABELS]
-    return {"adapt_ms": 1000 * min(taken) / len(timed.query_x), "adapted": sum(latent)}
+    adapted = numbers_adapted(fit.guide, fit.embed(episode.tasks(slice(2))))
+    return {"adapt_ms": 1000 * min(taken) / len(timed.query_x), "adapted": adapted}

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.episodes import EpisodeSampler, TaskSpec
+from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from inference.meta.checkpoints import RENAMED
@@ -68,7 +69,13 @@ def check_training(
         if network is None:
             batch = options.batch if options.epochs else 1
             check_network_memory(options.backbone, data.image_shape, data.train.num_classes, batch, options.loop)
-        num_features = (network or starting_network(settings(PretrainSettings, options), data)).num_features
+        started = network or starting_network(settings(PretrainSettings, options), data)
+        num_features = started.num_features
+        if started.standardize.mean.shape[0] != data.image_shape[0] and any(v.predictor == NETWORK for v in options.variants()):
+            raise UserError(
+                f"maml adapts a network for images of {data.image_shape[0]} channels, and the weights are for "
+                f"{started.standardize.mean.shape[0]}: leave out maml, or `weights`"
+            )
         parts = {"train": kept_labels(data.train, options.holdout), "val": data.val}
     else:
         num_features, parts = features["train"].items.shape[-1], features

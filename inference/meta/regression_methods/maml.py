@@ -88,7 +88,8 @@ def build_steps(setup: Setup, own: MamlOptions, space: nn.Module | None = None, 
         weights = initial_weights(predictor, num_features or num_inputs(setup.problem))
     size, tested = len(weights), own.test_steps or own.steps
     learned, step = own.learned or own.per_feature, own.size or SIZES[setup.problem.name]
-    rule = GradientStep(max(own.steps, tested), size, size=step, learned=learned, per_feature=own.per_feature, point=True)
+    sizes = own.steps if learned else max(own.steps, tested)  # none is learned of steps that are not trained
+    rule = GradientStep(sizes, size, size=step, learned=learned, per_feature=own.per_feature, point=True)
     prior = GaussianPrior(torch.zeros(size), torch.ones(size), learned=False)  # of a point it says nothing
     guide = UnrolledGuide(
         prior,

@@ -8,7 +8,6 @@ from data.episodes import Episode
 from data.regression import radial_basis
 from data.seeding import seeded
 from inference.meta.regression_fits import (
-    CLIP,
     QUICK,
     SCALE_SPEED,
     Bumps,
@@ -21,6 +20,7 @@ from inference.meta.regression_fits import (
     raw_tasks,
     whole,
 )
+from inference.meta.regression_guides import CLIP
 from inference.meta.regression_tasks import Problem
 from inference.meta.settings import GuideSettings, MetaSchedule
 from models.tasks.predictors import LinearPredictor

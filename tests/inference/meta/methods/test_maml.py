@@ -8,10 +8,11 @@ import torch
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from inference.evaluation.predictive import predictive
+from inference.meta.family_options import MetaOptions
 from inference.meta.learner import Learner, build_objective
 from inference.meta.methods import METHODS
 from inference.meta.settings import NETWORK, GuideSettings, VariantSettings
-from inference.meta.stages import whole_network
+from inference.meta.stages import check_training, whole_network
 from models.networks.feature_network import FeatureNetwork
 from models.networks.functional import split_weights
 from tests.conftest import marked_images
@@ -101,3 +102,12 @@ def test_it_is_saved_and_read_back_with_its_pixels(tmp_path):
 def test_features_have_no_images_to_adapt_to():
     with pytest.raises(UserError, match="start from images, not from features"):
         build_objective(GuideSettings(), METHODS["maml"].variants(VariantSettings())[0], torch.zeros(3, 4))
+
+
+def test_weights_for_more_channels_than_the_images_have_are_refused_before_any_training():
+    data = marked_images(classes=6, images=30)
+    assert data.image_shape[0] == 1
+    network = FeatureNetwork("conv4-4", data.image_shape, normalisation=((0.5,) * 3, (0.2,) * 3))
+    options = MetaOptions(methods="maml", way=WAY, queries=3, epochs=0, backbone="conv4-4")
+    with pytest.raises(UserError, match="maml adapts a network for images of 1 channels, and the weights are for 3"):
+        check_training(options, data, network=network)

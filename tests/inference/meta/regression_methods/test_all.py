@@ -264,3 +264,10 @@ def test_what_is_scored_of_a_batch_is_the_view_of_it():
 
     meta_train(fit, setup, view)
     assert seen == [(25, 5)]
+
+
+def test_learned_sizes_are_those_of_trained_steps():
+    variant = REGRESSION_METHODS["meta-sgd"].variants(VariantSettings(given="steps=2:test_steps=4"), Problem("linear"))[0]
+    setup = Setup(Problem("linear"), GuideSettings(), MetaSchedule(tasks=4, batch=2), 3)
+    guide = REGRESSION_METHODS["meta-sgd"].build(setup, variant).guide
+    assert (guide.steps, len(guide.rule.log_size)) == (4, 2)
