@@ -54,6 +54,8 @@ TINY = {
 CODES = {"kill": -signal.SIGKILL, "terminate": 128 + signal.SIGTERM, "interrupt": 128 + signal.SIGINT, "full disk": 2}
 LATE_IMPORTS = ("arviz", "h5netcdf", "matplotlib.backends.backend_agg")
 """What commands import when they need it."""
+TIMES = ("seconds", "adapt_ms", "tasks_per_second")
+"""What no two runs have alike."""
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 PATIENCE = 600
 """Seconds that a run may take."""
@@ -136,7 +138,7 @@ def numbers(out: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for file in (out / "checkpoints").glob("*.safetensors"):  # the order of a file's metadata is not fixed, its tensors are
         found |= {f"{file.name}/{name}": value.numpy().tobytes() for name, value in load_tensors(file)[0].items()}
-    return found | {"results": [{name: row[name] for name in row if name != "seconds"} for row in results]}
+    return found | {"results": [{name: row[name] for name in row if name not in TIMES} for row in results]}
 
 
 class Trials:
