@@ -90,6 +90,7 @@ class GradientStep(Rule):
         units: of the mean's step.
         per_feature: one η per step and dimension. Source: Li et al. 2017, Meta-SGD.
         point: the posterior is a point, whose scale stands still: there are no shifts to learn.
+        decay: weight decay λ of the mean, whose gradient is ∇ + λ loc, as that of ``torch.optim.SGD``.
 
     Raises:
         ValueError: a ``size`` that is not positive.
@@ -108,11 +109,12 @@ class GradientStep(Rule):
         units: Units | str = Units.WEIGHTS,
         per_feature: bool = False,
         point: bool = False,
+        decay: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 < size < float("inf"):
             raise ValueError(f"a step size must be positive, not {size}")
-        self.units = Units(units)
+        self.units, self.decay = Units(units), decay
         shape = (max(steps, 1), num_features) if per_feature else (max(steps, 1),)
         declare(self, "log_size", torch.full(shape, float(size)).log(), learned=learned)
         self.scale_shift = None if point else nn.Parameter(torch.zeros(max(steps, 1), num_features))
@@ -143,6 +145,8 @@ class GradientStep(Rule):
         size, share = self.log_size[index].exp(), self.share[index] * 0.5**beyond
         (loc, log_scale), (loc_gradient, log_scale_gradient) = parameters, pull.data
         loc_size, scale_size, rate_fall = size * self.unit(log_scale, pull), size, None
+        if self.decay:
+            loc_gradient = loc_gradient + self.decay * loc
         if pull.rate is not None and pull.beta:
             narrowest = pull.variance if pull.narrowest is None else pull.narrowest
             loc_size, scale_size = torch.minimum(loc_size, narrowest / pull.beta), size.clamp(max=0.5 / pull.beta)

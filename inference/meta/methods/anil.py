@@ -64,12 +64,27 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     Args:
         means: of the base classes, ``[classes, D]``: they tell D.
     """
-    own, num_features = read_given(AnilOptions, variant.given), means.shape[-1]
+    return adapted_head(read_given(AnilOptions, variant.given), means.shape[-1])
+
+
+def adapted_head(own: AnilOptions, num_features: int, *, decay: float = 0.0) -> tuple[nn.Module, nn.Module]:
+    """Model and guide of :func:`build`, for features of so many dimensions.
+
+    Args:
+        own: the method's options.
+        decay: weight decay in the steps on the support.
+    """
     prior = GaussianPrior(torch.zeros(num_features), torch.ones(num_features), learned=False)  # of a point it says nothing
     predictor, start = LinearPredictor(10.0), SharedStart(torch.zeros(num_features))
     start.log_scale.requires_grad_(False)  # nor of its scale
     rule = GradientStep(
-        own.steps, num_features, size=own.size, learned=own.learned or own.per_feature, per_feature=own.per_feature, point=True
+        own.steps,
+        num_features,
+        size=own.size,
+        learned=own.learned or own.per_feature,
+        per_feature=own.per_feature,
+        point=True,
+        decay=decay,
     )
     guide = UnrolledGuide(
         prior,

@@ -41,6 +41,7 @@ class MamlOptions(Options):
         steps: K, gradient steps on the support.
         size: α, of the steps.
         learned: learn one α for each step.
+        per_feature: learn one for each step and weight, as Meta-SGD does.
         first_order: no second derivatives.
         norm: whose statistics batch norm takes: running (of pre-training), task (of the task's items: transductive, as in the
             original code) or group (group norm).
@@ -49,6 +50,7 @@ class MamlOptions(Options):
     steps: PositiveInt = 5
     size: PositiveNumber = 0.01
     learned: bool = False
+    per_feature: bool = False
     first_order: bool = False
     norm: Literal["running", "task", "group"] = "running"
 
@@ -65,7 +67,9 @@ def variants(swept: VariantSettings) -> list[Variant]:
 def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
     """φ ← φ − α ∇_φ mean_{i∈support} −log p(y_i given x_i, φ), K times, of all weights φ of backbone and linear head.
 
-    Source: Finn et al. 2017, algorithm 2; α and K as for mini-ImageNet there.
+    Source: Finn et al. 2017, algorithm 2; α and K as for mini-ImageNet there. With ``per_feature`` α is a vector, learned with
+    the start: Li et al. 2017, "Meta-SGD", algorithm 1, there with one step, and with elements of any sign, where ours are
+    learned on the log scale and stay positive.
 
     Args:
         means: of the base classes: not needed.
@@ -84,12 +88,20 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     prior = GaussianPrior(one, torch.ones(1).expand_as(one), learned=False)  # of a point it says nothing
     start = LearnedStart.from_network(functional)
     start.log_scale.requires_grad_(False)  # nor has a point a scale
+    rule = GradientStep(
+        own.steps,
+        functional.num_weights,
+        size=own.size,
+        learned=own.learned or own.per_feature,
+        per_feature=own.per_feature,
+        point=True,
+    )
     guide = UnrolledGuide(
         prior,
         predictor,
         start,
         ExactGradient(CategoricalLikelihood()),
-        GradientStep(own.steps, functional.num_weights, size=own.size, learned=own.learned, point=True),
+        rule,
         steps=own.steps,
         on=Evidence.SUPPORT,
         beta=0.0,

@@ -13,7 +13,10 @@ from inference.meta.settings import GuideSettings, VariantSettings
 from tests.conftest import gaussian_bank
 
 WAY, D = 4, 6
-OTHERS = ("matching:full_context", "anil:first_order", "r2d2:posterior=full", "prototypical:predictor=cosine")
+OTHERS = (
+    *("matching:full_context", "anil:first_order", "r2d2:posterior=full", "prototypical:predictor=cosine"),
+    "fine-tuning:weight_decay=0.001",
+)
 CASES = [*(name for name in METHODS if name != "maml"), *OTHERS]  # maml takes images: see test_maml
 TRANSDUCTIVE = {"sib", "tpn"}
 IN_ORDER = {"graph", "llama"}

@@ -68,6 +68,40 @@ def test_a_step_is_one_of_gradient_descent_on_the_mean_loss_of_the_support():
         torch.testing.assert_close(logits_of(made, pixels, 1)[task], expected.log_softmax(-1), rtol=1e-3, atol=1e-4)
 
 
+def test_step_sizes_of_each_weight_that_are_equal_are_maml():
+    (one, data, _), (each, _, _) = learner("size=0.3:steps=2"), learner("size=0.3:steps=2:per_feature")
+    _, pixels = drawn(one, data)
+    pixels = pixels.to(dtype=torch.float64)
+    state = one.objective.double().state_dict()
+    sizes = state.pop("guide.rule.log_size")[:, None].expand(2, each.guide.predictor.network.num_weights)
+    each.objective.double().load_state_dict({**state, "guide.rule.log_size": sizes})
+    torch.testing.assert_close(logits_of(each, pixels, 2), logits_of(one, pixels, 2), rtol=1e-10, atol=1e-10)
+
+
+def test_each_weight_takes_steps_of_its_own_size():
+    made, data, trained = learner("size=0.3:steps=2:per_feature")
+    _, pixels = drawn(made, data)
+    pixels = pixels.to(dtype=torch.float64)
+    made.objective.double()
+    rule, shapes = made.guide.rule, made.guide.predictor.network.shapes
+    with torch.no_grad():
+        rule.log_size.add_(torch.randn(rule.log_size.shape, generator=torch.Generator().manual_seed(0)))
+    start = split_weights(made.guide.start.loc[0].detach(), shapes)
+    sizes = [split_weights(step, shapes) for step in rule.log_size.detach().exp()]
+    network = torch.nn.Sequential(copy.deepcopy(trained.backbone), torch.nn.Linear(trained.num_features, WAY)).double().eval()
+    for task in range(2):
+        network.load_state_dict(start, strict=False)
+        for step in sizes:
+            images = pixels.support_x[task].unflatten(-1, data.image_shape)
+            loss = torch.nn.functional.cross_entropy(network(images), pixels.support_y[task])
+            gradients = torch.autograd.grad(loss, list(network.parameters()))
+            with torch.no_grad():
+                for (name, parameter), gradient in zip(network.named_parameters(), gradients, strict=True):
+                    parameter -= step[name] * gradient
+        expected = network(pixels.query_x[task].unflatten(-1, data.image_shape)).log_softmax(-1)
+        torch.testing.assert_close(logits_of(made, pixels, 2)[task], expected, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize(("norm", "transductive"), [("running", False), ("task", True), ("group", False)])
 def test_norms_say_whether_other_queries_count(norm, transductive):
     made, data, _ = learner(f"norm={norm}")
@@ -79,13 +113,16 @@ def test_norms_say_whether_other_queries_count(norm, transductive):
     assert same is not transductive
 
 
-def test_all_weights_are_learned_as_the_start_and_nothing_else_is():
-    made, data, _ = learner()
+@pytest.mark.parametrize(
+    ("given", "more"), [("", set()), ("learned", {"guide.rule.log_size"}), ("per_feature", {"guide.rule.log_size"})]
+)
+def test_all_weights_are_learned_as_the_start_and_nothing_else_but_step_sizes_is(given, more):
+    made, data, _ = learner(given)
     _, pixels = drawn(made, data)
     made.objective(*pixels._replace(query_y=drawn(made, data)[0].query_y)).backward()
-    learned = {name for name, p in made.objective.named_parameters() if p.requires_grad}
-    assert learned == {"guide.start.loc"}
-    assert bool(made.guide.start.loc.grad.ne(0).any())
+    learned = {name: p for name, p in made.objective.named_parameters() if p.requires_grad}
+    assert learned.keys() == {"guide.start.loc"} | more
+    assert all(bool(p.grad.ne(0).any()) for p in learned.values())
 
 
 def test_it_is_saved_and_read_back_with_its_pixels(tmp_path):
