@@ -37,6 +37,7 @@ class DataSet(Generic[Loaded]):
         embedded: drawn by Sibyl; others need a root.
         choices: names of what can be chosen of this data set alone.
         several: whether its root may be several places.
+        described: whether the first image of each class is a description of it, for zero-shot tasks.
     """
 
     load: Callable[..., Loaded]
@@ -44,11 +45,16 @@ class DataSet(Generic[Loaded]):
     embedded: bool = False
     choices: tuple[str, ...] = ()
     several: bool = False
+    described: bool = False
 
 
 FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
     # letters of many scripts
     "glyphs": DataSet(lambda root, size, seed: load_glyphs(size, seed=seed), 28, embedded=True),
+    # the same letters, each described by a clean one in another face: zero-shot
+    "glyph-descriptions": DataSet(
+        lambda root, size, seed: load_glyphs(size, seed=seed, described=True), 28, embedded=True, described=True
+    ),
     # root/{train,val,test}/<class>/* or root/<class>/*, a folder or a zip archive
     "folder": DataSet(lambda root, size, seed: load_folder(root, size, seed=seed), 84),
     # Omniglot from archives and folders, merged by alphabet and character, or torchvision's: background alphabets for training

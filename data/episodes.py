@@ -81,9 +81,11 @@ class TaskSpec:
             proportions vary less; ``EpisodeSampler.acceptance`` says how near it is.
         within_alphabet: whether all classes of a task are of one alphabet, which is what stands before the last ``/`` of their
             names. Each alphabet is as likely as any other.
+        described: whether the support of a class is its first item, a description of it, and not one of its other items, which
+            are the queries: zero-shot tasks, whose ``shot`` is 1.
 
     Raises:
-        UserError: an argument that is no such number.
+        UserError: an argument that is no such number, or several descriptions of a class.
     """
 
     way: int = 5
@@ -91,13 +93,17 @@ class TaskSpec:
     queries: int = 15
     imbalance: float | None = None
     within_alphabet: bool = False
+    described: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("way", 2), ("shot", 0), ("queries", 1)):
             object.__setattr__(self, name, as_whole(getattr(self, name), name, least))  # frozen from here on
         if self.imbalance is not None:
             object.__setattr__(self, "imbalance", as_number(self.imbalance, "imbalance"))
-        object.__setattr__(self, "within_alphabet", as_truth(self.within_alphabet, "within_alphabet"))
+        for name in ("within_alphabet", "described"):
+            object.__setattr__(self, name, as_truth(getattr(self, name), name))
+        if self.described and self.shot != 1:
+            raise UserError(f"`shot={self.shot}`: classes have one description each: leave out `shot`")
 
     @property
     def shape(self) -> str:
@@ -200,6 +206,8 @@ class EpisodeSampler:
         depth = spec.shot + int(query_counts.max())
         keys = torch.rand(tasks, spec.way, int(self.counts.max()), generator=generator)
         keys.masked_fill_(torch.arange(keys.shape[-1]) >= available[..., None], -1.0)
+        if spec.described:
+            keys[..., 0] = 1.0  # above all others
         order = keys.topk(depth, dim=-1).indices  # a random ordered choice of `depth` items per class
         chosen = self._by_class[self._start[classes][..., None] + order.clamp_max(available[..., None] - 1)]
         support = chosen[..., : spec.shot].flatten(1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from data.items import ImageSplits, LabelledItems, SupervisedData
     from inference.bnn.bnn import BNN
     from inference.elbo import RateDistortionELBO
-    from inference.meta.learner import Learner
+    from inference.meta.fitting import Learner
     from inference.meta.sib import SIB
     from inference.vid.vid import VID
 
@@ -50,7 +50,7 @@ _HOME = {
     "EpisodeSampler": "data.episodes",
     "ImageSplits": "data.items",
     "LabelledItems": "data.items",
-    "Learner": "inference.meta.learner",
+    "Learner": "inference.meta.fitting",
     "RateDistortionELBO": "inference.elbo",
     "SIB": "inference.meta.sib",
     "SupervisedData": "data.items",

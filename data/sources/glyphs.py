@@ -43,6 +43,7 @@ def load_glyphs(
     test_images_per_class: int = 60,
     max_classes: int = 240,
     seed: int = 0,
+    described: bool = False,
 ) -> ImageSplits:
     """Draw the data set; the same arguments give the same images.
 
@@ -53,6 +54,9 @@ def load_glyphs(
             75 queries, where one class may ask for most of them.
         max_classes: letters kept of each split, chosen by ``seed``.
         seed: draws faces, warps, holes and noise.
+        described: whether each letter has one image more, its first: a description of it, upright, clean and whole, in a face
+            that none of its other images has. It is the support of tasks of :class:`~data.episodes.TaskSpec` with
+            ``described``. Letters in one face alone are then left out.
 
     Returns:
         Grayscale images ``[n, 1, image_size, image_size]`` uint8.
@@ -67,17 +71,22 @@ def load_glyphs(
     parts = {}
     for index, (split, letters) in enumerate(alphabet.items()):
         generator = torch.Generator().manual_seed(seed * len(alphabet) + index)
-        names = sorted(letters)
+        names = sorted(name for name, faces in letters.items() if len(faces) > described)
         keep = torch.randperm(len(names), generator=generator)[:max_classes].sort().values.tolist()
         names = [names[i] for i in keep]
-        images = torch.stack([render(letters[name], images_per_class, image_size, generator) for name in names])
+        known = {name: letters[name][: len(letters[name]) - described] for name in names}
+        images = torch.stack([render(known[name], images_per_class, image_size, generator) for name in names])
         if split == "test" and test_images_per_class > images_per_class:  # drawn behind: the first ones stay
             more = test_images_per_class - images_per_class
-            others = torch.stack([render(letters[name], more, image_size, generator) for name in names])
+            others = torch.stack([render(known[name], more, image_size, generator) for name in names])
             images = torch.cat([images, others], dim=1)
+        if described:
+            first = torch.stack([render(letters[name][-1:], 1, image_size, generator, CLEAN) for name in names])
+            images = torch.cat([first, images], dim=1)
         labels = torch.arange(len(names)).repeat_interleave(images.shape[1])
         parts[split] = LabelledItems(images.flatten(0, 1), labels, tuple(names))
-    return ImageSplits("glyphs", parts["train"], parts["val"], parts["test"], mirror=False)
+    name = "glyph-descriptions" if described else "glyphs"
+    return ImageSplits(name, parts["train"], parts["val"], parts["test"], mirror=False)
 
 
 @functools.cache
@@ -166,6 +175,7 @@ class Degradation:
 
 
 HARD, MILD = Degradation(), Degradation(Warp(rotation=12, scale=(1.0, 1.4), shear=0.1, shift=0.04), hole=0.0, noise=0.12)
+CLEAN = Degradation(Warp(scale=(1.2, 1.2)), hole=0.0, noise=0.0)
 
 
 def render(

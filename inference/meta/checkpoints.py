@@ -58,8 +58,9 @@ def read_settings(written: Mapping[str, Any]) -> GuideSettings:
 
 
 def read_spec(written: Mapping[str, Any]) -> TaskSpec:
-    """The tasks of a checkpoint, as they were ``written``, also of versions before 0.5, which had none within alphabets."""
-    known = {"within_alphabet": False, **written}
+    """The tasks of a checkpoint, as they were ``written``, also of versions before 0.5, which had none within alphabets, nor by
+    descriptions."""
+    known = {"within_alphabet": False, "described": False, **written}
     return TaskSpec(**{field.name: known[field.name] for field in fields(TaskSpec)})
 
 
@@ -80,7 +81,7 @@ def selected_name(run: RunFolder) -> str:
     """
     content = run.results()
     chosen = [record for record in content.get("results", []) if record.get("selected")]
-    ours = content.get("command", "svi_sib") in ("sib", "svi_sib", "svi_meta")
+    ours = content.get("command", "svi_sib") in ("sib", "meta", "svi_sib", "svi_meta")
     if not ours or not all("trained_steps" in record for record in chosen):
         kind = f"{content.get('command')} on {content.get('dataset')}"
         raise UserError(f"{run.path} is a run of {kind}: give one of svi_sib or svi_meta on images or features")

@@ -20,7 +20,7 @@ from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.evaluation.evaluate import evaluate_readings, readings
 from inference.evaluation.metrics import Scores
 from inference.evaluation.posterior import TaskPosterior, infer
-from inference.evaluation.predictive import place_of
+from inference.evaluation.predictive import Predictive, place_of
 from inference.meta.checkpoints import RENAMED, rank_of, read_settings, read_spec, read_variant, variant_file
 from inference.meta.mapping import map_items
 from inference.meta.methods import METHODS
@@ -234,6 +234,22 @@ class Learner:
             UserError: images or labels that do not fit, or another way than the guide was built for.
         """
         return self.trajectory(support_x, support_y, query_x, steps=steps, query_y=query_y)[-1]
+
+    def predictive(self, tasks: Episode, *, steps: int | None = None, num_samples: int = 32, seed: int = 0) -> Predictive:
+        """What it says of the queries of ``tasks``: distributions of their labels under posterior draws, and the rate; see
+        :class:`~inference.evaluation.predictive.Predictive`.
+
+        Args:
+            tasks: images, or features of a learner without a network; query labels are read by the exact-gradient reference
+                alone.
+            steps: as for :meth:`posterior`.
+            num_samples: S; one where nothing is random.
+
+        Raises:
+            UserError: as :meth:`posterior` does.
+        """
+        posterior = self.posterior(*tasks[:3], steps=steps, query_y=tasks.query_y)
+        return posterior.predictive(num_samples=as_whole(num_samples, "num_samples", 1), seed=as_whole(seed, "seed"))
 
     def trajectory(
         self,

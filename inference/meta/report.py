@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+import pyro
+
 from data.episodes import Episode, TaskSpec
-from data.items import LabelledItems
+from data.items import ImageSplits, LabelledItems
 from inference.evaluation.metrics import Scores
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta.learner import Learner
+from inference.meta.stages import features_of
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
@@ -124,18 +127,26 @@ def evaluate_runs(learner: Learner, tasks: Episode, *, steps: int | None = None)
     return [make_record(learner.variant, spec, "test", k, score, saw_labels=seeing) for k, score in scores.items()]
 
 
-def validate(fitted: Mapping[Variant, Learner], run: RunFolder) -> list[TaskRecord]:
-    """Each learner's record on validation tasks after its own K."""
-    part = load_features(run.features)["val"]
+def validate(fitted: Mapping[Variant, Learner], run: RunFolder, images: ImageSplits | None = None) -> list[TaskRecord]:
+    """Each learner's record on validation tasks after its own K.
+
+    Args:
+        images: where learners have networks of their own.
+    """
     score = partial(evaluate_learner, split="val", tasks=VALIDATION_TASKS, earlier=False)
-    return [record for learner in fitted.values() for record in score(learner, part, learner.spec)]
+    with pyro.validation_enabled(False):  # a task on which steps run away has no probabilities
+        return [
+            record
+            for learner in fitted.values()
+            for record in score(learner, features_of(learner, images, run, "val"), learner.spec)
+        ]
 
 
 def choose(records: Iterable[TaskRecord]) -> TaskRecord:
     """The validation record with the lowest NLL; references, and what has seen labels, do not take part."""
     trained = [record for record in records if record.split == "val" and not record.reference]
     honest = [record for record in trained if not record.saw_labels]
-    return min(honest or trained, key=lambda record: math.inf if record.nll is None else record.nll)
+    return min(honest or trained, key=lambda record: math.inf if record.nll is None or math.isnan(record.nll) else record.nll)
 
 
 def evaluate_protocols(

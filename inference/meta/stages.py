@@ -45,7 +45,7 @@ from inference.runs.tensors import (
     save_tensors,
 )
 from inference.runs.training import Loop, train
-from models.networks.feature_network import FeatureNetwork
+from models.networks.feature_network import OWN, FeatureNetwork
 from models.networks.layers import as_trained, embed
 
 
@@ -70,8 +70,10 @@ def check_training(
             batch = options.batch if options.epochs else 1
             check_network_memory(options.backbone, data.image_shape, data.train.num_classes, batch, options.loop)
         started = network or starting_network(settings(PretrainSettings, options), data)
-        num_features = started.num_features
-        if started.standardize.mean.shape[0] != data.image_shape[0] and any(v.predictor == NETWORK for v in options.variants()):
+        num_features, whole = started.num_features, [v.method for v in options.variants() if v.predictor == NETWORK]
+        if whole and started.kind == OWN:
+            raise UserError(f"{whole[0]} builds the network it adapts by its name: give one as `backbone`, such as conv4-64")
+        if started.standardize.mean.shape[0] != data.image_shape[0] and whole:
             raise UserError(
                 f"maml adapts a network for images of {data.image_shape[0]} channels, and the weights are for "
                 f"{started.standardize.mean.shape[0]}: leave out maml, or `weights`"

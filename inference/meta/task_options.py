@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
+from data.catalogue import FEW_SHOT
 from data.episodes import TaskSpec
 from data.errors import UserError
 from data.mixed import Extent
@@ -64,8 +65,8 @@ class FewShotOptions(RunOptions):
     """What a run on few-shot tasks of images has, whatever it trains.
 
     Args:
-        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); letters-domains (zero-shot);
-            linear, network, sinusoids (regression).
+        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); glyph-descriptions (zero-shot: a
+            description of each class), letters-domains (zero-shot: known classes); linear, network, sinusoids (regression).
         image_size: height and width in pixels; the given weights' own, or else the data set's usual size, when not given.
         root: folder or zip archive of its images; of omniglot several, separated by commas, or a folder that holds several:
             their characters are merged by alphabet and name.
@@ -161,6 +162,9 @@ class FewShotOptions(RunOptions):
 
     def check(self) -> None:
         super().check()
+        shots = {"shot": (self.shot,), "train_shot": self.train_shot or (1,), "test_shot": self.test_shot or (1,)}
+        if self.described and (more := [name for name, given in shots.items() if max(given) > 1]):
+            raise UserError(f"classes of {self.data} have one description each: leave out `{more[0]}`")
         for name, given in self.omniglot_choices().items():
             if self.features:
                 raise UserError(f"`{name}={plain(given)}` is about images, and a feature file has none: leave it out")
@@ -180,6 +184,11 @@ class FewShotOptions(RunOptions):
     def any_way(self) -> bool:
         """Whether what is trained takes tasks of any number of classes."""
         return True
+
+    @property
+    def described(self) -> bool:
+        """Whether tasks are zero-shot: the support is a description of each class."""
+        return self.data in FEW_SHOT and FEW_SHOT[self.data].described
 
     def omniglot_choices(self) -> dict[str, Any]:
         """What is said of Omniglot alone, as :func:`~data.catalogue.load_data` takes it."""
@@ -201,4 +210,4 @@ class FewShotOptions(RunOptions):
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
         within = self.within_alphabet in ("train", "all")
-        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance, within), **changes)
+        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance, within, self.described), **changes)

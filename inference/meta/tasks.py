@@ -51,7 +51,7 @@ def ranges(options: FewShotOptions, part: LabelledItems) -> tuple[Extent, Extent
     the guide takes any number; as far as there are classes and images of ``part`` for it."""
     served = max(options.shot, int(part.counts.min()) - options.queries)
     ways = options.train_way or Extent(options.way, max(options.way, MOST_WAYS) if options.any_way else options.way)
-    shots = options.train_shot or Extent(1, max(options.shot, MOST_SHOTS))
+    shots = options.train_shot or Extent(1, 1 if options.described else max(options.shot, MOST_SHOTS))
     most = most_ways(options, part)
     ways = Extent(min(ways.least, most), min(ways.most, most))
     return ways, Extent(min(shots.least, served), min(shots.most, served))

@@ -182,3 +182,21 @@ def test_more_ways_than_an_alphabet_has_are_one_line():
         EpisodeSampler(lettered(), TaskSpec(4, 1, 4, within_alphabet=True), split="test")
     with pytest.raises(UserError, match=r"^data: the class 'a' is of no alphabet: .* named alphabet/character"):
         EpisodeSampler(numbered(), TaskSpec(3, 1, 4, within_alphabet=True))
+
+
+@pytest.mark.parametrize("imbalance", [None, 2.0])
+def test_the_support_of_described_classes_is_their_first_item_which_is_no_query(imbalance):
+    source = numbered((81, 90, 80, 100, 85))
+    first = {label: source.items[source.labels == label][0] for label in range(5)}  # which is not number 0: items are shuffled
+    task = EpisodeSampler(source, TaskSpec(4, 1, 10, imbalance, described=True)).sample(200, seed=0)
+    classes = (task.support_x[..., 0] // 1000).long()
+    assert torch.equal(task.support_x, torch.stack([torch.stack([first[c] for c in row]) for row in classes.tolist()]))
+    assert torch.equal((task.query_x[..., 0] // 1000).long(), classes.gather(1, task.query_y))
+    described = torch.stack(list(first.values()))[:, 0]
+    assert not torch.isin(task.query_x[..., 0], described).any()
+    assert len(task.query_x.unique()) == len(source) - 5, "all other items are queries, in one task or another"
+
+
+def test_a_class_has_one_description():
+    with pytest.raises(UserError, match="`shot=2`: classes have one description each: leave out `shot`"):
+        TaskSpec(3, 2, described=True)

@@ -14,7 +14,7 @@ from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
 from models.tasks.conditional import ConditionalModel
-from models.tasks.scorers.base import MeansScorer
+from models.tasks.scorers.base import DescriptionsScorer, MeansScorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,11 @@ class PrototypicalOptions(Options):
 
     Args:
         predictor: the paper's squared Euclidean distance, or cosine; the scale of either is learned.
+        descriptions: of classes are what the support holds; they have a map of their own, to prototypes of unit length.
     """
 
     predictor: Literal["distance", "cosine"] = "distance"
+    descriptions: bool = False
 
 
 OPTIONS = PrototypicalOptions
@@ -39,9 +41,13 @@ def variants(swept: VariantSettings) -> list[Variant]:
 
 def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
     """:class:`~models.tasks.scorers.base.MeansScorer` and an empty guide: the rule is the nearest class mean's, what is trained
-    is the space. Source: Snell et al. 2017, algorithm 1, squared Euclidean distance.
+    is the space. With ``descriptions`` :class:`~models.tasks.scorers.base.DescriptionsScorer`. Source: Snell et al. 2017,
+    algorithm 1, squared Euclidean distance; section 2.7.
 
     Args:
-        means: of the base classes, ``[classes, D]``: not needed.
+        means: of the base classes, ``[classes, D]``: they tell D.
     """
-    return ConditionalModel(MeansScorer(find_predictor(variant.predictor)())), EmptyGuide()
+    own, predictor = read_given(PrototypicalOptions, variant.given), find_predictor(variant.predictor)()
+    if own.descriptions:
+        return ConditionalModel(DescriptionsScorer(predictor, means.shape[-1], means.shape[-1])), EmptyGuide()
+    return ConditionalModel(MeansScorer(predictor)), EmptyGuide()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import UserError
@@ -78,6 +79,32 @@ class MeansScorer(Scorer):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> Tensor:
         return self.predictor(query_x, labelled_means(support_x, support_y, way))
+
+
+class DescriptionsScorer(MeansScorer):
+    """ŷ(x, c) with prototypes c_k = A v_k / ‖A v_k‖ of descriptions v_k: zero-shot prototypical networks, whose support are
+    descriptions of the classes, each with its class's label, and not items.
+
+    Prototypes have unit length, for descriptions come from another domain than queries, which are not constrained, and are
+    embedded before they come here. Of several descriptions of a class their mean is taken.
+
+    Source: Snell et al. 2017, section 2.7, and section 3.3 for a linear map of descriptions.
+
+    Args:
+        predictor: ŷ of features and one vector for each class; its scale is learned.
+        num_described: numbers of a description.
+        num_features: D, of queries. A starts as the identity, padded with zeros where the two differ.
+        unit: whether prototypes have unit length.
+    """
+
+    def __init__(self, predictor: Predictor, num_described: int, num_features: int, *, unit: bool = True) -> None:
+        super().__init__(predictor)
+        self.unit, self.map = unit, nn.Linear(num_described, num_features, bias=False)
+        nn.init.eye_(self.map.weight)
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> Tensor:
+        prototypes = self.map(labelled_means(support_x, support_y, way))
+        return self.predictor(query_x, F.normalize(prototypes, dim=-1) if self.unit else prototypes)
 
 
 def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
-from data.sources.glyphs import draw_alphabet, load_capitals, load_digits, load_glyphs, load_unseen_letters, look
+from data.sources.glyphs import draw_alphabet, load_capitals, load_digits, load_glyphs, load_unseen_letters, look, render
 
 SMALL = {"images_per_class": 3, "test_images_per_class": 5, "max_classes": 30}
 
@@ -41,6 +42,40 @@ def test_more_test_images_leave_the_others_as_they_are(glyphs):
     images = glyphs.test.items.unflatten(0, (30, 5))
     assert torch.equal(images[:, :3].flatten(0, 1), fewer.test.items)
     assert not (images[:, 3] == images[:, 0]).flatten(1).all(1).any(), "more images are other images"
+
+
+def test_the_first_image_of_a_described_letter_is_itself_clean_in_a_face_of_its_own():
+    with_descriptions = load_glyphs(32, **SMALL, described=True)
+    alphabet = {name: faces for letters in draw_alphabet().values() for name, faces in letters.items()}
+    alone = {name for name, faces in alphabet.items() if len(faces) == 1}
+    assert with_descriptions.name == "glyph-descriptions"
+    for split, images in {"train": 3, "val": 3, "test": 5}.items():
+        part = with_descriptions[split]
+        assert part.counts.tolist() == [images + 1] * part.num_classes
+        assert not alone & set(part.class_names)
+        first = part.items.unflatten(0, (part.num_classes, -1))[:, 0, 0].float()
+        faces = torch.stack([alphabet[name][-1] for name in part.class_names])
+        assert (first.flatten(1).mode(1).values == int(0.15 * 255)).all(), "paper without noise"
+        clean = torch.stack([torch.corrcoef(torch.stack([a.flatten(), zoomed(b).flatten()]))[0, 1] for a, b in zip(
+            first, faces, strict=True)])  # fmt: skip
+        assert clean.min() > 0.9
+
+
+def zoomed(drawing):
+    """A drawing of 64 pixels as a description of 32 shows it: 1.2 times as large."""
+    large = F.interpolate(drawing[None, None], scale_factor=1.2, mode="bilinear")[0, 0]
+    edge = (len(large) - 64) // 2
+    return F.interpolate(large[None, None, edge : edge + 64, edge : edge + 64], size=32, mode="area")[0, 0]
+
+
+def test_other_images_of_a_described_letter_have_other_faces():
+    """Drawn without a warp, they are none of the last face."""
+    letters = draw_alphabet()["test"]
+    images = load_glyphs(32, **SMALL | {"test_images_per_class": 3}, described=True).test
+    generator = torch.Generator().manual_seed(2)
+    torch.randperm(sum(len(faces) > 1 for faces in letters.values()), generator=generator)
+    own = [render(letters[name][:-1], 3, 32, generator) for name in images.class_names]
+    assert torch.equal(images.items.unflatten(0, (images.num_classes, 4))[:, 1:], torch.stack(own))
 
 
 def test_test_classes_serve_imbalanced_tasks():

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from data.errors import UserError
 from data.inputs import as_items
 from data.items import ImageSplits
-from inference.meta.sib import SIB, own_splits
+from inference.meta.fitting import own_splits
+from inference.meta.sib import SIB
 from models.tasks.predictors import Predictor
 from tests.conftest import gaussian_bank, marked_images
 

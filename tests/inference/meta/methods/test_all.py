@@ -15,7 +15,7 @@ from tests.conftest import gaussian_bank
 WAY, D = 4, 6
 OTHERS = (
     *("matching:full_context", "anil:first_order", "r2d2:posterior=full", "prototypical:predictor=cosine"),
-    "fine-tuning:weight_decay=0.001",
+    *("prototypical:descriptions", "fine-tuning:weight_decay=0.001"),
 )
 CASES = [*(name for name in METHODS if name != "maml"), *OTHERS]  # maml takes images: see test_maml
 TRANSDUCTIVE = {"sib", "tpn"}

@@ -2,20 +2,24 @@
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.errors import UserError
 from models.tasks.predictors import CosinePredictor, DistancePredictor
 from models.tasks.scorers.attention import AttentionScorer, FullContextScorer
-from models.tasks.scorers.base import MeansScorer, Scorer, labelled_means, log_sums, one_hot
+from models.tasks.scorers.base import DescriptionsScorer, MeansScorer, Scorer, labelled_means, log_sums, one_hot
 from models.tasks.scorers.graph import GraphScorer
 from models.tasks.scorers.pairs import PairScorer
+from models.tasks.scorers.process import ClassProcessScorer
 from models.tasks.scorers.propagation import PropagationScorer
 from models.tasks.scorers.relation import RelationScorer
 
 WAY, SHOT, DIM = 3, 2, 5
 SCORERS = {
     "means": lambda: MeansScorer(CosinePredictor()),
+    "descriptions": lambda: DescriptionsScorer(DistancePredictor(), DIM, DIM),
+    "classes-process": lambda: ClassProcessScorer(DIM, width=7, code=6),
     "attention": AttentionScorer,
     "full-context": lambda: FullContextScorer(DIM),
     "relation": lambda: RelationScorer(DIM),
@@ -165,3 +169,23 @@ def test_sums_by_class_are_in_logarithms_and_leave_the_unlabelled_out():
     assert bool(sums.isfinite().all())
     assert torch.equal(sums.softmax(-1)[..., 1], torch.zeros(1, 2))
     assert one_hot(labels, 3, torch.float64).tolist() == [[[1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 1]]]
+
+
+class TestDescriptions:
+    def test_with_items_for_descriptions_and_a_map_that_changes_nothing_it_is_the_means(self):
+        scorer = DescriptionsScorer(DistancePredictor(), DIM, DIM, unit=False)
+        batch = tasks()
+        torch.testing.assert_close(scorer(*batch, WAY), MeansScorer(DistancePredictor())(*batch, WAY), rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("unit", [True, False])
+    def test_it_is_the_distance_to_mapped_descriptions(self, unit):
+        """−‖x − c_k‖², up to what all classes have in common; descriptions may be longer than features."""
+        scorer = DescriptionsScorer(DistancePredictor(2.0), DIM + 2, DIM, unit=unit)
+        nn.init.normal_(scorer.map.weight)
+        described, query = torch.randn(4, WAY, DIM + 2), torch.randn(4, 6, DIM)
+        found = scorer(described, torch.arange(WAY).expand(4, -1), query, WAY)
+        prototypes = described @ scorer.map.weight.T
+        if unit:
+            prototypes = prototypes / prototypes.norm(dim=-1, keepdim=True)
+        distances = (query[:, :, None] - prototypes[:, None]).square().sum(-1)  # of which the predictor takes a half
+        torch.testing.assert_close(found.log_softmax(-1), (-0.5 * scorer.predictor.scale * distances).log_softmax(-1))
