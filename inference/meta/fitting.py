@@ -12,14 +12,14 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data.arguments import as_truth, as_whole, check_kind
+from data.arguments import as_truth, as_whole, check_kind, shown
 from data.catalogue import FEW_SHOT
 from data.errors import UserError
 from data.gather import gather
 from data.inputs import AT_ONCE, as_items
 from data.items import SPLITS, ImageSplits, as_images
 from inference.meta import learner
-from inference.meta.family_options import MetaOptions
+from inference.meta.family_options import ImageMethods, MetaOptions
 from inference.meta.report import mark_selected, selected_variant, validate
 from inference.meta.stages import check_training, fit
 from inference.meta.task_options import FewShotOptions
@@ -66,7 +66,10 @@ class Learner(learner.Learner):
         """
         if "methods" in options:
             raise UserError("no option `methods`: did you mean `method`?")
-        asked = {"methods": method, **options}
+        try:
+            asked = {"methods": ImageMethods.read(method), **options}
+        except ValueError as error:
+            raise UserError(f"`method={shown(method)}`: {error}") from None
         return fit_own(cls, MetaOptions, asked, data, labels, network=network, backbone=backbone, mirror=mirror, command="meta")
 
 

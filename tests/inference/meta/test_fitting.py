@@ -114,9 +114,11 @@ def test_data_with_descriptions_train_on_them(images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "mamm"}, "mamm is unknown.*maml"),
-        ({"method": "maml:stps=5"}, "maml: no option stps of this method: it has steps"),
-        ({"method": "maml:steps=0"}, "maml: `steps=0`: must be a whole number, above 0"),
+        ({"method": "mamm"}, "`method=mamm`: mamm is unknown.*maml"),
+        ({"method": "maml:stps=5"}, "`method=maml:stps=5`: maml: no option 'stps' of this method: it has steps"),
+        ({"method": "maml:steps=0"}, "`method=maml:steps=0`: maml: `steps=0`: must be a whole number, above 0"),
+        ({"method": 3}, "`method=3`: 3 is unknown"),
+        ({"method": ""}, "`method=`"),
         ({"method": "anil", "methods": "maml"}, "no option `methods`: did you mean `method`?"),
         ({"method": "anil", "shots": 3}, "no option `shots`: did you mean `shot`?"),
         ({"method": "anil", "way": 7}, "too few for 7-way tasks"),
