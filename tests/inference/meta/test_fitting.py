@@ -1,7 +1,9 @@
 """``Learner.fit``: any method on what users have, as the documentation shows it."""
 
 import json
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from inference.meta.fitting import Learner
 from inference.meta.sib import SIB
-from tests.conftest import gaussian_bank, marked_images
+from tests.conftest import ROOT, gaussian_bank, marked_images
 
 QUICK = {"tasks": 16, "batch": 8, "validations": 1, "validation_tasks": 8, "way": 3, "queries": 3, "epochs": 0}
 NETWORK = {"network_tasks": 8, "network_batch": 4, "backbone": "conv4-4"}
@@ -100,6 +102,21 @@ def test_what_is_said_of_tasks_is_the_posteriors_predictive(bank):
     assert torch.equal(learner.predictive(task.unlabelled(), num_samples=6, seed=2).labels.logits, found.labels.logits)
     with pytest.raises(UserError, match="num_samples=0"):
         learner.predictive(task, num_samples=0)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    """As it stands there, on small images in place of letters, and for a moment."""
+    page = (ROOT / "docs" / "systems" / "meta.md").read_text()
+    (code,) = re.findall(r"```python\n(from sibyl import Learner, load_data\n\n.*?)```", page, re.S)
+    short = "tasks=16, epochs=0, validations=1, validation_tasks=8, queries=3, backbone='conv4-4'"
+    assert code.count("tasks=3000") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sibyl, "load_data", lambda name: marked_images(classes=6, images=60), raising=False)
+    found: dict[str, Any] = {}
+    exec(code.replace("tasks=3000", short), found)
+    assert found["predicted"].probabilities.shape == (19, 5)
+    assert list(found["scores"]) == list(range(11)), "after each of ten steps"
+    assert (tmp_path / "anil.safetensors").exists()
 
 
 def test_data_with_descriptions_train_on_them(images):
