@@ -90,6 +90,11 @@ SUPERVISED: Mapping[str, DataSet[SupervisedData]] = {
 """Data sets of ``svi_bnn`` and ``svi_vid``: the same classes in training and test."""
 
 
+def is_described(name: str) -> bool:
+    """Whether tasks of the few-shot data set of this ``name`` are zero-shot: the support is a description of each class."""
+    return name in FEW_SHOT and FEW_SHOT[name].described
+
+
 def load_data(
     name: str = "glyphs", root: Places | None = None, *, image_size: int | None = None, seed: int = 0, **choices: Any
 ) -> ImageSplits:

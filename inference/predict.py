@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from data.catalogue import load_data
+from data.catalogue import is_described, load_data
 from data.episodes import TaskSpec
 from data.errors import UserError
 from data.inputs import fit_images
@@ -253,7 +253,8 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
 def drawn_tasks(options: PredictOptions, learner: Learner, run: RunFolder) -> tuple[list[TaskRecord], str]:
     """Records on tasks drawn from classes, and what these are in words."""
     part = excluding(features_for(options, learner, run), options.exclude)
-    spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance, options.within_alphabet)
+    described = is_described(options.data) if options.data else learner.spec.described
+    spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance, options.within_alphabet, described)
     learner.check_way(spec.way, spec.way * spec.queries)
     records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
     return records, f"{spec.shape} on {part.num_classes} classes"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
-from data.catalogue import FEW_SHOT
+from data.catalogue import is_described
 from data.episodes import TaskSpec
 from data.errors import UserError
 from data.mixed import Extent
@@ -188,7 +188,7 @@ class FewShotOptions(RunOptions):
     @property
     def described(self) -> bool:
         """Whether tasks are zero-shot: the support is a description of each class."""
-        return self.data in FEW_SHOT and FEW_SHOT[self.data].described
+        return is_described(self.data)
 
     def omniglot_choices(self) -> dict[str, Any]:
         """What is said of Omniglot alone, as :func:`~data.catalogue.load_data` takes it."""

@@ -12,8 +12,10 @@ from torch import nn
 import sibyl
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
+from data.items import ImageSplits
 from inference.meta.fitting import Learner
 from inference.meta.sib import SIB
+from inference.predict import main as predict
 from tests.conftest import ROOT, gaussian_bank, marked_images
 
 QUICK = {"tasks": 16, "batch": 8, "validations": 1, "validation_tasks": 8, "way": 3, "queries": 3, "epochs": 0}
@@ -126,6 +128,16 @@ def test_data_with_descriptions_train_on_them(images):
     assert not Learner.fit(images, method="prototypical", **QUICK, backbone="conv4-4").spec.described
     with pytest.raises(UserError, match="classes of glyph-descriptions have one description each: leave out `shot`"):
         Learner.fit(described, method="prototypical", **QUICK, shot=5)
+
+
+def test_predict_draws_the_tasks_that_a_run_with_descriptions_was_trained_on(bank, tmp_path):
+    data = ImageSplits.of(bank, name="glyph-descriptions")
+    learner = Learner.fit(data, method="prototypical", out=str(tmp_path / "run"), **QUICK)
+    (record,) = predict(["--run", str(tmp_path / "run"), "--way", "3", "--queries", "3", "--tasks", "20"])
+    how = {"split": "test", "tasks": 20}
+    own = learner.evaluate(data.test, learner.spec, **how)[0].nll
+    assert record.nll == pytest.approx(own, rel=1e-5)
+    assert own != pytest.approx(learner.evaluate(data.test, replace(learner.spec, described=False), **how)[0].nll, rel=1e-3)
 
 
 @pytest.mark.parametrize(
