@@ -125,3 +125,11 @@ def test_a_prototypical_network_on_features_that_are_given_is_the_nearest_mean(t
         for name in ("nearest-mean", "prototypical")
     ]
     assert torch.equal(*(probabilities(objective, tasks) for objective in found))
+
+
+@pytest.mark.parametrize(("given", "same"), [("descriptions", True), ("", False)])
+def test_prototypes_of_descriptions_have_unit_length(tasks, given, same):
+    variant = METHODS["prototypical"].variants(VariantSettings(given=given))[0]
+    objective = build_objective(GuideSettings(way=WAY), variant, torch.zeros(9, D)).double()
+    longer = tasks._replace(support_x=3 * tasks.support_x)
+    assert torch.allclose(probabilities(objective, longer), probabilities(objective, tasks), rtol=1e-9, atol=1e-12) is same
