@@ -54,8 +54,8 @@ class Turn(NamedTuple):
 
 
 def first_known(pool: Episode, labels: int, *, seed: int) -> Tensor:
-    """Which items of a pool are labelled from the beginning, a random choice of ``labels`` of each class, or of regression of so
-    many in all: bool ``[tasks, pool]``.
+    """Which items of a pool are labelled from the beginning: a random choice of ``labels`` of each class, or of regression so
+    many in all; bool ``[tasks, pool]``.
 
     Raises:
         UserError: a class, or the pool, has fewer.
