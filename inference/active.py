@@ -7,7 +7,7 @@ programs are run anew with it. Any model and guide will do, for all is read from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -116,6 +116,43 @@ def ask(
             scores = score(predictive(model, guide, seen, query_x=pool.support_x, **how).labels, acquisition)
         chosen = choose(scores, ~known, count, seed=mix_seed(seed, asked, CHOICES))
         known, asked = known.scatter(1, chosen, True), asked + count
+
+
+def measures(predicted: Predictive, query_y: Tensor) -> dict[str, Tensor]:
+    """How good predictions of queries are, of each task, ``[tasks]``: ``accuracy`` (a fraction) of classes or ``mse`` of targets,
+    of which there is noise in both, and ``nll`` (nats per query).
+
+    Args:
+        predicted: of the queries.
+        query_y: ``[tasks, query]``.
+    """
+    nll = -predicted.log_predictive(query_y).double().mean(-1)
+    if query_y.is_floating_point():
+        return {"mse": (predicted.labels.mean.mean(0) - query_y).double().square().mean(-1), "nll": nll}
+    return {"accuracy": (predicted.probabilities().argmax(-1) == query_y).double().mean(-1), "nll": nll}
+
+
+def curves(
+    model: nn.Module, guide: nn.Module, pool: Episode, known: Tensor, acquisitions: Sequence[Acquisition], **how: Any
+) -> dict[Acquisition, dict[str, Tensor]]:
+    """What :func:`measures` gives before and after each turn, ``[turns + 1, tasks]``, of several acquisitions, which begin with
+    the same labels.
+
+    Args:
+        model, guide, pool, known: see :func:`ask`.
+        acquisitions: what is asked for.
+        how: other arguments of :func:`ask`.
+
+    Raises:
+        UserError: see :func:`ask`; or no labels of queries.
+    """
+    if pool.query_y is None:
+        raise UserError("how much labels are worth is told by those of queries: give `query_y`")
+    found: dict[Acquisition, dict[str, Tensor]] = {}
+    for acquisition in acquisitions:
+        turns = [measures(t.predicted, pool.query_y) for t in ask(model, guide, pool, known, acquisition=acquisition, **how)]
+        found[acquisition] = {name: torch.stack([turn[name] for turn in turns]) for name in turns[0]}
+    return found
 
 
 def score(labels: Any, acquisition: Acquisition) -> Tensor:

@@ -40,11 +40,11 @@ def test_gains_are_of_the_same_tasks(method):
     part = map_items(one.space, BANK)
     without, found = records_of(one, part, options, {})
     assert (without.unlabelled, without.gain) == ("left-out", None)
-    assert found.unlabelled == METHODS[method].unlabelled.value
+    assert found.unlabelled == METHODS[one.variant.method].unlabelled.value
     assert found.gain == pytest.approx(found.accuracy - without.accuracy, abs=1e-6)
     assert found.nll != without.nll
     sampler = SemiSampler(EpisodeSampler(part, options.spec()), 0.8)
-    views = Unlabelled.LEFT_OUT, METHODS[method].unlabelled
+    views = Unlabelled.LEFT_OUT, METHODS[one.variant.method].unlabelled
     apart, beside = (scores_of(one, sampler, view, 30)[1] for view in views)
     difference = beside - apart
     assert len(difference) == 30
