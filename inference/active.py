@@ -119,8 +119,8 @@ def ask(
 
 
 def measures(predicted: Predictive, query_y: Tensor) -> dict[str, Tensor]:
-    """How good predictions of queries are, of each task, ``[tasks]``: ``accuracy`` (a fraction) of classes or ``mse`` of targets,
-    of which there is noise in both, and ``nll`` (nats per query).
+    """How good predictions of queries are, of each task, ``[tasks]``: ``accuracy`` (a fraction) of classes, or ``mse`` of noisy
+    targets, and ``nll`` (nats per query).
 
     Args:
         predicted: of the queries.

@@ -51,5 +51,5 @@ def worth_of_labels(
         for axis in axes[:, 0]:
             axis.set_ylabel(measure)
         headline(figure, "Which label is worth asking for? (Bands: 95 % intervals)", about)
-        key(figure, axes.flat[: len(curves)], columns=4)
+        key(figure, list(axes.flat[: len(curves)]), columns=4)
     return figure

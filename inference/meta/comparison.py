@@ -156,7 +156,7 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 @torch.no_grad()
 def timing(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
     """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks, see :class:`MetaRecord`."""
-    how = {"tasks": TIMED_TASKS, "seed": seed}
+    how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
     for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
         break
@@ -248,7 +248,8 @@ def figures(
 ) -> Figures:
     """All pictures of the run by name."""
     learner = next(iter(fitted.values()))
-    test = [record for record in usual_records(records, learner.spec) if record.balanced and record.labels is None]
+    standard = [record for record in records if record.labels is None]
+    test = [record for record in usual_records(standard, learner.spec) if record.balanced]
     about = f"{learner.dataset}, {learner.spec.shape}, balanced test tasks"
     watched = f"{learner.dataset}, mean over kinds of validation tasks"
 

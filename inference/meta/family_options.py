@@ -83,11 +83,12 @@ class MetaOptions(FewShotOptions):
             raise UserError(f"{whole[0]} adapts a network for images, and a feature file has none: start from images")
         if Protocol.LWOF in self.protocols:
             raise UserError("the lwof protocol is SIB's: choose `protocols=standard,imbalanced`, or run svi_sib")
-        if self.semi and (few := [shot for shot in self.test_shot or (self.shot,) if not 0 < self.hidden(shot) < shot]):
-            raise UserError(
-                f"the semi protocol hides {self.hidden(few[0])} of a class's {few[0]} labels (`unlabelled={self.unlabelled:g}`), and "
-                "must hide one and leave one: change `unlabelled`, or give `shot=5` or `test_shot=5`"
-            )
+        for shot in (self.test_shot or (self.shot,)) if self.semi else ():
+            if not 0 < self.hidden(shot) < shot:
+                raise UserError(
+                    f"by `unlabelled={self.unlabelled:g}` the semi protocol hides {self.hidden(shot)} of a class's {shot} "
+                    "labels, and must hide one and leave one: change it, or give `shot=5` or `test_shot=5`"
+                )
 
     def variants(self) -> list[Variant]:
         found: list[Variant] = []
@@ -106,7 +107,7 @@ class MetaOptions(FewShotOptions):
 
     def semi_specs(self) -> list[TaskSpec]:
         """The shapes of these tasks."""
-        return replace(self, protocols=(Protocol.STANDARD,)).test_specs() if self.semi else []
+        return replace(self, protocols=MetaProtocols((Protocol.STANDARD,))).test_specs() if self.semi else []
 
     def hides(self, method: str) -> bool:
         """Whether labels are hidden in half of the batches that a ``method`` is trained on: of one, by name, whose network has

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
@@ -73,7 +74,7 @@ def scores_of(learner: Learner, sampler: SemiSampler, view: Unlabelled, tasks: i
     Tasks and draws are the same for every view.
     """
     *_, guide = readings(learner.guide).values()
-    how = {"tasks": tasks, "seed": mix_seed(TEST_SEED), "view": partial(present, how=view)}
+    how: dict[str, Any] = {"tasks": tasks, "seed": mix_seed(TEST_SEED), "view": partial(present, how=view)}
     sums, accuracies = TaskSums(), []
     with pyro.validation_enabled(False):
         for episode, predicted in predictions(learner.model, guide, sampler, **how):

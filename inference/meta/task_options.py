@@ -58,7 +58,7 @@ class Alphabets(Names):
 class Protocols(Choices[Protocol]):
     """Test protocols."""
 
-    known = (Protocol.STANDARD, Protocol.IMBALANCED, Protocol.LWOF)
+    known: ClassVar[tuple[Protocol, ...]] = (Protocol.STANDARD, Protocol.IMBALANCED, Protocol.LWOF)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ from inference.active import (
     Acquisition,
     ask,
     choose,
+    curves,
     first_known,
+    measures,
     mutual_information,
     predictive_entropy,
     predictive_variance,
@@ -219,6 +221,34 @@ def test_several_at_once():
     assert [t.asked for t in ask(model, guide, pool, known, labels=5, at_once=2)] == [0, 2, 4, 5]
     with pytest.raises(UserError, match="12 items without a label"):
         next(ask(model, guide, pool, known, labels=13))
+
+
+def test_curves_begin_with_the_same_labels_and_are_means_over_queries_of_each_task():
+    pool, (model, guide) = pool_of(), (part.double() for part in objective_of())
+    known, asked = first_known(pool, 1, seed=0), (Acquisition.RANDOM, Acquisition.BALD)
+    found = curves(model, guide, pool, known, asked, labels=2, num_samples=8, seed=5)
+    assert list(found) == list(asked)
+    for acquisition, of_one in found.items():
+        *_, last = ask(model, guide, pool, known, labels=2, acquisition=acquisition, num_samples=8, seed=5)
+        probabilities = last.predicted.probabilities()
+        right = (probabilities.argmax(-1) == pool.query_y).double().mean(-1)
+        nll = -probabilities.gather(-1, pool.query_y[..., None])[..., 0].log().mean(-1)
+        torch.testing.assert_close(of_one["accuracy"][2], right)
+        torch.testing.assert_close(of_one["nll"][2], nll)
+        assert of_one["nll"].shape == (3, 5)
+    assert torch.equal(found["random"]["nll"][0], found["bald"]["nll"][0])
+    assert not torch.equal(found["random"]["nll"][2], found["bald"]["nll"][2])
+    with pytest.raises(UserError, match="query_y"):
+        curves(model, guide, pool.unlabelled(), known, asked, labels=2)
+
+
+def test_errors_of_targets_are_those_of_the_mean():
+    objective, pool = build_regression("linear", 1.0), Problem("linear").tasks(4, queries=6, seed=1)
+    predicted = predictive(objective.model, objective.guide, pool, num_samples=16)
+    found = measures(predicted, pool.query_y)
+    error = predicted.labels.mean.mean(0) - pool.query_y
+    torch.testing.assert_close(found["mse"], error.square().mean(-1))
+    torch.testing.assert_close(found["nll"], -predicted.log_predictive(pool.query_y).mean(-1))
 
 
 def test_targets_are_asked_for_too():
