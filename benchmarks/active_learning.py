@@ -38,7 +38,7 @@ from inference.runs.flat_yaml import read_yaml
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import options_from_yaml
 from inference.runs.study import draw_all
-from inference.runs.tensors import load_features
+from inference.runs.tensors import dataset_name, load_features
 
 POINTS, FIRST, QUERIES = 30, 2, 20
 AT_ONCE = 50
@@ -136,9 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{programs.name} ...", flush=True)
     print(table(rows, given.labels))
     write_json(run.path / "active.json", {"tasks": given.tasks, "labels": given.labels, "results": rows})
-    measure, factor, words = ("mse", 1.0, "MSE of the mean") if regression else ("accuracy", 100.0, "test accuracy (%)")
+    measure, factor, words = ("mse", 1.0, "mean squared error") if regression else ("accuracy", 100.0, "test accuracy (%)")
     picked = {name: {a: curve[measure] for a, curve in asked.items()} for name, asked in kept.items()}
-    about = f"{options.data if regression else run.path.name}, {given.tasks} test tasks"
+    known = f"{POINTS} points" if regression else f"{1 + given.pool} items per class, {options.way}-way"
+    about = f"{options.data if regression else dataset_name(run.features)}, a pool of {known}, {given.tasks} test tasks"
 
     def drawn() -> dict[str, Any]:
         how: dict[str, Any] = {"factor": factor, "log": regression, "about": about}

@@ -31,7 +31,7 @@ def worth_of_labels(
     rows = math.ceil(len(curves) / columns)
     with plt.rc_context(STYLE):
         size = (3.1 * columns, 2.5 * rows + 1.0)
-        figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
         for axis in axes.flat[len(curves) :]:
             axis.set_visible(False)
         styles = dict(zip(Acquisition, looks(), strict=False))

@@ -8,6 +8,7 @@ import torch
 from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.mixed import VariedSampler
+from data.seeding import mix_seed
 from data.semi_supervised import UNLABELLED, SemiSampler, Unlabelled, labelled_part, present
 from inference.evaluation.evaluate import evaluate, predictions
 from inference.evaluation.predictive import predictive
@@ -57,19 +58,13 @@ def test_without_the_items_it_is_what_tasks_of_as_many_labels_have():
     one, options = learner("tpn", **SEMI)
     sampler = SemiSampler(EpisodeSampler(map_items(one.space, BANK), options.spec()), 0.8)
     scores, accuracies = scores_of(one, sampler, Unlabelled.LEFT_OUT, 30)
-    drawn = [episode for episode, _ in predictions(one.model, one.guide, sampler, tasks=30, seed=seed_of_tests())]
+    drawn = [episode for episode, _ in predictions(one.model, one.guide, sampler, tasks=30, seed=mix_seed(TEST_SEED))]
     few = labelled_part(drawn[0])
     assert few.support_y.shape == (30, 5)
     expected = evaluate(one.model, one.guide, few, tasks=30, seed=0)
     assert scores.accuracy == pytest.approx(expected.accuracy)
     assert scores.nll == pytest.approx(expected.nll)
     assert float(accuracies.mean()) == pytest.approx(expected.accuracy)
-
-
-def seed_of_tests():
-    from data.seeding import mix_seed
-
-    return mix_seed(TEST_SEED)
 
 
 def test_unlabelled_queries_are_seen_by_the_guide_and_scored_by_nobody():
