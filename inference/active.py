@@ -18,7 +18,7 @@ from data.arguments import as_whole
 from data.episodes import Episode
 from data.errors import UserError
 from data.seeding import mix_seed
-from data.semi_supervised import Unlabelled, keep, present, ranks
+from data.semi_supervised import Unlabelled, present, ranks
 from inference.evaluation.predictive import Predictive, predictive, site_device
 
 CHOICES = 1  # a stream of random numbers
@@ -104,8 +104,7 @@ def ask(
     how: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "batch": len(known)}
     asked = 0
     while True:
-        hidden = pool._replace(support_y=keep(pool.support_y, known))
-        seen = present(hidden, unlabelled, known)
+        seen = present(pool, unlabelled, known)  # of the other labels nothing is left
         yield Turn(asked, known, predictive(model, guide, seen, query_x=pool.query_x, **how))
         if asked == labels:
             return
