@@ -117,7 +117,7 @@ def test_the_highest_scores_that_may_be_asked_for():
 
 def test_of_equal_scores_each_is_as_likely():
     tasks = 4000
-    scores = torch.tensor([0.3, 0.3 + 1e-8, 0.1, 0.3, 0.3]).expand(tasks, -1)
+    scores = torch.tensor([0.3, 0.3 + 1e-7, 0.1, 0.3, 0.3]).expand(tasks, -1)
     askable = torch.tensor([True, True, True, True, False]).expand(tasks, -1)
     counts = choose(scores, askable, seed=1).flatten().bincount(minlength=5) / tasks
     assert counts[[2, 4]].tolist() == [0.0, 0.0]
