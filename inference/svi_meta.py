@@ -25,6 +25,7 @@ from inference.meta.regression import PROBLEMS
 from inference.meta.regression_comparison import MetaRegressionStudy
 from inference.meta.regression_options import RegressionOptions
 from inference.meta.report import UNITS, guessing, mark_selected, selected_variant
+from inference.meta.semi import compare_semi
 from inference.meta.source import Source, check_test_tasks, load_source, name_of_source
 from inference.meta.stages import check_training, features_of, fit
 from inference.meta.variants import Variant
@@ -45,6 +46,7 @@ NOTES = (
     f"* chosen on validation tasks; T: transductive, sees the other queries; {UNITS}\n"
     "temperatures are fitted on training and validation tasks, but for β of 1 or more, whose bound they would loosen"
 )
+GAINS = "gain: of accuracy, over the same method on the same tasks with the unlabelled support items left out"
 SAVED_DRAWS, SAVED_TASKS = 200, 4
 
 Fits = Mapping[Variant, Learner]
@@ -66,7 +68,8 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
         return fit(self.options, data.images, run)
 
     def evaluate(self, data: Source, fitted: Fits, run: RunFolder) -> Sequence[MetaRecord]:
-        return compare(fitted, self.options, data.images, run)
+        usual = compare(fitted, self.options, data.images, run)
+        return [*usual, *compare_semi(fitted, self.options, data.images, run)]
 
     def choose(self, records: Sequence[MetaRecord]) -> Sequence[MetaRecord]:
         return mark_selected(records)  # type: ignore[return-value]
@@ -88,7 +91,7 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
         save_posteriors(made, selected_variant(fitted, records).name, run)
 
     def who(self, row: Mapping[str, Any]) -> str | None:
-        kind = "balanced" if row["balanced"] else "imbalanced"
+        kind = MetaRecord(**row).kind
         return f"{row['variant']}/{row['way']}-way {row['shot']}-shot {kind}"
 
     def figures(self, data: Source, fitted: Fits, records: Sequence[MetaRecord], run: RunFolder) -> Figures:
@@ -98,7 +101,8 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
         test = [record for record in records if record.split == "test"]
         title = f"{self.dataset(data)}, {self.options.test_tasks} test tasks, trained features: {self.options.train_features}"
         costs = "".join(dict.fromkeys(f"\n{guessing(record)}" for record in test))
-        return f"{title}\n{format_comparison(test)}\n\n{NOTES}{costs}"
+        gains = f"\n{GAINS}" if self.options.semi else ""
+        return f"{title}\n{format_comparison(test)}\n\n{NOTES}{gains}{costs}"
 
     def dataset(self, data: Source) -> str:
         return name_of_source(self.options)

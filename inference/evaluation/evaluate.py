@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,14 @@ def batches(sampler: Any, tasks: int, seed: int) -> Iterator[Any]:
 
 
 def predictions(
-    model: nn.Module, guide: nn.Module, sampler: Any, *, tasks: int, seed: int, num_samples: int = 32
+    model: nn.Module,
+    guide: nn.Module,
+    sampler: Any,
+    *,
+    tasks: int,
+    seed: int,
+    num_samples: int = 32,
+    view: Callable[[Any], Any] | None = None,
 ) -> Iterator[tuple[Any, Predictive]]:
     """Batches of tasks where the programs are, and what is predicted of each.
 
@@ -44,8 +51,10 @@ def predictions(
 
     Args:
         model, guide, sampler, tasks, seed, num_samples: see :func:`evaluate`.
+        view: tasks as the programs see them, which predict the queries that these have; as they are when not given.
     """
-    for episode, (predicted,) in predictions_of(model, [guide], sampler, tasks=tasks, seed=seed, num_samples=num_samples):
+    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples, "view": view}
+    for episode, (predicted,) in predictions_of(model, [guide], sampler, **how):
         yield episode, predicted
 
 
@@ -58,12 +67,14 @@ def predictions_of(
     seed: int,
     num_samples: int = 32,
     share: tuple[int, int] = WHOLE,
+    view: Callable[[Any], Any] | None = None,
 ) -> Iterator[tuple[Any, list[Predictive]]]:
     """What :func:`predictions` gives for each of several readings of one guide, which share what they can; fewer tasks at a
     time where all draws of a whole batch would take more than :data:`NUMBERS_AT_ONCE`.
 
     Args:
         model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
+        view: see :func:`predictions`.
         guides: the readings, longer ones after shorter ones.
         share: (i, n) for part i of n of each batch, under the draws that it has in the whole one.
     """
@@ -77,7 +88,10 @@ def predictions_of(
             some = slice(first, min(first + at_once, stop))
             part = episode.tasks(some) if some != slice(0, len(episode.query_x)) else episode
             how: dict[str, Any] = {"num_samples": num_samples, "first": first, "batch": TASKS_AT_ONCE}
-            yield part, predictives(model, guides, part, noise, **how)
+            if view is None:
+                yield part, predictives(model, guides, part, noise, **how)
+            else:
+                yield part, predictives(model, guides, view(part), noise, query_x=part.query_x, **how)
 
 
 def tasks_that_fit(episode: Any, draws: int) -> int:

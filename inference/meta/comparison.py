@@ -17,6 +17,7 @@ from torch import nn
 from data.episodes import EpisodeSampler, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
+from data.semi_supervised import Unlabelled
 from inference.diagnostics.dependence import is_transductive, query_information, support_information
 from inference.evaluation.evaluate import evaluate_readings, predictions, readings
 from inference.evaluation.predictive import place_of, trace_guide
@@ -62,6 +63,10 @@ class MetaRecord(TaskRecord):
         adapt_ms: from a task's features to its predictions, milliseconds a task, up to fifty at once.
         adapted: numbers that are a task's own.
         diverged: share of tasks whose distortion is not finite, or beyond 1000 times the median.
+        labels: of a class's support that are known in tasks of the semi protocol; ``None`` where all are.
+        unlabelled: what became of the other support items there: left-out, support or queries.
+        gain, gain_ci95: accuracy less that of the same method on the same tasks without these items, and the half-width of its
+            95 % interval over tasks.
     """
 
     given: str = ""
@@ -75,6 +80,18 @@ class MetaRecord(TaskRecord):
     adapt_ms: float | None = None
     adapted: int | None = None
     diverged: float | None = None
+    labels: int | None = None
+    unlabelled: str | None = None
+    gain: float | None = None
+    gain_ci95: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of tasks, in words."""
+        if self.labels is None:
+            return "balanced" if self.balanced else "imbalanced"
+        rest = "others left out" if self.unlabelled == Unlabelled.LEFT_OUT else "others unlabelled"
+        return f"{self.labels} of {self.shot} labels, {rest}"
 
 
 def compare(
@@ -139,7 +156,7 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 @torch.no_grad()
 def timing(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
     """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks, see :class:`MetaRecord`."""
-    how = {"tasks": TIMED_TASKS, "seed": seed}
+    how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
     for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
         break
@@ -188,13 +205,15 @@ def prior_sees_support(learner: Learner) -> bool:
     return not hasattr(learner.model, "prior")
 
 
+ACCURACY = Column("accuracy %", lambda r: f"{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f}")
+GAIN = Column("gain %", lambda r: "-" if r.gain is None else f"{100 * r.gain:+.2f} ± {100 * r.gain_ci95:.2f}")
 COLUMNS = (
     Column("", lambda r: "*" if r.selected else " ", left=True),
     Column("tasks", lambda r: TaskSpec(r.way, r.shot, within_alphabet=r.within_alphabet).shape, left=True),
-    Column("queries", lambda r: "balanced" if r.balanced else "imbalanced", left=True),
+    Column("queries", lambda r: r.kind, left=True),
     Column("method", named, left=True),
     Column("", lambda r: "T" if r.transductive else " ", left=True),
-    Column("accuracy %", lambda r: f"{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f}"),
+    ACCURACY,
     Column("NLL", lambda r: number(r.nll)),
     Column("ECE %", lambda r: number(r.ece, ".1f", factor=100)),
     Column("Brier", lambda r: number(r.brier)),
@@ -211,9 +230,13 @@ COLUMNS = (
 
 def format_comparison(records: Iterable[MetaRecord]) -> str:
     """The closing table: best NLL first, for each shape of tasks."""
-    ordered = sorted(records, key=lambda r: (r.way, r.shot, not r.balanced, math.inf if r.nll is None else r.nll))
-    shapes = {(r.way, r.shot) for r in ordered}
-    return format_table(ordered, COLUMNS if len(shapes) > 1 else (COLUMNS[0], *COLUMNS[2:]))
+    ordered = sorted(
+        records, key=lambda r: (r.way, r.shot, r.labels or 0, not r.balanced, r.kind, math.inf if r.nll is None else r.nll)
+    )
+    shapes, columns = {(r.way, r.shot) for r in ordered}, list(COLUMNS)
+    if any(r.gain is not None for r in ordered):
+        columns.insert(columns.index(ACCURACY) + 1, GAIN)
+    return format_table(ordered, columns if len(shapes) > 1 else (columns[0], *columns[2:]))
 
 
 def figures(
@@ -225,7 +248,8 @@ def figures(
 ) -> Figures:
     """All pictures of the run by name."""
     learner = next(iter(fitted.values()))
-    test = [record for record in usual_records(records, learner.spec) if record.balanced]
+    standard = [record for record in records if record.labels is None]
+    test = [record for record in usual_records(standard, learner.spec) if record.balanced]
     about = f"{learner.dataset}, {learner.spec.shape}, balanced test tasks"
     watched = f"{learner.dataset}, mean over kinds of validation tasks"
 

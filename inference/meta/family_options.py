@@ -3,23 +3,31 @@
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from data.episodes import TaskSpec
 from data.errors import UserError
+from data.semi_supervised import Unlabelled
 from inference.meta.choices import MethodChoices, split_choice
 from inference.meta.methods import METHODS
 from inference.meta.settings import NETWORK, VariantSettings
-from inference.meta.task_options import FewShotOptions, Protocol
+from inference.meta.task_options import FewShotOptions, Protocol, Protocols
 from inference.meta.variants import Variant
 from inference.runs.help import Group
-from inference.runs.values import PositiveInt, Sweep, plain
+from inference.runs.values import PositiveInt, PositiveNumber, Sweep, plain
 
 
 class ImageMethods(MethodChoices):
     """Methods on images and features."""
 
     methods = METHODS
+
+
+class MetaProtocols(Protocols):
+    """Test protocols."""
+
+    known = tuple(Protocol)
 
 
 DEFAULT = ("prototypical", "matching", "relation", "anil", "r2d2", "r2d2:posterior=full", "llama", "tpn", "sib")
@@ -41,7 +49,9 @@ class MetaOptions(FewShotOptions):
         train_way: classes of training tasks, such as 5-20; way when not given. Methods with a fixed number of classes take way
             alone.
         tasks: meta-training tasks of each method.
-        protocols: test protocols: standard, imbalanced.
+        protocols: test protocols: standard, imbalanced, semi (a part of the support has no labels: with them, for methods that
+            make something of such items, and without).
+        unlabelled: share of a class's support items that have no label in the semi protocol.
         out: run folder; runs/svi_meta-<time> when not given.
     """
 
@@ -51,6 +61,9 @@ class MetaOptions(FewShotOptions):
     train_features: Literal["none", "linear", "all"] = "linear"
     _training: ClassVar[Group] = Group.TRAINING
     tasks: PositiveInt = 3000
+    _evaluation: ClassVar[Group] = Group.EVALUATION
+    protocols: MetaProtocols = MetaProtocols((Protocol.STANDARD, Protocol.IMBALANCED))
+    unlabelled: PositiveNumber = 0.8
 
     def check(self) -> None:
         super().check()
@@ -71,12 +84,36 @@ class MetaOptions(FewShotOptions):
             raise UserError(f"{whole[0]} adapts a network for images, and a feature file has none: start from images")
         if Protocol.LWOF in self.protocols:
             raise UserError("the lwof protocol is SIB's: choose `protocols=standard,imbalanced`, or run svi_sib")
+        for shot in (self.test_shot or (self.shot,)) if self.semi else ():
+            if not 0 < self.hidden(shot) < shot:
+                raise UserError(
+                    f"by `unlabelled={self.unlabelled:g}` the semi protocol hides {self.hidden(shot)} of a class's {shot} "
+                    "labels, and must hide one and leave one: change it, or give `shot=5` or `test_shot=5`"
+                )
 
     def variants(self) -> list[Variant]:
         found: list[Variant] = []
         for name, given in map(split_choice, self.methods):
             found += METHODS[name].variants(VariantSettings(beta=self.beta, given=given))
         return list(dict.fromkeys(variant for variant in found if not variant.reference))
+
+    @property
+    def semi(self) -> bool:
+        """Whether there are test tasks with a part of the support unlabelled."""
+        return Protocol.SEMI in self.protocols
+
+    def hidden(self, shot: int) -> int:
+        """How many labels of a class with so many are hidden there."""
+        return round(self.unlabelled * shot)
+
+    def semi_specs(self) -> list[TaskSpec]:
+        """The shapes of these tasks."""
+        return replace(self, protocols=MetaProtocols((Protocol.STANDARD,))).test_specs() if self.semi else []
+
+    def hides(self, method: str) -> bool:
+        """Whether labels are hidden in half of the batches that a ``method`` is trained on: of one, by name, whose network has
+        to learn what to make of support items without a label."""
+        return self.semi and METHODS[method].unlabelled is Unlabelled.SUPPORT
 
     @property
     def own_networks(self) -> bool:

@@ -9,8 +9,11 @@ from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
+from data.mixed import VariedSampler
 from data.seeding import mix_seed, seeded
+from data.semi_supervised import SemiSampler
 from inference.meta.checkpoints import RENAMED
+from inference.meta.family_options import MetaOptions
 from inference.meta.learner import Learner
 from inference.meta.mapping import feature_space, map_parts
 from inference.meta.methods import METHODS
@@ -311,11 +314,20 @@ def whole_network(
     return learner
 
 
+def own_tasks(learner: Learner, options: FewShotOptions, part: LabelledItems) -> VariedSampler | SemiSampler:
+    """What a learner is trained on: tasks of a ``part``, without some of the labels in half of the batches where it is one that
+    has to learn what to make of that."""
+    tasks = training_tasks(options, part)
+    if isinstance(options, MetaOptions) and options.hides(learner.variant.method):
+        return SemiSampler(tasks, options.unlabelled, every=2)
+    return tasks
+
+
 def feature_training(learner: Learner, options: FewShotOptions, schedule: MetaSchedule, features: Features) -> MetaTraining:
     """Training on tasks of features, with the map of them where that is learned."""
     embedding = learner.space if learner.space.learned else None
     parts = features if embedding is not None else map_parts(learner.space, features)
-    tasks, validation = training_tasks(options, parts["train"]), kinds(options, parts["val"], "val")
+    tasks, validation = own_tasks(learner, options, parts["train"]), kinds(options, parts["val"], "val")
     return MetaTraining(learner.objective, tasks, validation, schedule, embedding)
 
 
@@ -327,7 +339,7 @@ def image_training(
     assert learner.network is not None
     module = ImageTraining(
         learner.objective,
-        training_tasks(options, data.train),
+        own_tasks(learner, options, data.train),
         kinds(options, data.val, "val"),
         replace(schedule, tasks=how.network_tasks, batch=how.network_batch),
         ImageEmbedding(learner.network, learner.space, how.batch_norm),

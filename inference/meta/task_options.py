@@ -38,6 +38,8 @@ class Protocol(StrEnum):
     """Query proportions ~ Dirichlet(2)."""
     LWOF = "lwof"
     """Learning without forgetting: new classes beside the base classes."""
+    SEMI = "semi"
+    """A part of the support without labels; equally many queries of each class."""
 
 
 PROTOCOLS = {Protocol.STANDARD: None, Protocol.IMBALANCED: 2.0}
@@ -57,7 +59,7 @@ class Alphabets(Names):
 class Protocols(Choices[Protocol]):
     """Test protocols."""
 
-    known = Protocol
+    known: ClassVar[tuple[Protocol, ...]] = (Protocol.STANDARD, Protocol.IMBALANCED, Protocol.LWOF)
 
 
 @dataclass(frozen=True, kw_only=True)

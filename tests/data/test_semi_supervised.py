@@ -6,7 +6,7 @@ import torch
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.regression import sinusoid_tasks
-from data.semi_supervised import UNLABELLED, partly_unlabelled
+from data.semi_supervised import UNLABELLED, SemiSampler, Unlabelled, labelled_part, partly_unlabelled, present
 from tests.conftest import gaussian_bank
 
 
@@ -50,3 +50,60 @@ def test_a_share_that_leaves_no_label_is_refused(share):
 def test_regression_is_refused():
     with pytest.raises(UserError, match="regression"):
         partly_unlabelled(sinusoid_tasks(2), 0.5, seed=0)
+
+
+def test_where_each_class_keeps_one_no_share_is_too_much():
+    part = partly_unlabelled(tasks(), 0.95, seed=1, keep_one=True).support_y
+    assert (part != UNLABELLED).sum(-1).tolist() == [4] * 300
+    assert torch.equal(partly_unlabelled(tasks(shot=1), 0.8, seed=1, keep_one=True).support_y, tasks(shot=1).support_y)
+
+
+def rows(x, y):
+    """Items with their labels, sortable."""
+    return sorted((*item, label) for item, label in zip(x.tolist(), y.tolist(), strict=True))
+
+
+def test_how_unlabelled_items_are_presented():
+    episode = tasks(3)
+    part = partly_unlabelled(episode, 0.6, seed=1)
+    assert present(part, Unlabelled.SUPPORT) is part
+    known, apart = part.support_y != UNLABELLED, present(part, Unlabelled.LEFT_OUT)
+    beside = present(part, Unlabelled.QUERIES)
+    for t in range(3):
+        own = rows(part.support_x[t][known[t]], part.support_y[t][known[t]])
+        assert rows(apart.support_x[t], apart.support_y[t]) == own
+        assert torch.equal(apart.support_y[t], part.support_y[t][known[t]]), "in their order"
+        others = beside.query_x[t, 12:]
+        assert rows(others, beside.query_y[t, 12:]) == rows(part.support_x[t][~known[t]], part.support_y[t][~known[t]])
+    assert all(a is b for a, b in zip(apart[2:], part[2:], strict=True))
+    assert torch.equal(beside.support_x, apart.support_x)
+    assert torch.equal(beside.query_x[:, :12], part.query_x)
+    assert torch.equal(beside.query_y[:, :12], part.query_y)
+    assert present(part.unlabelled(), Unlabelled.QUERIES).query_y is None
+
+
+def test_of_targets_it_is_said_which_are_known():
+    episode = sinusoid_tasks(2, support=4)
+    known = torch.tensor([[True, False, True, False], [False, True, True, False]])
+    for how in (Unlabelled.LEFT_OUT, Unlabelled.QUERIES):
+        seen = present(episode, how, known)
+        assert torch.equal(seen.support_y, episode.support_y[known].view(2, 2))
+        assert torch.equal(seen.support_x, episode.support_x[known].view(2, 2, -1))
+
+
+def test_tasks_with_different_numbers_of_labels_are_refused():
+    with pytest.raises(UserError, match="equally many labels"):
+        labelled_part(tasks(2), torch.tensor([[True] * 20, [True] * 19 + [False]]))
+
+
+def test_a_sampler_of_such_tasks():
+    sampler = EpisodeSampler(gaussian_bank(), TaskSpec(4, 5, 3))
+    semi, now_and_then = SemiSampler(sampler, 0.6), SemiSampler(sampler, 0.95, every=2)
+    assert semi.spec is sampler.spec
+    for seed in range(5):
+        drawn, usual = semi.sample(7, seed=seed), sampler.sample(7, seed=seed)
+        assert torch.equal(drawn.support_x, usual.support_x), "the same tasks"
+        assert (drawn.support_y != UNLABELLED).sum(-1).tolist() == [8] * 7
+    left = [int((now_and_then.sample(1, seed=seed).support_y != UNLABELLED).sum()) for seed in range(40)]
+    assert set(left) == {4, 20}
+    assert 8 <= left.count(20) <= 32

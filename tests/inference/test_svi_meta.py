@@ -93,6 +93,23 @@ class TestRun:
 
 
 @pytest.mark.slow
+def test_support_items_without_a_label_have_rows_of_their_own(tmp_path, capsys):
+    arguments = ["--features", feature_file(tmp_path), "--methods", "prototypical,tpn,graph:width=4:layers=1", *TINY]
+    run = svi_meta([*arguments, "--shot", "3", "--unlabelled", "0.6", "--protocols", "semi", "--out", str(tmp_path / "run")])
+    tests = [r for r in json.loads(run.metrics.read_text())["results"] if r["split"] == "test"]
+    assert {(r["method"], r["unlabelled"]) for r in tests} == {
+        *((name, "left-out") for name in ("prototypical", "tpn", "graph")),
+        *((name, "support") for name in ("tpn", "graph")),
+    }
+    assert {r["labels"] for r in tests} == {1}
+    assert all((r["gain"] is not None) is (r["unlabelled"] == "support") for r in tests)
+    said = capsys.readouterr().out
+    assert "1 of 3 labels, others unlabelled" in said
+    assert "gain: of accuracy" in said
+    assert_tags(run, {"pictures", "test", "train", "val"})
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path):
     arguments = ["--features", feature_file(tmp_path), "--methods", "prototypical,anil", *TINY, "--tasks", "320"]
     whole = svi_meta([*arguments, "--out", str(tmp_path / "whole")])
@@ -139,6 +156,7 @@ def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
         (["--methods", "tpn:alpha=1"], "tpn: `alpha=1` must be below 1"),
         (["--methods", "tpn:neighbours=1"], "tpn: `neighbours=1`: must be a whole number, 2 or more"),
         (["--protocols", "lwof"], "the lwof protocol is SIB's"),
+        (["--protocols", "semi"], "by --unlabelled 0.8 the semi protocol hides 1 of a class's 1 labels"),
         (["--data", "sinusoid"], "unknown data set 'sinusoid'"),
     ],
 )

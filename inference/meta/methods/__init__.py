@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from data.semi_supervised import Unlabelled
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
@@ -27,6 +28,7 @@ class Method(NamedTuple):
         build: from settings, a variant and the base classes' mean features ``[base classes, D]`` to model and guide.
         options: what may stand behind its name, as in ``anil:steps=10``, see :mod:`inference.meta.choices`.
         fixed_way: whether it takes tasks of one number of classes alone.
+        unlabelled: what it makes of support items without a label.
         earlier: weight in the training loss of each step before the last, whose weight is 1.
     """
 
@@ -35,6 +37,7 @@ class Method(NamedTuple):
     options: type[Options] = Options
     earlier: float = MetaSchedule.earlier
     fixed_way: bool = False
+    unlabelled: Unlabelled = Unlabelled.LEFT_OUT
 
 
 FILES = {
@@ -66,7 +69,7 @@ def method_of(module: Any) -> Method:
     return Method(module.variants, module.build, **beside)
 
 
-OWN = {"options": "OPTIONS", "earlier": "EARLIER", "fixed_way": "FIXED_WAY"}
+OWN = {"options": "OPTIONS", "earlier": "EARLIER", "fixed_way": "FIXED_WAY", "unlabelled": "UNLABELLED"}
 """What a method's file may have beside its two functions, and what it is called there."""
 
 METHODS = {name: method_of(module) for name, module in MODULES.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from data.semi_supervised import Unlabelled
 from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
 from inference.meta.settings import GuideSettings, VariantSettings
@@ -31,6 +32,7 @@ class GraphOptions(Options):
 
 OPTIONS = GraphOptions
 FIXED_WAY = True
+UNLABELLED = Unlabelled.SUPPORT
 
 
 def variants(swept: VariantSettings) -> list[Variant]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from data.errors import UserError
+from data.semi_supervised import Unlabelled
 from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
 from inference.meta.settings import GuideSettings, VariantSettings
@@ -35,6 +36,7 @@ class PropagationOptions(Options):
 
 
 OPTIONS = PropagationOptions
+UNLABELLED = Unlabelled.SUPPORT
 
 
 def variants(swept: VariantSettings) -> list[Variant]:

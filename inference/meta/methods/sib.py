@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from data.semi_supervised import Unlabelled
 from guides.tasks.families import Family
 from guides.tasks.gate import PriorGate
 from guides.tasks.gradient_networks import (
@@ -29,6 +30,7 @@ from models.tasks.priors import GaussianPrior, HierarchicalGaussianPrior, Mixtur
 
 START_SCALE = 0.3  # initial posterior standard deviation, in units of the prior's
 GATE_SLOPE = 1.0  # the gate to the prior starts open by 1 / (1 + slope · β)
+UNLABELLED = Unlabelled.QUERIES
 
 
 def variants(swept: VariantSettings) -> list[Variant]:
