@@ -31,7 +31,7 @@ class AdaptedScorer(Scorer):
     @property
     def num_adapted(self) -> int:
         """Numbers that are adapted for each task."""
-        return self.guide.start.loc.numel()
+        return self.guide.predictor.rows(1) * self.guide.prior.loc.numel()
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> Tensor:
         """``[tasks, support, *item], [tasks, support], [tasks, query, *item] -> [tasks, query, outputs]``."""

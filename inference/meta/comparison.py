@@ -178,8 +178,8 @@ def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str
 
 
 def numbers_adapted(guide: nn.Module, episode: Any) -> int:
-    """How many numbers are a task's own: those of a ``guide``'s latent sites, on tasks of an ``episode``, but for what all tasks
-    share and what is of each item."""
+    """How many numbers are a task's own: those of a ``guide``'s latent sites, on tasks of an ``episode``, but for what all of
+    them share and what is of each item."""
     trace: Any = trace_guide(guide, episode, 1)
     sites = [trace.nodes[name] for name in trace.stochastic_nodes]
     return sum(site["fn"].event_shape.numel() for site in sites if is_of_tasks(site) and site["fn"].batch_shape[-1:] == (1,))

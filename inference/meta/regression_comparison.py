@@ -1,4 +1,4 @@
-"""Many meta-learners on the same regression tasks: ``python -m inference.svi_meta --data linear|network|sinusoids|memorisable``."""
+"""Many meta-learners on the same regression tasks: ``python -m inference.svi_meta --data linear``, or another."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ INPUTS = {
     "memorisable": "validation and test tasks are of amplitudes between those of training, and tell a wrong one",
 }
 """What methods read, by problem."""
-
 
 
 def rate_cell(record: MetaRegressionRecord) -> str:

@@ -87,7 +87,9 @@ def curves(fits: Mapping[str, Fit], problem: Problem, *, seed: int = 0) -> Figur
         axes[0, 0].set(ylim=(-reach, reach))
         figure.supxlabel("input x", fontsize=10)
         figure.supylabel("target y", fontsize=10)
-        about = f"{problem.name}, {problem.shot} points (dots) of {SHOWN} tasks; dotted: the task; bands: mean ± 1.64 deviations"
+        about = (
+            f"{problem.name}, {problem.shot} points (dots) of {SHOWN} tasks; dotted: the task; bands: mean ± 1.64 deviations"
+        )
         headline(figure, f"What does each method make of {problem.shot} points?", about)
     return figure
 

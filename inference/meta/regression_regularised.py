@@ -32,8 +32,8 @@ class RegularisedOptions(Options):
 
     Args:
         penalty: on the encoder's weights, its codes, or (decay) the weights as a point.
-        weight: of the rate beside a mean over training tasks and queries, as Yin et al. have it; the run's beta, of an objective
-            that is a sum over them, when not given.
+        weight: of the rate beside a mean over training tasks and queries, as Yin et al. have it; the run's beta, of an
+            objective that is a sum over them, when not given.
         hidden: units of the encoder's hidden layer.
         codes: numbers that it gives.
         scale: standard deviation of the encoder's weights at first.

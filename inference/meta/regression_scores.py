@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,8 @@ def split(episode: Episode, size: int) -> Iterator[Episode]:
 
 @torch.no_grad()
 def said(fit: Fit, episode: Episode, *, num_samples: int | None = None) -> Iterator[tuple[Episode, Predictive]]:
-    """Tasks as the fit sees them, some at a time, and what it predicts of their queries by so many draws, the fit's own when not
-    given."""
+    """Tasks as the fit sees them, some at a time, and what it predicts of their queries by so many draws: the fit's own number
+    of them when not given."""
     for number, part in enumerate(split(episode, AT_ONCE)):
         seen = fit.embed(part)
         seed = mix_seed(0, number)  # independent draws for each task, so that their errors average out
@@ -240,11 +240,16 @@ def shared_rate(fit: Fit, episode: Episode) -> float | None:
     seen = fit.embed(episode.tasks(slice(1)))
     guide_trace = trace_guide(fit.guide, seen, 1)
     model_trace = trace_model(fit.model, guide_trace, seen, 1)
-    shared = [name for name in guide_trace.stochastic_nodes if not is_of_tasks(guide_trace.nodes[name])]
-    if not shared or any(is_point(guide_trace.nodes[name]["fn"]) for name in shared):
-        return None
-    both = [(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"]) for name in shared]
-    return sum(float(kl_divergence(posterior, prior).sum()) for posterior, prior in both)
+    total = None
+    for name in guide_trace.stochastic_nodes:
+        site: Any = guide_trace.nodes[name]
+        if is_of_tasks(site):
+            continue
+        if is_point(site["fn"]):
+            return None
+        prior: Any = model_trace.nodes[name]["fn"]
+        total = (total or 0.0) + float(kl_divergence(site["fn"], prior).sum())
+    return total
 
 
 @torch.no_grad()
@@ -257,6 +262,7 @@ def generalisation(fit: Fit, setup: Setup) -> dict[str, float | None]:
     if rate is None or not math.isfinite(rate):
         return dict.fromkeys(("shared_rate", "bounded_loss", "pac_bayes"))
     for seen, predicted in said(fit, episode):
+        assert seen.query_y is not None
         losses.append((predicted.labels.mean - seen.query_y).square().clamp_max(1.0).nan_to_num(1.0).mean((0, 2)))
     loss = float(torch.cat(losses).mean())
     return {"shared_rate": rate, "bounded_loss": loss, "pac_bayes": bound_of(loss, rate, setup).value}

@@ -33,7 +33,8 @@ NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1, "memorisable": 0.1}
 HIDDEN = 20  # units of the network that tasks of `network` are drawn from
 SUPPORT = 10
 MEMORISABLE, USED = "memorisable", 16
-"""The problem whose training tasks can be learned by heart, and how many amplitudes they have, as in the code of Yin et al. 2020."""
+"""The problem whose training tasks can be learned by heart, and how many amplitudes they have: those of the code of Yin et al.
+2020."""
 SINUSOIDS_AT_ONCE = 20  # tasks whose phases are integrated at once
 
 

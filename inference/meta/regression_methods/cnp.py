@@ -30,7 +30,7 @@ class ProcessOptions(Options):
         code: numbers that the support is summed up by; as many as there are units when not given.
         noise: standard deviation of targets given their prediction, kept; predicted for each query when not given.
         penalty: none; on all weights (Bayes by backprop); or, decay, on all weights as a point.
-        weight: of the penalty beside a mean over training tasks and queries; the run's beta, of a sum over them, when not given.
+        weight: of the penalty beside a mean over training tasks and queries; the run's beta, of a sum, when not given.
         scale: standard deviation of the weights at first.
     """
 

@@ -78,7 +78,9 @@ def build(setup: Setup, variant: Variant) -> Fit:
         predictor,
         PriorStart(prior),
         ExactGradient(GaussianLikelihood(SQUARED_ERROR, learned=False)),
-        GradientStep(own.steps, len(weights), size=(own.size or SIZES[setup.problem.name]) / setup.problem.shot, learned=True, point=True),
+        GradientStep(
+            own.steps, len(weights), size=(own.size or SIZES[setup.problem.name]) / setup.problem.shot, learned=True, point=True
+        ),
         likelihood,
         steps=own.steps,
         beta=variant.beta,
