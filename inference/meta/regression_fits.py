@@ -80,7 +80,8 @@ class Fit(nn.Module):
 
     def forward(self, episode: Episode) -> Tensor:
         """The loss of a batch of tasks, nats: of a rate that all tasks share, the batch's part."""
-        loss, tasks = self.objective(*self.embed(episode)), getattr(self.model, "num_tasks", None)
+        loss = self.objective(*self.embed(episode))
+        tasks = getattr(getattr(self.objective, "model", None), "num_tasks", None)
         return loss if tasks is None else loss * (len(episode.query_x) / tasks)
 
 

@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from data.episodes import Episode
 from guides.tasks.regularised import CodesGuide, EncoderGuide
 from inference.elbo import RateDistortionELBO
+from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import predictive, trace_guide, trace_model
 from models.likelihoods import GaussianLikelihood
 from models.tasks.regularised import CodedModel, EncodedScorer, GaussianEncoder, RegularisedModel
@@ -197,3 +198,24 @@ def test_all_weights_are_bayes_by_backprop(tasks):
 def test_a_scorer_without_random_weights_is_refused():
     with pytest.raises(ValueError, match="no parameter of the scorer is random"):
         RegularisedModel(SlopeScorer(2), GaussianLikelihood(1.0))
+
+
+def test_other_queries_have_codes_of_their_own(tasks):
+    model, guide = codes()
+    asked = tasks.query_x[:, :2]
+    own = predictive(model, guide, tasks._replace(query_x=asked), num_samples=4, seed=3).labels
+    found = predictive(model, guide, tasks, query_x=asked, num_samples=4, seed=3).labels
+    assert found.batch_shape == (4, TASKS, 2)
+    torch.testing.assert_close(found.mean, own.mean)
+
+
+@pytest.mark.parametrize(("made", "dims"), [(random_weights, (9,)), (codes, (TASKS, QUERY, 3))])
+def test_draws_of_its_sites_are_saved(made, dims, tasks):
+    model, guide = made()
+    data = infer(model, guide, tasks).to_arviz(tasks.query_y, num_samples=8)
+    name = "encoder" if len(dims) == 1 else "codes"
+    assert data.posterior[name].shape[2:] == dims
+    assert data.predictions["y"].shape[2:] == (TASKS, QUERY)
+    assert data.posterior_predictive["y"].shape[2:] == (TASKS, SUPPORT)
+    if len(dims) > 1:
+        assert data.posterior["support_codes"].shape[2:] == (TASKS, SUPPORT, 3)
