@@ -56,7 +56,8 @@ def variants_of(name: str, own: Any, swept: VariantSettings, steps: int = 0) -> 
 
 
 def beta_of(penalty: str, weight: float | None, setup: Setup, variant: Variant) -> float:
-    """β of our objective, a sum over tasks and queries: the ``variant``'s own, or what a ``weight`` beside their mean is.
+    """β of our objective, a sum over tasks and queries: the ``variant``'s own, or what a ``weight`` of a ``penalty`` beside
+    their mean is.
 
     The rate of weights is counted once for all n tasks of K queries: β = n K weight. That of codes is a sum over queries too,
     and in the paper's a mean: β = weight.
@@ -103,5 +104,5 @@ def build_random(
 
 
 def gaussian(noise: float | None) -> GaussianLikelihood:
-    """Targets with this standard deviation, or with one that is learned, from 1."""
+    """Targets with this standard deviation, the ``noise``, or with one that is learned, from 1."""
     return GaussianLikelihood(1.0 if noise is None else noise, learned=noise is None)
