@@ -100,6 +100,17 @@ def memorisable_sinusoid_tasks(
     return split_tasks(x, amplitude[:, None] * torch.sin(u), support, noise, generator)
 
 
+def told_alike(episode: Episode) -> Episode:
+    """The same memorisable tasks, all of which tell the amplitude that the first one tells.
+
+    Of new tasks, which tell any, these are as likely as they were, and supports of any of them go with queries of any other:
+    what a support tells given a query's input is seen by exchanging them.
+    """
+    told = episode.query_x[:1, :1, 1:]
+    support, query = (torch.cat([x[..., :1], told.expand(*x.shape[:2], -1)], -1) for x in (episode.support_x, episode.query_x))
+    return episode._replace(support_x=support, query_x=query)
+
+
 def memorisable_log_predictive(
     support_u: Tensor, support_y: Tensor, query_u: Tensor, query_y: Tensor, noise: float, *, amplitudes: int = 2000
 ) -> Tensor:

@@ -14,6 +14,7 @@ from pyro.distributions import validation_enabled
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from data.curves import told_alike
 from data.episodes import Episode
 from data.regression import sinusoid_log_predictive
 from data.seeding import mix_seed
@@ -26,7 +27,7 @@ from inference.meta.comparison import finite, numbers_adapted, share_of_runaways
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import posterior_moments
 from inference.meta.regression_reference import EXACT_BAYES, Reference, reference_for
-from inference.meta.regression_tasks import NOISE, SINUSOIDS_AT_ONCE, VALIDATION, Problem
+from inference.meta.regression_tasks import MEMORISABLE, NOISE, SINUSOIDS_AT_ONCE, VALIDATION, Problem
 from inference.meta.training import TASKS
 from inference.meta.variants import Variant
 from models.distributions.support_gaussian import SupportGaussian
@@ -67,7 +68,7 @@ class MetaRegressionRecord:
         pac_bayes: of which :class:`~inference.diagnostics.dependence.PacBayesBound` says that it is this much at most on new
             tasks that are drawn as the training tasks were, in 95 of 100 sets of these; vacuous from 1 on.
         support_information: I(ŷ; D given x), nats per query; see
-            :func:`~inference.diagnostics.dependence.support_information`.
+            :func:`~inference.diagnostics.dependence.support_information`. Tasks that can be memorised tell all the same.
         transductive: whether another query changes a prediction.
         diverged: share of tasks whose squared error is not finite, or beyond 1000 times the median.
         adapt_ms: from a task's points to its predictions, milliseconds a task, fifty at once.
@@ -185,7 +186,8 @@ def score(
     """
     with validation_enabled(False):  # of a task whose steps ran away nothing is finite, and the others are to be scored
         scores, logs = measure(fit, episode)
-        scores |= dependence(fit, episode) | cost(fit, episode) | generalisation(fit, setup)
+        alike = told_alike(episode) if setup.problem.name == MEMORISABLE else episode
+        scores |= dependence(fit, alike) | cost(fit, episode) | generalisation(fit, setup)
     against = None if reference is None else regret(reference.log_predictive, logs[: reference.tasks])
     learned = {id(p): p.numel() for p in fit.parameters() if p.requires_grad}
     return MetaRegressionRecord(

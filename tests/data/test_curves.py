@@ -17,6 +17,7 @@ from data.curves import (
     memorisable_sinusoid_tasks,
     raw_sinusoid_tasks,
     sinusoid_or_line_tasks,
+    told_alike,
 )
 from data.errors import UserError
 from data.regression import radial_basis, sinusoid_tasks
@@ -242,3 +243,13 @@ def test_exact_bayes_of_new_memorisable_tasks_is_a_truncated_gaussian():
             limit=200,
         )
         assert float(found[t, q]) == pytest.approx(math.log(density), abs=1e-4)
+
+
+def test_tasks_that_tell_the_same_are_else_as_they_were():
+    tasks = memorisable_sinusoid_tasks(5, support=3, queries=4, new=True, seed=1)
+    alike = told_alike(tasks)
+    for one, other in ((tasks.support_x, alike.support_x), (tasks.query_x, alike.query_x)):
+        assert torch.equal(one[..., 0], other[..., 0])
+        assert torch.equal(other[..., 1:], tasks.query_x[0, 0, 1:].expand_as(other[..., 1:]))
+    assert not torch.equal(tasks.query_x, alike.query_x)
+    assert torch.equal(tasks.support_y, alike.support_y)

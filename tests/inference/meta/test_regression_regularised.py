@@ -192,3 +192,14 @@ def test_the_command(tmp_path):
 def untimed(run):
     rows = json.loads(run.metrics.read_text())["results"]
     return [{k: v for k, v in row.items() if k not in ("adapt_ms", "tasks_per_second")} for row in rows]
+
+
+def test_supports_are_exchanged_among_tasks_that_tell_the_same(monkeypatch):
+    seen, setup = [], setup_of()
+    monkeypatch.setitem(score.__globals__, "dependence", lambda fit, episode: seen.append(episode) or NO_DEPENDENCE)
+    variant, fit = made("cnp:width=8")
+    score(fit, variant, setup, setup.draw(6, seed=4, new=True), TEST)
+    assert len(seen[0].support_x[..., 1:].unique(dim=0)) == 1
+
+
+NO_DEPENDENCE = {"support_information": None, "transductive": False}
