@@ -10,12 +10,12 @@ from torch.distributions import Normal, kl_divergence
 from data.seeding import mix_seed
 from inference.diagnostics.dependence import PacBayesBound, support_information
 from inference.meta.choices import split_choice
-from inference.meta.regression_comparison import bound_note, rate_cell
+from inference.meta.regression_comparison import MetaRegressionStudy, bound_note, rate_cell
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_options import RegressionOptions
 from inference.meta.regression_scores import exact_reference, generalisation, points_adapted, score, shared_rate
-from inference.meta.regression_tasks import NOISE, TEST, Problem
+from inference.meta.regression_tasks import NOISE, TEST, VALIDATION, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 from inference.svi_meta import main as svi_meta
 
@@ -200,6 +200,14 @@ def test_supports_are_exchanged_among_tasks_that_tell_the_same(monkeypatch):
     variant, fit = made("cnp:width=8")
     score(fit, variant, setup, setup.draw(6, seed=4, new=True), TEST)
     assert len(seen[0].support_x[..., 1:].unique(dim=0)) == 1
+
+
+def test_a_run_tests_on_new_tasks():
+    study = MetaRegressionStudy(RegressionOptions(data="memorisable", test_tasks=300))
+    for stream in (VALIDATION, TEST):
+        tasks = study.tasks(stream)
+        told = torch.linspace(0.1, 4.0, 20, dtype=torch.float64)[tasks.query_x[:, 0, 1:].argmax(-1)]
+        assert float((tasks.query_y - told[:, None] * tasks.query_x[..., 0].sin()).std()) > 0.5
 
 
 NO_DEPENDENCE = {"support_information": None, "transductive": False}
