@@ -100,6 +100,39 @@ def memorisable_sinusoid_tasks(
     return split_tasks(x, amplitude[:, None] * torch.sin(u), support, noise, generator)
 
 
+def told_alike(episode: Episode) -> Episode:
+    """The same memorisable tasks, all of which tell the amplitude that the first one tells.
+
+    Of new tasks, which tell any, these are as likely as they were, and supports of any of them go with queries of any other:
+    what a support tells given a query's input is seen by exchanging them.
+    """
+    told = episode.query_x[:1, :1, 1:]
+    support, query = (torch.cat([x[..., :1], told.expand(*x.shape[:2], -1)], -1) for x in (episode.support_x, episode.query_x))
+    return episode._replace(support_x=support, query_x=query)
+
+
+def memorisable_log_predictive(
+    support_u: Tensor, support_y: Tensor, query_u: Tensor, query_y: Tensor, noise: float, *, amplitudes: int = 2000
+) -> Tensor:
+    """log p(y given u, support) of new tasks of :func:`memorisable_sinusoid_tasks`, nats, each query by itself: exact Bayes
+    under the law of their amplitudes, which are integrated by the midpoint rule.
+
+    Args:
+        support_u, support_y: ``[tasks, support]``, the numbers u themselves.
+        query_u, query_y: ``[tasks, query]``.
+        noise: standard deviation.
+        amplitudes: points of the rule.
+    """
+    low, high, _ = KNOWN_AMPLITUDES
+    middle = torch.arange(amplitudes, dtype=support_u.dtype, device=support_u.device) + 0.5
+    amplitude = low + (high - low) * middle / amplitudes
+    missed = (support_y - amplitude[:, None, None] * torch.sin(support_u)) / noise  # [amplitudes, tasks, support]
+    posterior = torch.log_softmax(-0.5 * missed.square().sum(-1), dim=0)
+    left = (query_y - amplitude[:, None, None] * torch.sin(query_u)) / noise
+    constant = 0.5 * math.log(2 * math.pi * noise**2)
+    return (posterior[..., None] - 0.5 * left.square()).logsumexp(0) - constant
+
+
 def sinusoid_or_line_tasks(tasks: int, *, support: int = 5, queries: int = 15, noise: float = 0.3, seed: int = 0) -> Episode:
     """Tasks that are a sinusoid or a line with probability ½ each, so that few points leave open which.
 

@@ -28,7 +28,7 @@ from inference.evaluation.arviz import (
     to_inference_data,
     whole_chains,
 )
-from inference.evaluation.predictive import is_determined, labels_of, trace_guide, trace_model
+from inference.evaluation.predictive import is_determined, is_of_queries, labels_of, trace_guide, trace_model
 
 EVENT_DIMS = {
     "weights": ("class", "feature"),
@@ -63,7 +63,8 @@ def tasks_to_arviz(
         held_out = prediction_groups(labels_of(trace_model(model, drawn, episode, draws)), episode, query_y, class_names)
         observed = {}
         if supported:
-            on_support = labels_of(trace_model(model, drawn, support, draws))
+            of_support = trace_guide(guide, support, draws) if is_of_queries(drawn) else drawn
+            on_support = labels_of(trace_model(model, of_support, support, draws))
             observed = observed_groups(on_support, labels_of(before), episode)
     classes = is_classification(labels_of(before))
     sites, note = latent_sites(drawn, classes, class_names)
@@ -107,9 +108,9 @@ def site_draws(site: Mapping[str, Any], name: str, classes: bool) -> tuple[Tenso
     ``classes`` rows are those of classes."""
     value, event = site["value"], site["fn"].event_dim
     inside = {frame.name for frame in site["cond_indep_stack"]}
-    outer = [dim for plate, dim in (("tasks", "task"), ("queries", "query")) if plate in inside]
-    for plate, position in (("tasks", -2), ("queries", -1)):  # the model's plates, right of the draws
-        value = value if plate in inside else value.squeeze(position - event)
+    outer = [dim for plate, dim in (("tasks", "task"), ("queries", "query"), ("support", "support")) if plate in inside]
+    for plates, position in (({"tasks"}, -2), ({"queries", "support"}, -1)):  # the model's plates, right of the draws
+        value = value if plates & inside else value.squeeze(position - event)
     inner = list(EVENT_DIMS.get(name, [f"{name}_dim_{i}" for i in range(event)]))
     if inner[:1] == ["class"] and not classes:  # regression has one row of weights
         value, inner = value.squeeze(-event), inner[1:]

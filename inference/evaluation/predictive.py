@@ -133,6 +133,12 @@ def is_of_tasks(site: Any) -> bool:
     return any(frame.name == "tasks" for frame in site["cond_indep_stack"])
 
 
+def is_of_queries(trace: Trace) -> bool:
+    """Whether a guide's latent sites are of its queries one by one, as codes are; other queries have others."""
+    sites: Any = [trace.nodes[name] for name in trace.stochastic_nodes]
+    return any(frame.name == "queries" for site in sites for frame in site["cond_indep_stack"])
+
+
 def is_gaussian(fn: Any) -> bool:
     """Whether a distribution is an independent Gaussian in all its numbers."""
     return isinstance(innermost(fn), torch.distributions.Normal)
@@ -229,6 +235,8 @@ def predictives(
             guide_trace = trace_guide(guide, episode, draws)
             if draws > 1 and is_determined(guide_trace):  # and so are the other readings
                 draws, guide_trace = 1, trace_guide(guide, episode, 1)
+            if query_x is not None and is_of_queries(guide_trace):
+                guide_trace = trace_guide(guide, asked, draws)
         model_trace = trace_model(model, guide_trace, asked, draws)
         found.append(Predictive(labels_of(model_trace), total_rate(model_trace, guide_trace)))
     return found[::-1]

@@ -20,7 +20,7 @@ from data.seeding import mix_seed
 from data.semi_supervised import Unlabelled
 from inference.diagnostics.dependence import is_transductive, query_information, support_information
 from inference.evaluation.evaluate import evaluate_readings, predictions, readings
-from inference.evaluation.predictive import place_of, trace_guide
+from inference.evaluation.predictive import is_of_tasks, place_of, trace_guide
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta import comparison_plots, plots
 from inference.meta.comparison_plots import named
@@ -195,9 +195,11 @@ def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str
 
 
 def numbers_adapted(guide: nn.Module, episode: Any) -> int:
-    """How many numbers are a task's own: those of a ``guide``'s latent sites, on tasks of an ``episode``."""
+    """How many numbers are a task's own: those of a ``guide``'s latent sites, on tasks of an ``episode``, but for what all of
+    them share and what is of each item."""
     trace: Any = trace_guide(guide, episode, 1)
-    return sum(trace.nodes[name]["fn"].event_shape.numel() for name in trace.stochastic_nodes)
+    sites = [trace.nodes[name] for name in trace.stochastic_nodes]
+    return sum(site["fn"].event_shape.numel() for site in sites if is_of_tasks(site) and site["fn"].batch_shape[-1:] == (1,))
 
 
 def prior_sees_support(learner: Learner) -> bool:

@@ -39,7 +39,7 @@ class MetaOptions(FewShotOptions):
 
     Args:
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); glyph-descriptions (zero-shot: a
-            description of each class); linear, network, sinusoids (regression).
+            description of each class); linear, network, sinusoids, memorisable (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, tpn, r2d2, anil,
             nil, llama, maml (which adapts a whole network), sib, and without training nearest-mean, gaussian-classes,
             fine-tuning; each with its own options behind it, as in anil:steps=10.

@@ -1,4 +1,4 @@
-"""Many meta-learners on the same regression tasks: ``python -m inference.svi_meta --data linear|network|sinusoids``."""
+"""Many meta-learners on the same regression tasks: ``python -m inference.svi_meta --data linear``, or another."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from inference.evaluation.tables import Column, format_table, number
 from inference.meta import regression_pictures
 from inference.meta.comparison_plots import named
 from inference.meta.regression import regret_cell
-from inference.meta.regression_fits import Fit
+from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_options import RegressionOptions
 from inference.meta.regression_reference import EXACT_BAYES
-from inference.meta.regression_scores import MetaRegressionRecord, exact_reference, score
-from inference.meta.regression_tasks import SUPPORT, TEST, VALIDATION, Problem, stream_seed
+from inference.meta.regression_scores import MetaRegressionRecord, bound_of, exact_reference, score
+from inference.meta.regression_tasks import TEST, VALIDATION, Problem, stream_seed
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
@@ -34,8 +34,15 @@ INPUTS = {
     "linear": "",
     "network": "ridge:features=bumps reads radial basis functions of the input, all others the input itself",
     "sinusoids": "prior, conjugate and sib are linear in radial basis functions of the input; all others read the input itself",
+    "memorisable": "validation and test tasks are of amplitudes between those of training, and tell a wrong one",
 }
 """What methods read, by problem."""
+
+
+def rate_cell(record: MetaRegressionRecord) -> str:
+    """Rate per task, or of what all tasks share, which is said to be counted once."""
+    return number(record.rate, ".2f") if record.shared_rate is None else f"{record.shared_rate:.0f} once"
+
 
 COLUMNS = (
     Column("", lambda r: "*" if r.selected else " ", left=True),
@@ -48,7 +55,7 @@ COLUMNS = (
     Column("regret", regret_cell),
     Column("in 90 %", lambda r: number(r.coverage90, ".1f", factor=100)),
     Column("noise", lambda r: number(r.noise)),
-    Column("rate", lambda r: number(r.rate, ".2f")),
+    Column("rate", rate_cell),
     Column("I(ŷ; D)", lambda r: number(r.support_information, ".2f")),
     Column("diverged %", lambda r: number(r.diverged, ".1f", factor=100)),
     Column("ms/task", lambda r: number(r.adapt_ms, ".2f")),
@@ -72,7 +79,8 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
     def tasks(self, stream: int) -> Episode:
         """The tasks of a stream, the same for every method, with the inputs themselves."""
         options = self.options
-        return options.setup().draw(options.test_tasks, stream_seed(options.seed, options.tasks, stream))
+        seed = stream_seed(options.seed, options.tasks, stream)
+        return options.setup().draw(options.test_tasks, seed, new=True)
 
     def evaluate(self, data: Problem, fitted: Fits, run: RunFolder) -> Sequence[MetaRegressionRecord]:
         setup, seconds, found = self.options.setup(), run.seconds(), []
@@ -110,9 +118,9 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
 
     def figures(self, data: Problem, fitted: Fits, records: Sequence[MetaRegressionRecord], run: RunFolder) -> Figures:
         tested = [record for record in records if record.split == "test"]
-        about = f"{self.options.data}, {SUPPORT} support points, {self.options.test_tasks} test tasks"
+        about = f"{self.options.data}, {data.shot} support points, {self.options.test_tasks} test tasks"
         found = {"regret_against_time": partial(regression_pictures.regret_against_time, tested, about=about)}
-        if data.name == "linear":
+        if data.num_inputs > 1:
             return found
         curves = {named(variant): fit for variant, fit in fitted.items()}
         return found | {"curves": partial(regression_pictures.curves, curves, data, seed=self.options.seed)}
@@ -120,7 +128,7 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
     def report(self, data: Problem, records: Sequence[MetaRegressionRecord]) -> str:
         options = self.options
         tested = sorted((record for record in records if record.split == "test"), key=by_nll)
-        title = f"{options.data}, {SUPPORT} support points, {options.test_tasks} test tasks, {options.tasks} training tasks"
+        title = f"{options.data}, {data.shot} support points, {options.test_tasks} test tasks, {options.tasks} training tasks"
         notes = "* chosen on validation tasks; NLL, regret and I(ŷ; D) in nats per query, rate in nats per task;\n"
         notes += f"MSE of targets with noise, whose standard deviation is {data.noise:g}: mean and median over tasks;\n"
         first = tested[0]
@@ -130,7 +138,16 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
         else:
             notes += f"regret: against {first.reference}, whose own error is ± {first.regret_error:.3f}"
             notes += ", on the first test tasks; prior and sib know the true prior and noise, as it does"
-        return f"{title}\n{format_table(tested, COLUMNS)}\n\n{notes}" + (f"\n{INPUTS[data.name]}" if INPUTS[data.name] else "")
+        added = [INPUTS[data.name], *(bound_note(record, options.setup()) for record in tested)]
+        return f"{title}\n{format_table(tested, COLUMNS)}\n\n{notes}" + "".join(f"\n{note}" for note in added if note)
+
+
+def bound_note(record: MetaRegressionRecord, setup: Setup) -> str:
+    """What the PAC-Bayes bound says of a method on new tasks that are drawn as the training tasks were, where there is one."""
+    if record.shared_rate is None or record.bounded_loss is None:
+        return ""
+    bound = bound_of(record.bounded_loss, record.shared_rate, setup)
+    return f"min(1, squared error) of {named(record)} on new tasks like those of training, by PAC-Bayes, is at most {bound}"
 
 
 def by_nll(record: MetaRegressionRecord) -> float:

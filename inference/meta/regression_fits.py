@@ -15,7 +15,7 @@ from data.regression import radial_basis
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.evaluation.predictive import place_of
 from inference.meta.regression_guides import descend
-from inference.meta.regression_tasks import HIDDEN, SUPPORT, Problem
+from inference.meta.regression_tasks import HIDDEN, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule
 from models.tasks.predictors import LinearPredictor, PerceptronPredictor
 
@@ -23,6 +23,8 @@ SCALE_SPEED, QUICK = 10.0, ("log_noise", "log_scale", "log_size")  # how many ti
 LINEAR_SPEED = 10.0  # how many times faster linear models are
 PARTICLES = 4  # posterior draws per task and training step
 WIDTH = 40  # units of both hidden layers of networks on sinusoids
+DRAWN = 400
+"""Posterior draws of the predictive distribution."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Setup:
     schedule: MetaSchedule
     queries: int
 
-    def draw(self, tasks: int, seed: int) -> Episode:
-        """So many ``tasks`` with the inputs themselves."""
-        return raw_tasks(self.problem, tasks, queries=self.queries, seed=seed)
+    def draw(self, tasks: int, seed: int, *, new: bool = False) -> Episode:
+        """So many ``tasks`` with the inputs themselves; ``new`` ones are for validation or test."""
+        return raw_tasks(self.problem, tasks, queries=self.queries, seed=seed, new=new)
 
 
 class Fit(nn.Module):
@@ -52,11 +54,13 @@ class Fit(nn.Module):
     Args:
         objective: model, guide and objective.
         space: what inputs go through before model and guide see them; nothing when not given.
+        draws: of the posterior, that predictions are made of.
     """
 
-    def __init__(self, objective: RateDistortionModule, space: nn.Module | None = None) -> None:
+    def __init__(self, objective: RateDistortionModule, space: nn.Module | None = None, *, draws: int = DRAWN) -> None:
         super().__init__()
         self.objective, self.space = objective, space if space is not None else nn.Identity()
+        self.draws = draws
 
     @property
     def model(self) -> Any:
@@ -75,8 +79,10 @@ class Fit(nn.Module):
         return episode._replace(support_x=self.space(episode.support_x), query_x=self.space(episode.query_x))
 
     def forward(self, episode: Episode) -> Tensor:
-        """The loss of a batch of tasks, nats."""
-        return self.objective(*self.embed(episode))
+        """The loss of a batch of tasks, nats: of a rate that all tasks share, the batch's part."""
+        loss = self.objective(*self.embed(episode))
+        tasks = getattr(getattr(self.objective, "model", None), "num_tasks", None)
+        return loss if tasks is None else loss * (len(episode.query_x) / tasks)
 
 
 class Bumps(nn.Module):
@@ -86,12 +92,12 @@ class Bumps(nn.Module):
         return radial_basis(x[..., 0])
 
 
-def raw_tasks(problem: Problem, tasks: int, *, queries: int, seed: int) -> Episode:
-    """So many ``tasks`` of :meth:`~inference.meta.regression_tasks.Problem.tasks` with the inputs themselves, in double
-    precision."""
+def raw_tasks(problem: Problem, tasks: int, *, queries: int, seed: int, new: bool = False) -> Episode:
+    """So many ``tasks`` of :meth:`~inference.meta.regression_tasks.Problem.tasks`, ``new`` ones or not, with the inputs
+    themselves, in double precision."""
     if problem.name != "sinusoids":
-        return problem.tasks(tasks, queries=queries, seed=seed)
-    raw = raw_sinusoid_tasks(tasks, support=SUPPORT, queries=queries, noise=problem.noise, seed=seed)
+        return problem.tasks(tasks, queries=queries, seed=seed, new=new)
+    raw = raw_sinusoid_tasks(tasks, support=problem.shot, queries=queries, noise=problem.noise, seed=seed)
     return raw.to(dtype=torch.float64)
 
 
@@ -105,12 +111,12 @@ def objective_of(model: nn.Module, guide: nn.Module, beta: float, particles: int
 
 def predictor_of(problem: Problem) -> LinearPredictor | PerceptronPredictor:
     """ŷ of methods that adapt all weights: linear; the network that the tasks are drawn from; for sinusoids a perceptron with
-    two hidden layers of 40 rectified units (Finn et al. 2017, section 5.1)."""
+    two hidden layers of 40 rectified units (Finn et al. 2017, section 5.1; Yin et al. 2020 too, in their code)."""
     if problem.name == "linear":
         return LinearPredictor(1.0, learned=False)
     if problem.name == "network":
         return PerceptronPredictor((1, HIDDEN, 1))
-    return PerceptronPredictor((1, WIDTH, WIDTH, 1), torch.relu)
+    return PerceptronPredictor((problem.num_inputs, WIDTH, WIDTH, 1), torch.relu)
 
 
 def initial_weights(predictor: LinearPredictor | PerceptronPredictor, num_features: int) -> Tensor:
@@ -143,11 +149,6 @@ class Trunk(nn.Module):
         for layer in self.layers:
             x = self.activation(layer(x))
         return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-
-
-def num_inputs(problem: Problem) -> int:
-    """Numbers of an input."""
-    return problem.num_weights if problem.name == "linear" else 1
 
 
 def whole(episode: Episode) -> Episode:

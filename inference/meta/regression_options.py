@@ -1,4 +1,4 @@
-"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids``."""
+"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids|memorisable``."""
 
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
@@ -18,7 +18,7 @@ from inference.runs.help import Group
 from inference.runs.values import PositiveInt, PositiveNumber, Sweep, TwoOrMore, plain
 
 USED = (
-    *("data", "methods", "beta", "queries", "tasks", "batch", "learning_rate", "test_tasks"),
+    *("data", "methods", "beta", "shot", "queries", "tasks", "batch", "learning_rate", "test_tasks"),
     *("seed", "device", "out", "progress"),
 )
 """Options that regression does something with."""
@@ -29,6 +29,12 @@ DEFAULT = {
     "linear": ("prior", *GRADIENT, "maml:steps=20", *BAYES, "sib:initialisation=learned", "conjugate"),
     "network": ("prior", *GRADIENT, "anil", *BAYES, "ridge:features=bumps"),
     "sinusoids": ("prior", *GRADIENT, "anil", *BAYES, "conjugate"),
+    "memorisable": (
+        *("maml:steps=1:test_steps=100", "cnp:width=100:code=5", "cnp:width=100:code=5:penalty=weights:weight=0.01"),
+        *("cnp:width=100:code=5:penalty=decay:weight=0.01", "mr-maml:weight=0.0001", "mr-maml:penalty=codes:weight=0.1"),
+        *("mr-maml:penalty=decay:weight=0.0001", "mr-cnp:weight=0.01", "mr-cnp:penalty=codes:weight=0.5"),
+        "mr-cnp:penalty=decay:weight=0.01",
+    ),
 }
 """Methods of each problem where none are given."""
 
@@ -44,10 +50,11 @@ class RegressionOptions(FewShotOptions):
     """The options with what regression has as defaults.
 
     Args:
-        data: linear, network or sinusoids.
+        data: linear, network, sinusoids or memorisable (sinusoids that tell training tasks apart).
         methods: what is trained, on the same tasks: names, each with its own options behind it, as in maml:steps=1; a dozen of
             each data set's own when not given.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
+        shot: support points per task.
         queries: query points per task.
         tasks: meta-training tasks of each method.
         batch: tasks per training step.
@@ -57,6 +64,8 @@ class RegressionOptions(FewShotOptions):
     """
 
     data: str = "linear"
+    _tasks: ClassVar[Group] = Group.TASKS
+    shot: PositiveInt = 10
     _guide: ClassVar[Group] = Group.GUIDE
     methods: RegressionChoices | None = None
     beta: Sweep = Sweep((1.0,))
@@ -86,7 +95,7 @@ class RegressionOptions(FewShotOptions):
     @property
     def problem(self) -> Problem:
         """The family of tasks."""
-        return Problem(self.data)
+        return Problem(self.data, self.shot)
 
     def variants(self) -> list[Variant]:
         found: list[Variant] = []

@@ -18,7 +18,7 @@ from inference.evaluation.predictive import predictive
 from inference.evaluation.style import STYLE, headline, key, looks
 from inference.meta.comparison_plots import named
 from inference.meta.regression_fits import Fit
-from inference.meta.regression_tasks import HIDDEN, SUPPORT, Problem
+from inference.meta.regression_tasks import HIDDEN, Problem
 
 DRAWN, POINTS, SHOWN, PER_ROW = 200, 200, 3, 4
 PICTURE = 11  # a stream of tasks
@@ -87,8 +87,10 @@ def curves(fits: Mapping[str, Fit], problem: Problem, *, seed: int = 0) -> Figur
         axes[0, 0].set(ylim=(-reach, reach))
         figure.supxlabel("input x", fontsize=10)
         figure.supylabel("target y", fontsize=10)
-        about = f"{problem.name}, {SUPPORT} points (dots) of {SHOWN} tasks; dotted: the task; bands: mean ± 1.64 deviations"
-        headline(figure, "What does each method make of ten points?", about)
+        about = (
+            f"{problem.name}, {problem.shot} points (dots) of {SHOWN} tasks; dotted: the task; bands: mean ± 1.64 deviations"
+        )
+        headline(figure, f"What does each method make of {problem.shot} points?", about)
     return figure
 
 
@@ -100,7 +102,7 @@ def pictured(problem: Problem, seed: int) -> tuple[Episode, Tensor]:
     own = mix_seed(seed, PICTURE)
 
     def drawn(noise: float) -> Episode:
-        sizes: dict[str, Any] = {"support": SUPPORT, "noise": noise, "seed": own}
+        sizes: dict[str, Any] = {"support": problem.shot, "noise": noise, "seed": own}
         if problem.name == "sinusoids":
             return raw_sinusoid_tasks(SHOWN, queries=POINTS, **sizes)
         return network_tasks(SHOWN, POINTS, *network_prior(HIDDEN), **sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,27 +12,30 @@ from typing import Any
 import torch
 from pyro.distributions import validation_enabled
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
+from data.curves import told_alike
 from data.episodes import Episode
 from data.regression import sinusoid_log_predictive
 from data.seeding import mix_seed
+from guides.tasks.adapted import AdaptedScorer
 from inference.diagnostics.calibration import central_coverage, distribution_level
-from inference.diagnostics.dependence import is_transductive, support_information
+from inference.diagnostics.dependence import PacBayesBound, is_transductive, support_information
 from inference.diagnostics.regret import linear_log_predictive, regret
-from inference.evaluation.predictive import Predictive, predictive, trace_guide
+from inference.evaluation.predictive import Predictive, is_of_tasks, is_point, predictive, trace_guide, trace_model
 from inference.meta.comparison import finite, numbers_adapted, share_of_runaways
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import posterior_moments
 from inference.meta.regression_reference import EXACT_BAYES, Reference, reference_for
-from inference.meta.regression_tasks import NOISE, SINUSOIDS_AT_ONCE, SUPPORT, VALIDATION, Problem
+from inference.meta.regression_tasks import MEMORISABLE, NOISE, SINUSOIDS_AT_ONCE, VALIDATION, Problem
+from inference.meta.training import TASKS
 from inference.meta.variants import Variant
 from models.distributions.support_gaussian import SupportGaussian
 from models.likelihoods import GaussianLikelihood
 from models.tasks.predictors import LinearPredictor
 
-DRAWN = 400
-"""Posterior draws of the predictive distribution."""
 AT_ONCE = 20  # tasks; so many draws of a network's weights are memory
+BOUNDED_TASKS = 200  # training tasks whose bounded loss is taken, of one batch
 DEPENDENT_TASKS, TIMED_TASKS, TIMED_AT_ONCE, TURNS = 40, 100, 50, 3
 
 
@@ -57,8 +61,14 @@ class MetaRegressionRecord:
         coverage90: share of queries in the central 90 % predictive interval.
         noise: standard deviation that the model has learned; ``None`` where it is predicted for each query.
         rate, distortion: nats per task; no rate of a point, or where nothing is latent.
+        shared_rate: KL(q ‖ p) of what all tasks share, nats, for all of them together; ``None`` where that is a point, or there
+            is nothing of the kind.
+        bounded_loss: mean of min(1, (y − ŷ)²) over queries of training tasks and draws of what all tasks share, where there is
+            a ``shared_rate``.
+        pac_bayes: of which :class:`~inference.diagnostics.dependence.PacBayesBound` says that it is this much at most on new
+            tasks that are drawn as the training tasks were, in 95 of 100 sets of these; vacuous from 1 on.
         support_information: I(ŷ; D given x), nats per query; see
-            :func:`~inference.diagnostics.dependence.support_information`.
+            :func:`~inference.diagnostics.dependence.support_information`. Tasks that can be memorised tell all the same.
         transductive: whether another query changes a prediction.
         diverged: share of tasks whose squared error is not finite, or beyond 1000 times the median.
         adapt_ms: from a task's points to its predictions, milliseconds a task, fifty at once.
@@ -90,6 +100,9 @@ class MetaRegressionRecord:
     noise: float | None
     rate: float | None
     distortion: float | None
+    shared_rate: float | None
+    bounded_loss: float | None
+    pac_bayes: float | None
     support_information: float | None
     transductive: bool
     diverged: float
@@ -123,12 +136,13 @@ def split(episode: Episode, size: int) -> Iterator[Episode]:
 
 
 @torch.no_grad()
-def said(fit: Fit, episode: Episode, *, num_samples: int = DRAWN) -> Iterator[tuple[Episode, Predictive]]:
-    """Tasks as the fit sees them, some at a time, and what it predicts of their queries."""
+def said(fit: Fit, episode: Episode, *, num_samples: int | None = None) -> Iterator[tuple[Episode, Predictive]]:
+    """Tasks as the fit sees them, some at a time, and what it predicts of their queries by so many draws: the fit's own number
+    of them when not given."""
     for number, part in enumerate(split(episode, AT_ONCE)):
         seen = fit.embed(part)
         seed = mix_seed(0, number)  # independent draws for each task, so that their errors average out
-        yield seen, predictive(fit.model, fit.guide, seen, num_samples=num_samples, seed=seed, batch=AT_ONCE)
+        yield seen, predictive(fit.model, fit.guide, seen, num_samples=num_samples or fit.draws, seed=seed, batch=AT_ONCE)
 
 
 @torch.no_grad()
@@ -172,13 +186,14 @@ def score(
     """
     with validation_enabled(False):  # of a task whose steps ran away nothing is finite, and the others are to be scored
         scores, logs = measure(fit, episode)
-        scores |= dependence(fit, episode) | cost(fit, episode)
+        alike = told_alike(episode) if setup.problem.name == MEMORISABLE else episode
+        scores |= dependence(fit, alike) | cost(fit, episode) | generalisation(fit, setup)
     against = None if reference is None else regret(reference.log_predictive, logs[: reference.tasks])
     learned = {id(p): p.numel() for p in fit.parameters() if p.requires_grad}
     return MetaRegressionRecord(
         split="val" if stream == VALIDATION else "test",
         steps=variant.steps,
-        shot=SUPPORT,
+        shot=setup.problem.shot,
         queries=setup.queries,
         episodes=len(episode.query_x),
         method=variant.method,
@@ -221,6 +236,45 @@ def measure(fit: Fit, episode: Episode) -> tuple[dict[str, Any], Tensor]:
     }, torch.cat(logs)
 
 
+@torch.no_grad()
+def shared_rate(fit: Fit, episode: Episode) -> float | None:
+    """Σ KL(q ‖ p) of latent sites that all tasks share, nats; ``None`` where there are none, or one is a point."""
+    seen = fit.embed(episode.tasks(slice(1)))
+    guide_trace = trace_guide(fit.guide, seen, 1)
+    model_trace = trace_model(fit.model, guide_trace, seen, 1)
+    total = None
+    for name in guide_trace.stochastic_nodes:
+        site: Any = guide_trace.nodes[name]
+        if is_of_tasks(site):
+            continue
+        if is_point(site["fn"]):
+            return None
+        prior: Any = model_trace.nodes[name]["fn"]
+        total = (total or 0.0) + float(kl_divergence(site["fn"], prior).sum())
+    return total
+
+
+@torch.no_grad()
+def generalisation(fit: Fit, setup: Setup) -> dict[str, float | None]:
+    """``shared_rate``, ``bounded_loss`` and ``pac_bayes``, see :class:`MetaRegressionRecord`; the loss is that of the first
+    training tasks."""
+    schedule = setup.schedule
+    episode = setup.draw(min(schedule.batch, BOUNDED_TASKS), mix_seed(schedule.seed, 0, TASKS))
+    rate, losses = shared_rate(fit, episode), []
+    if rate is None or not math.isfinite(rate):
+        return dict.fromkeys(("shared_rate", "bounded_loss", "pac_bayes"))
+    for seen, predicted in said(fit, episode):
+        assert seen.query_y is not None
+        losses.append((predicted.labels.mean - seen.query_y).square().clamp_max(1.0).nan_to_num(1.0).mean((0, 2)))
+    loss = float(torch.cat(losses).mean())
+    return {"shared_rate": rate, "bounded_loss": loss, "pac_bayes": bound_of(loss, rate, setup).value}
+
+
+def bound_of(loss: float, rate: float, setup: Setup) -> PacBayesBound:
+    """The bound on new tasks of a bounded ``loss`` of training tasks and the ``rate`` of what they share."""
+    return PacBayesBound(loss, rate, tasks=max(2, setup.schedule.tasks), queries=max(2, setup.queries))
+
+
 def noise_of(model: nn.Module) -> float | None:
     """Standard deviation of a Gaussian likelihood; ``None`` of another."""
     likelihood = model.likelihood
@@ -244,5 +298,10 @@ def cost(fit: Fit, episode: Episode) -> dict[str, Any]:
         for part in split(timed, TIMED_AT_ONCE):
             predictive(fit.model, fit.guide, fit.embed(part))
         taken.append(time.perf_counter() - begun)
-    adapted = numbers_adapted(fit.guide, fit.embed(episode.tasks(slice(2))))
+    adapted = numbers_adapted(fit.guide, fit.embed(episode.tasks(slice(2)))) + points_adapted(fit.model)
     return {"adapt_ms": 1000 * min(taken) / len(timed.query_x), "adapted": adapted}
+
+
+def points_adapted(model: nn.Module) -> int:
+    """How many numbers of a task's own are no site of the model's: points that its scorer adapts."""
+    return sum(part.num_adapted for part in model.modules() if isinstance(part, AdaptedScorer))

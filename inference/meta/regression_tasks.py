@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from data.curves import KNOWN_AMPLITUDES, memorisable_log_predictive, memorisable_sinusoid_tasks
 from data.episodes import Episode
 from data.regression import (
     linear_posterior,
@@ -26,10 +28,13 @@ from models.tasks.predictors import LinearPredictor, PerceptronPredictor
 from models.tasks.priors import GaussianPrior
 
 LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
-NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1}
+NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1, "memorisable": 0.1}
 """The true standard deviation of each problem's targets."""
 HIDDEN = 20  # units of the network that tasks of `network` are drawn from
 SUPPORT = 10
+MEMORISABLE, USED = "memorisable", 16
+"""The problem whose training tasks can be learned by heart, and how many amplitudes they have: those of the code of Yin et al.
+2020."""
 SINUSOIDS_AT_ONCE = 20  # tasks whose phases are integrated at once
 
 
@@ -38,15 +43,17 @@ class Problem:
     """A family of regression tasks, by name.
 
     Attributes:
-        name: ``linear``, ``network`` or ``sinusoids``.
+        name: ``linear``, ``network``, ``sinusoids`` or ``memorisable``.
+        shot: support points per task.
     """
 
     name: str
+    shot: int = SUPPORT
 
     @property
     def is_linear(self) -> bool:
         """Whether ŷ is linear in w, so that the posterior is Gaussian and known."""
-        return self.name != "network"
+        return self.name in ("linear", "sinusoids")
 
     @property
     def noise(self) -> float:
@@ -59,15 +66,28 @@ class Problem:
         sizes = {"linear": len(LINEAR_PRIOR[0]), "network": 3 * HIDDEN + 1}
         return sizes[self.name] if self.name in sizes else radial_basis(torch.zeros(1)).shape[-1]
 
-    def tasks(self, count: int, *, queries: int, seed: int) -> Episode:
-        """A batch of ``count`` tasks with ten support points, in double precision: the precision matrix of forty overlapping
-        basis functions is nearly singular."""
+    @property
+    def num_inputs(self) -> int:
+        """Numbers of an input, as it is."""
+        return {"linear": len(LINEAR_PRIOR[0]), MEMORISABLE: 1 + KNOWN_AMPLITUDES[2]}.get(self.name, 1)
+
+    def tasks(self, count: int, *, queries: int, seed: int, new: bool = False) -> Episode:
+        """A batch of ``count`` tasks with :attr:`shot` support points, in double precision: the precision matrix of forty
+        overlapping basis functions is nearly singular.
+
+        Args:
+            new: whether they are for validation or test: those of ``memorisable`` are then of any amplitude, and what they
+                tell of it is wrong (Yin et al. 2020).
+        """
+        sizes: dict[str, Any] = {"support": self.shot, "noise": self.noise, "seed": seed}
         if self.name == "linear":
-            episode = linear_tasks(count, queries, *LINEAR_PRIOR, noise=self.noise, seed=seed, support=SUPPORT)
+            episode = linear_tasks(count, queries, *LINEAR_PRIOR, **sizes)
         elif self.name == "network":
-            episode = network_tasks(count, queries, *network_prior(HIDDEN), noise=self.noise, seed=seed, support=SUPPORT)
+            episode = network_tasks(count, queries, *network_prior(HIDDEN), **sizes)
+        elif self.name == MEMORISABLE:
+            episode = memorisable_sinusoid_tasks(count, queries=queries, used=USED, new=new, **sizes)
         else:
-            episode = sinusoid_tasks(count, support=SUPPORT, queries=queries, noise=self.noise, seed=seed)
+            episode = sinusoid_tasks(count, queries=queries, **sizes)
         return episode.to(dtype=torch.float64)
 
     def model(self) -> EmpiricalBayesModel:
@@ -122,7 +142,19 @@ def exact_sinusoid_predictive(episode: Episode) -> Tensor:
     return torch.cat(parts)
 
 
-EXACT = {"linear": exact_log_predictive, "sinusoids": exact_sinusoid_predictive}
+def exact_memorisable_predictive(episode: Episode) -> Tensor:
+    """The same of new tasks of sinusoids that can be memorised, under the law of their amplitudes; what they tell of it is
+    rightly ignored."""
+    assert episode.query_y is not None
+    support_u, query_u = episode.support_x[..., 0], episode.query_x[..., 0]
+    return memorisable_log_predictive(support_u, episode.support_y, query_u, episode.query_y, NOISE[MEMORISABLE])
+
+
+EXACT = {
+    "linear": exact_log_predictive,
+    "sinusoids": exact_sinusoid_predictive,
+    MEMORISABLE: exact_memorisable_predictive,
+}
 """Exact Bayes of the problems where it is known."""
 
 

@@ -1,8 +1,11 @@
 """Raw curves: each task is what it says, found again by least squares, and numbers have their laws."""
 
+import itertools
 import math
 
 import pytest
+import scipy.integrate
+import scipy.stats
 import torch
 
 from data.curves import (
@@ -10,9 +13,11 @@ from data.curves import (
     PLANAR,
     family_numbers,
     family_tasks,
+    memorisable_log_predictive,
     memorisable_sinusoid_tasks,
     raw_sinusoid_tasks,
     sinusoid_or_line_tasks,
+    told_alike,
 )
 from data.errors import UserError
 from data.regression import radial_basis, sinusoid_tasks
@@ -221,3 +226,30 @@ def test_ripples_are_waves_of_the_squared_radius():
     check_uniform(grid[best.indices], -0.2, 0.2)
     offset = offset[best.indices, torch.arange(len(y)), 0]
     check_uniform(offset.clamp(-3, 3), -3, 3)
+
+
+def test_exact_bayes_of_new_memorisable_tasks_is_a_truncated_gaussian():
+    """Of one support point the posterior of the amplitude is N(y / sin u, (σ / sin u)²) between 0.1 and 4."""
+    tasks = memorisable_sinusoid_tasks(3, support=1, queries=2, noise=0.5, new=True, seed=4).to(dtype=torch.float64)
+    u, y, query_u, query_y = tasks.support_x[..., 0], tasks.support_y, tasks.query_x[..., 0], tasks.query_y
+    found = memorisable_log_predictive(u, y, query_u, query_y, 0.5)
+    for t, q in itertools.product(range(3), range(2)):
+        mean, scale, wave = float(y[t, 0] / u[t, 0].sin()), float(0.5 / abs(u[t, 0].sin())), float(query_u[t, q].sin())
+        law = scipy.stats.truncnorm((0.1 - mean) / scale, (4 - mean) / scale, mean, scale)
+        density, _ = scipy.integrate.quad(
+            lambda a, law=law, wave=wave, t=t, q=q: law.pdf(a) * scipy.stats.norm.pdf(float(query_y[t, q]), a * wave, 0.5),
+            0.1,
+            4.0,
+            limit=200,
+        )
+        assert float(found[t, q]) == pytest.approx(math.log(density), abs=1e-4)
+
+
+def test_tasks_that_tell_the_same_are_else_as_they_were():
+    tasks = memorisable_sinusoid_tasks(5, support=3, queries=4, new=True, seed=1)
+    alike = told_alike(tasks)
+    for one, other in ((tasks.support_x, alike.support_x), (tasks.query_x, alike.query_x)):
+        assert torch.equal(one[..., 0], other[..., 0])
+        assert torch.equal(other[..., 1:], tasks.query_x[0, 0, 1:].expand_as(other[..., 1:]))
+    assert not torch.equal(tasks.query_x, alike.query_x)
+    assert torch.equal(tasks.support_y, alike.support_y)

@@ -44,6 +44,8 @@ FILES = {
     "anil": "anil",
     "llama": "llama",
     "cnp": "cnp",
+    "mr-maml": "mr_maml",
+    "mr-cnp": "mr_cnp",
     "ridge": "ridge",
     "conjugate": "conjugate",
     "sib": "sib",

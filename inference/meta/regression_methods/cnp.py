@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from data.seeding import seeded
 from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
-from inference.meta.regression_fits import Fit, Setup, meta_train, num_inputs, objective_of
-from inference.meta.regression_tasks import Problem
+from inference.meta.regression_fits import Fit, Setup, meta_train, objective_of
+from inference.meta.regression_regularised import WEIGHTS, beta_of, build_random, variants_of
+from inference.meta.regression_tasks import MEMORISABLE, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
-from inference.runs.values import PositiveInt
+from inference.runs.values import PositiveInt, PositiveNumber
+from models.likelihoods import GaussianLikelihood, Likelihood
 from models.tasks.conditional import ConditionalModel
 from models.tasks.scorers.process import MeanAndScale, NeuralProcessScorer
 
@@ -22,32 +25,56 @@ class ProcessOptions(Options):
     """What may stand behind ``cnp``.
 
     Args:
-        width: units of all layers, and numbers of the code.
+        width: units of all layers.
         depth: hidden layers of both networks.
+        code: numbers that the support is summed up by; as many as there are units when not given.
+        noise: standard deviation of targets given their prediction, kept; predicted for each query when not given.
+        penalty: none; on all weights (Bayes by backprop); or, decay, on all weights as a point.
+        weight: of the penalty beside a mean over training tasks and queries; the run's beta, of a sum, when not given.
+        scale: standard deviation of the weights at first.
     """
 
     width: PositiveInt = 64
     depth: PositiveInt = 2
+    code: PositiveInt | None = None
+    noise: PositiveNumber | None = None
+    penalty: Literal["none", "weights", "decay"] = "none"
+    weight: PositiveNumber | None = None
+    scale: PositiveNumber = 0.05
 
 
 OPTIONS = ProcessOptions
+PROBLEMS = ("linear", "network", "sinusoids", MEMORISABLE)
 
 
 def variants(swept: VariantSettings, problem: Problem) -> list[Variant]:
-    """One; nothing is latent."""
-    read_given(ProcessOptions, swept.given)
+    """One, in which nothing is latent; with a penalty one for each β above 0, or of the method's own weight."""
+    own = read_given(ProcessOptions, swept.given)
+    if own.penalty != "none":
+        return variants_of("cnp", own, swept)
     return [Variant("cnp", "network", None, None, 0, given=swept.given)]
 
 
 def build(setup: Setup, variant: Variant) -> Fit:
     """:class:`~models.tasks.scorers.process.NeuralProcessScorer`, whose spread is a function of query and support, too.
 
-    Source: Garnelo et al. 2018, equations 1 to 3; trained on the queries' log density given the support.
+    Sources: Garnelo et al. 2018, equations 1 to 3; trained on the queries' log density given the support. With a penalty on all
+    weights: Blundell et al. 2015, section 3.
     """
     own = read_given(ProcessOptions, variant.given)
     with seeded(setup.schedule.seed):
-        scorer = NeuralProcessScorer(num_inputs(setup.problem), width=own.width, code=own.width, depth=own.depth)
-    return Fit(objective_of(ConditionalModel(scorer, MeanAndScale()), EmptyGuide(), 1.0))
+        size = own.code or own.width
+        scorer = NeuralProcessScorer(setup.problem.num_inputs, width=own.width, code=size, depth=own.depth)
+    likelihood = likelihood_of(own.noise)
+    if own.penalty == "none":
+        return Fit(objective_of(ConditionalModel(scorer, likelihood), EmptyGuide(), 1.0))
+    scale, beta = own.scale if own.penalty == WEIGHTS else None, beta_of(own.penalty, own.weight, setup, variant)
+    return build_random(setup, scorer, likelihood, scale, beta, lambda name: True)
+
+
+def likelihood_of(noise: float | None) -> Likelihood:
+    """Targets whose spread is predicted for each query, or is this ``noise``, of which two outputs the second is then idle."""
+    return MeanAndScale() if noise is None else GaussianLikelihood(noise, learned=False)
 
 
 def train(setup: Setup, variant: Variant) -> Fit:

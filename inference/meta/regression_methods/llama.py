@@ -19,12 +19,11 @@ from inference.meta.regression_fits import (
     Setup,
     initial_weights,
     meta_train,
-    num_inputs,
     objective_of,
     predictor_of,
 )
 from inference.meta.regression_methods.maml import SIZES, SQUARED_ERROR
-from inference.meta.regression_tasks import SUPPORT, Problem
+from inference.meta.regression_tasks import Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
@@ -71,7 +70,7 @@ def build(setup: Setup, variant: Variant) -> Fit:
     assert variant.beta is not None
     predictor = predictor_of(setup.problem)
     with seeded(setup.schedule.seed):
-        weights = initial_weights(predictor, num_inputs(setup.problem))
+        weights = initial_weights(predictor, setup.problem.num_inputs)
     prior = GaussianPrior(weights, torch.full_like(weights, own.scale))
     likelihood = GaussianLikelihood(1.0)
     guide = LaplaceGuide(
@@ -79,7 +78,9 @@ def build(setup: Setup, variant: Variant) -> Fit:
         predictor,
         PriorStart(prior),
         ExactGradient(GaussianLikelihood(SQUARED_ERROR, learned=False)),
-        GradientStep(own.steps, len(weights), size=(own.size or SIZES[setup.problem.name]) / SUPPORT, learned=True, point=True),
+        GradientStep(
+            own.steps, len(weights), size=(own.size or SIZES[setup.problem.name]) / setup.problem.shot, learned=True, point=True
+        ),
         likelihood,
         steps=own.steps,
         beta=variant.beta,

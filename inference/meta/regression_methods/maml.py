@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.seeding import seeded
 from guides.tasks.families import Family
@@ -14,7 +14,7 @@ from guides.tasks.rules import GradientStep
 from guides.tasks.starts import LearnedStart
 from guides.tasks.unrolled import Evidence, Reduction, UnrolledGuide
 from inference.meta.choices import read_given
-from inference.meta.regression_fits import Fit, Setup, initial_weights, meta_train, num_inputs, objective_of, predictor_of
+from inference.meta.regression_fits import Fit, Setup, initial_weights, meta_train, objective_of, predictor_of
 from inference.meta.regression_tasks import Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
@@ -22,10 +22,10 @@ from inference.runs.options import Options
 from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
-from models.tasks.predictors import LinearPredictor
+from models.tasks.predictors import LinearPredictor, Predictor
 from models.tasks.priors import GaussianPrior
 
-SIZES = {"linear": 0.1, "network": 0.03, "sinusoids": 0.01}
+SIZES = {"linear": 0.1, "network": 0.03, "sinusoids": 0.01, "memorisable": 0.01}
 """Of steps on the mean squared error."""
 SQUARED_ERROR = 0.5**0.5
 """The noise with which −log p is the squared error, up to a constant: so steps have the size of those of the paper, whatever
@@ -39,7 +39,7 @@ class MamlOptions(Options):
     Args:
         steps: K, gradient steps on the support.
         test_steps: of test tasks; as many as were trained when not given.
-        size: of the steps, where training starts; 0.01 on sinusoids, as in the paper, and of linear and network what is well
+        size: of the steps, where training starts; 0.01 on sinusoids, as in the papers, and of linear and network what is well
             within what their tasks bear when not given.
         learned: learn a size for each step, or keep the one there is.
         per_feature: learn one for each weight too, as Meta-SGD does.
@@ -55,6 +55,7 @@ class MamlOptions(Options):
 
 
 OPTIONS = MamlOptions
+PROBLEMS = tuple(SIZES)
 
 
 def variants(swept: VariantSettings, problem: Problem) -> list[Variant]:
@@ -85,9 +86,20 @@ def build_steps(setup: Setup, own: MamlOptions, space: nn.Module | None = None, 
     """
     with seeded(setup.schedule.seed):
         predictor = LinearPredictor(1.0, learned=False) if space is not None else predictor_of(setup.problem)
-        weights = initial_weights(predictor, num_features or num_inputs(setup.problem))
+        weights = initial_weights(predictor, num_features or setup.problem.num_inputs)
+    guide = descent(own, predictor, weights, SIZES[setup.problem.name])
+    return Fit(objective_of(EmpiricalBayesModel(guide.prior, predictor, GaussianLikelihood(1.0)), guide, 0.0), space)
+
+
+def descent(own: MamlOptions, predictor: Predictor, weights: Tensor, usual: float) -> UnrolledGuide:
+    """A method's ``own`` steps on the support's mean squared error, as many as are tested, from ``weights`` ``[P]``.
+
+    Args:
+        predictor: of the weights that are adapted.
+        usual: size of the steps, where no other is given.
+    """
     size, tested = len(weights), own.test_steps or own.steps
-    learned, step = own.learned or own.per_feature, own.size or SIZES[setup.problem.name]
+    learned, step = own.learned or own.per_feature, own.size or usual
     sizes = own.steps if learned else max(own.steps, tested)  # none is learned of steps that are not trained
     rule = GradientStep(sizes, size, size=step, learned=learned, per_feature=own.per_feature, point=True)
     prior = GaussianPrior(torch.zeros(size), torch.ones(size), learned=False)  # of a point it says nothing
@@ -105,7 +117,7 @@ def build_steps(setup: Setup, own: MamlOptions, space: nn.Module | None = None, 
         reduction=Reduction.MEAN,
     )
     guide.start.log_scale.requires_grad_(False)  # of a point
-    return Fit(objective_of(EmpiricalBayesModel(prior, predictor, GaussianLikelihood(1.0)), guide, 0.0), space)
+    return guide
 
 
 def train_steps(fit: Fit, setup: Setup, own: MamlOptions) -> Fit:

@@ -11,7 +11,7 @@ from torch import nn
 from data.seeding import seeded
 from guides.tasks.conjugate import ConjugateGuide
 from inference.meta.choices import read_given
-from inference.meta.regression_fits import Bumps, Fit, Setup, Trunk, meta_train, num_inputs, objective_of, whole
+from inference.meta.regression_fits import Bumps, Fit, Setup, Trunk, meta_train, objective_of, whole
 from inference.meta.regression_tasks import Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
@@ -63,7 +63,7 @@ def build(setup: Setup, variant: Variant) -> Fit:
 def features_of(setup: Setup, name: str) -> tuple[nn.Module, int]:
     """Features by ``name``, and how many they are."""
     if setup.problem.name == "linear":
-        return nn.Identity(), num_inputs(setup.problem)
+        return nn.Identity(), setup.problem.num_inputs
     if name == "bumps":
         return Bumps(), BUMPS
     with seeded(setup.schedule.seed):

@@ -20,11 +20,16 @@ from inference.meta.regression_tasks import LINEAR_PRIOR, NOISE, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 
 OTHERS = ("maml:first_order", "ridge:features=bumps", "sib:steps=0", "sib:gradient=mlp", "llama:scored=queries")
+PENALISED = (
+    *("mr-maml:test_steps=2", "mr-maml:test_steps=2:penalty=codes", "mr-maml:test_steps=2:penalty=decay:weight=0.1"),
+    *("mr-cnp", "mr-cnp:penalty=codes", "mr-cnp:penalty=decay", "cnp:penalty=weights", "cnp:penalty=decay", "maml", "cnp"),
+)
+PLAIN = [name for name in REGRESSION_METHODS if not name.startswith("mr-")]
 CASES = [
     (name, problem)
-    for name, problem in itertools.product([*REGRESSION_METHODS, *OTHERS], ("linear", "network", "sinusoids"))
+    for name, problem in itertools.product([*PLAIN, *OTHERS], ("linear", "network", "sinusoids"))
     if problem in REGRESSION_METHODS[split_choice(name)[0]].problems
-]
+] + [(name, "memorisable") for name in PENALISED]
 UNTRAINED = {"fine-tuning"}
 KNOWN = {("prior", "network")}  # prior and noise are the true ones
 
@@ -83,7 +88,17 @@ def test_the_order_of_support_and_queries_is_irrelevant(case):
         for one, other in zip(*(weights_of(fit, episode) for episode in (back, tasks)), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
         return
+    if "penalty=codes" in name:  # whose draws follow the order too
+        for one, other in zip(*(codes_of(fit, episode) for episode in (back, tasks)), strict=True):
+            torch.testing.assert_close(one.flip(2), other, rtol=1e-9, atol=1e-12)
+        return
     torch.testing.assert_close(numbers(fit, back).flip(-1), numbers(fit, tasks), rtol=1e-6, atol=1e-8)
+
+
+def codes_of(fit, episode):
+    """Means of the codes of supports and queries."""
+    trace = trace_guide(fit.guide, fit.embed(episode), 1)
+    return [trace.nodes[name]["fn"].mean for name in ("support_codes", "codes")]
 
 
 def weights_of(fit, episode):
