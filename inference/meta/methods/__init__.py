@@ -51,6 +51,7 @@ FILES = {
     "anil": "anil",
     "llama": "llama",
     "maml": "maml",
+    "platipus": "platipus",
     "fine-tuning": "fine_tuning",
 }
 """Methods by name, and the files of this folder that hold them."""
