@@ -21,9 +21,8 @@ from inference.meta.comparison import MetaRecord, compare, figures, format_compa
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import Learner
 from inference.meta.mapping import map_items
-from inference.meta.regression import PROBLEMS
 from inference.meta.regression_comparison import MetaRegressionStudy
-from inference.meta.regression_options import RegressionOptions
+from inference.meta.regression_options import DEFAULT, RegressionOptions
 from inference.meta.report import UNITS, guessing, mark_selected, selected_variant
 from inference.meta.source import Source, check_test_tasks, load_source, name_of_source
 from inference.meta.stages import check_training, features_of, fit
@@ -39,7 +38,7 @@ EXAMPLES = (
     Example("", "eight methods on embedded letters"),
     Example("--methods prototypical,anil:steps=10,r2d2:posterior=full", "some, with options of their own"),
     Example("--data folder --root my_images --image-size 64 --train-features all", "each trains a network of its own"),
-    Example("--data linear", "regression, with regret to exact Bayes; network and sinusoids, too"),
+    Example("--data linear", "regression, with regret to exact Bayes; network, sinusoids and ambiguous, too"),
 )
 NOTES = (
     f"* chosen on validation tasks; T: transductive, sees the other queries; {UNITS}\n"
@@ -111,12 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     Raises:
         UserError: bad options or data.
     """
-    if given_value(MetaOptions, "data", arguments) in PROBLEMS:
+    if given_value(MetaOptions, "data", arguments) in DEFAULT:
         given, run = read_command(RegressionOptions, "svi_meta", DESCRIPTION, arguments, examples=EXAMPLES)
         return MetaRegressionStudy(given).run(run)
     options, run = read_command(MetaOptions, "svi_meta", DESCRIPTION, arguments, examples=EXAMPLES)
     if options.data not in FEW_SHOT:
-        raise UserError(f"unknown data set {options.data!r}: {choose(options.data, (*FEW_SHOT, *PROBLEMS))}")
+        raise UserError(f"unknown data set {options.data!r}: {choose(options.data, (*FEW_SHOT, *DEFAULT))}")
     return MetaStudy(options).run(run)
 
 

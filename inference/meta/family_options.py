@@ -30,7 +30,8 @@ class MetaOptions(FewShotOptions):
     """Everything that defines a run.
 
     Args:
-        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); linear, network, sinusoids (regression).
+        data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); linear, network, sinusoids,
+            ambiguous (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, graph, tpn, r2d2, anil, llama,
             maml (which adapts a whole network), platipus, sib, and without training nearest-mean, gaussian-classes,
             fine-tuning; each with its own options behind it, as in anil:steps=10.

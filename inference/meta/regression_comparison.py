@@ -20,7 +20,7 @@ from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_options import RegressionOptions
 from inference.meta.regression_reference import EXACT_BAYES
 from inference.meta.regression_scores import MetaRegressionRecord, exact_reference, score
-from inference.meta.regression_tasks import SUPPORT, TEST, VALIDATION, Problem, stream_seed
+from inference.meta.regression_tasks import TEST, VALIDATION, Problem, stream_seed
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
 from inference.runs.study import Figures, Study
@@ -34,6 +34,7 @@ INPUTS = {
     "linear": "",
     "network": "ridge:features=bumps reads radial basis functions of the input, all others the input itself",
     "sinusoids": "prior, conjugate and sib are linear in radial basis functions of the input; all others read the input itself",
+    "ambiguous": "",
 }
 """What methods read, by problem."""
 
@@ -110,7 +111,7 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
 
     def figures(self, data: Problem, fitted: Fits, records: Sequence[MetaRegressionRecord], run: RunFolder) -> Figures:
         tested = [record for record in records if record.split == "test"]
-        about = f"{self.options.data}, {SUPPORT} support points, {self.options.test_tasks} test tasks"
+        about = f"{self.options.data}, {data.shot} support points, {self.options.test_tasks} test tasks"
         found = {"regret_against_time": partial(regression_pictures.regret_against_time, tested, about=about)}
         if data.name == "linear":
             return found
@@ -120,7 +121,7 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
     def report(self, data: Problem, records: Sequence[MetaRegressionRecord]) -> str:
         options = self.options
         tested = sorted((record for record in records if record.split == "test"), key=by_nll)
-        title = f"{options.data}, {SUPPORT} support points, {options.test_tasks} test tasks, {options.tasks} training tasks"
+        title = f"{options.data}, {data.shot} support points, {options.test_tasks} test tasks, {options.tasks} training tasks"
         notes = "* chosen on validation tasks; NLL, regret and I(ŷ; D) in nats per query, rate in nats per task;\n"
         notes += f"MSE of targets with noise, whose standard deviation is {data.noise:g}: mean and median over tasks;\n"
         first = tested[0]

@@ -1,4 +1,4 @@
-"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids``."""
+"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids|ambiguous``."""
 
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
@@ -29,6 +29,7 @@ DEFAULT = {
     "linear": ("prior", *GRADIENT, "maml:steps=20", *BAYES, "sib:initialisation=learned", "conjugate"),
     "network": ("prior", *GRADIENT, "anil", *BAYES, "ridge:features=bumps"),
     "sinusoids": ("prior", *GRADIENT, "anil", *BAYES, "conjugate"),
+    "ambiguous": ("maml:steps=1", "maml", "anil", "cnp", "llama:scored=queries", "platipus:noise_only", "platipus"),
 }
 """Methods of each problem where none are given."""
 
@@ -44,7 +45,7 @@ class RegressionOptions(FewShotOptions):
     """The options with what regression has as defaults.
 
     Args:
-        data: linear, network or sinusoids.
+        data: linear, network, sinusoids or ambiguous (a sinusoid or a line).
         methods: what is trained, on the same tasks: names, each with its own options behind it, as in maml:steps=1; a dozen of
             each data set's own when not given.
         beta: β, the weight of the rate of methods that have one; several are a sweep.

@@ -23,10 +23,11 @@ from inference.meta.comparison import finite, numbers_adapted, share_of_runaways
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import posterior_moments
 from inference.meta.regression_reference import EXACT_BAYES, Reference, reference_for
-from inference.meta.regression_tasks import NOISE, SINUSOIDS_AT_ONCE, SUPPORT, VALIDATION, Problem
+from inference.meta.regression_tasks import NOISE, SINUSOIDS_AT_ONCE, VALIDATION, Problem
 from inference.meta.variants import Variant
 from models.distributions.support_gaussian import SupportGaussian
 from models.likelihoods import GaussianLikelihood
+from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import LinearPredictor
 
 DRAWN = 400
@@ -137,7 +138,8 @@ def log_density(fit: Fit, seen: Episode, predicted: Predictive) -> Tensor:
     draws of what was ``predicted``; ``seen`` is the tasks as the fit sees them."""
     assert seen.query_y is not None
     model = fit.model
-    if not isinstance(getattr(model, "predictor", None), LinearPredictor):
+    direct = isinstance(model, EmpiricalBayesModel)  # the site's weights are those that predict
+    if not direct or not isinstance(model.predictor, LinearPredictor):
         return predicted.log_predictive(seen.query_y).double()
     fn = trace_guide(fit.guide, seen, 1).nodes["weights"]["fn"]
     mean, covariance = (part.double() for part in moments(fn))
@@ -178,7 +180,7 @@ def score(
     return MetaRegressionRecord(
         split="val" if stream == VALIDATION else "test",
         steps=variant.steps,
-        shot=SUPPORT,
+        shot=setup.problem.shot,
         queries=setup.queries,
         episodes=len(episode.query_x),
         method=variant.method,

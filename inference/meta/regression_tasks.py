@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.curves import sinusoid_or_line_tasks
 from data.episodes import Episode
 from data.regression import (
     linear_posterior,
@@ -16,6 +17,7 @@ from data.regression import (
     radial_basis,
     radial_inputs,
     sinusoid_log_predictive,
+    sinusoid_or_line_log_predictive,
     sinusoid_tasks,
 )
 from data.seeding import mix_seed
@@ -26,10 +28,14 @@ from models.tasks.predictors import LinearPredictor, PerceptronPredictor
 from models.tasks.priors import GaussianPrior
 
 LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
-NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1}
+AMBIGUOUS = "ambiguous"
+"""The problem whose few points leave open what a task is: a sinusoid or a line."""
+NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1, AMBIGUOUS: 0.3}
 """The true standard deviation of each problem's targets."""
 HIDDEN = 20  # units of the network that tasks of `network` are drawn from
 SUPPORT = 10
+FEWER = {AMBIGUOUS: 5}
+"""Support points of problems that have not ten."""
 SINUSOIDS_AT_ONCE = 20  # tasks whose phases are integrated at once
 
 
@@ -38,15 +44,20 @@ class Problem:
     """A family of regression tasks, by name.
 
     Attributes:
-        name: ``linear``, ``network`` or ``sinusoids``.
+        name: ``linear``, ``network``, ``sinusoids`` or ``ambiguous``.
     """
 
     name: str
 
     @property
+    def shot(self) -> int:
+        """Support points per task."""
+        return FEWER.get(self.name, SUPPORT)
+
+    @property
     def is_linear(self) -> bool:
         """Whether ŷ is linear in w, so that the posterior is Gaussian and known."""
-        return self.name != "network"
+        return self.name in ("linear", "sinusoids")
 
     @property
     def noise(self) -> float:
@@ -60,12 +71,14 @@ class Problem:
         return sizes[self.name] if self.name in sizes else radial_basis(torch.zeros(1)).shape[-1]
 
     def tasks(self, count: int, *, queries: int, seed: int) -> Episode:
-        """A batch of ``count`` tasks with ten support points, in double precision: the precision matrix of forty overlapping
-        basis functions is nearly singular."""
+        """A batch of ``count`` tasks with :attr:`shot` support points, in double precision: the precision matrix of forty
+        overlapping basis functions is nearly singular."""
         if self.name == "linear":
             episode = linear_tasks(count, queries, *LINEAR_PRIOR, noise=self.noise, seed=seed, support=SUPPORT)
         elif self.name == "network":
             episode = network_tasks(count, queries, *network_prior(HIDDEN), noise=self.noise, seed=seed, support=SUPPORT)
+        elif self.name == AMBIGUOUS:
+            episode = sinusoid_or_line_tasks(count, support=self.shot, queries=queries, noise=self.noise, seed=seed)
         else:
             episode = sinusoid_tasks(count, support=SUPPORT, queries=queries, noise=self.noise, seed=seed)
         return episode.to(dtype=torch.float64)
@@ -122,7 +135,19 @@ def exact_sinusoid_predictive(episode: Episode) -> Tensor:
     return torch.cat(parts)
 
 
-EXACT = {"linear": exact_log_predictive, "sinusoids": exact_sinusoid_predictive}
+def exact_ambiguous_predictive(episode: Episode) -> Tensor:
+    """The same of sinusoids or lines, of the inputs themselves."""
+    assert episode.query_y is not None
+    parts = []
+    for start in range(0, len(episode.query_x), SINUSOIDS_AT_ONCE):
+        some = episode.tasks(slice(start, start + SINUSOIDS_AT_ONCE))
+        assert some.query_y is not None
+        inputs = (some.support_x[..., 0], some.support_y, some.query_x[..., 0], some.query_y)
+        parts.append(sinusoid_or_line_log_predictive(*inputs, NOISE[AMBIGUOUS]))
+    return torch.cat(parts)
+
+
+EXACT = {"linear": exact_log_predictive, "sinusoids": exact_sinusoid_predictive, AMBIGUOUS: exact_ambiguous_predictive}
 """Exact Bayes of the problems where it is known."""
 
 

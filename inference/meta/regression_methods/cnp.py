@@ -8,13 +8,15 @@ from data.seeding import seeded
 from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
 from inference.meta.regression_fits import Fit, Setup, meta_train, num_inputs, objective_of
-from inference.meta.regression_tasks import Problem
+from inference.meta.regression_tasks import AMBIGUOUS, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
 from inference.runs.values import PositiveInt
 from models.tasks.conditional import ConditionalModel
 from models.tasks.scorers.process import MeanAndScale, NeuralProcessScorer
+
+PROBLEMS = ("linear", "network", "sinusoids", AMBIGUOUS)
 
 
 @dataclass(frozen=True, kw_only=True)

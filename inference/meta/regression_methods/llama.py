@@ -24,7 +24,7 @@ from inference.meta.regression_fits import (
     predictor_of,
 )
 from inference.meta.regression_methods.maml import SIZES, SQUARED_ERROR
-from inference.meta.regression_tasks import SUPPORT, Problem
+from inference.meta.regression_tasks import AMBIGUOUS, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
@@ -32,6 +32,8 @@ from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.priors import GaussianPrior
+
+PROBLEMS = ("linear", "network", "sinusoids", AMBIGUOUS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,9 @@ def build(setup: Setup, variant: Variant) -> Fit:
         predictor,
         PriorStart(prior),
         ExactGradient(GaussianLikelihood(SQUARED_ERROR, learned=False)),
-        GradientStep(own.steps, len(weights), size=(own.size or SIZES[setup.problem.name]) / SUPPORT, learned=True, point=True),
+        GradientStep(
+            own.steps, len(weights), size=(own.size or SIZES[setup.problem.name]) / setup.problem.shot, learned=True, point=True
+        ),
         likelihood,
         steps=own.steps,
         beta=variant.beta,

@@ -19,10 +19,17 @@ from inference.meta.regression_scores import moments
 from inference.meta.regression_tasks import LINEAR_PRIOR, NOISE, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 
-OTHERS = ("maml:first_order", "ridge:features=bumps", "sib:steps=0", "sib:gradient=mlp", "llama:scored=queries")
+OTHERS = (
+    "maml:first_order",
+    "ridge:features=bumps",
+    "sib:steps=0",
+    "sib:gradient=mlp",
+    "llama:scored=queries",
+    "platipus:noise_only",
+)
 CASES = [
     (name, problem)
-    for name, problem in itertools.product([*REGRESSION_METHODS, *OTHERS], ("linear", "network", "sinusoids"))
+    for name, problem in itertools.product([*REGRESSION_METHODS, *OTHERS], ("linear", "network", "sinusoids", "ambiguous"))
     if problem in REGRESSION_METHODS[split_choice(name)[0]].problems
 ]
 UNTRAINED = {"fine-tuning"}
