@@ -109,7 +109,8 @@ def test_learned_ridge_regression_has_no_regret(tmp_path):
         (["--methods", "prior:steps=2"], "prior: no option 'steps' of this method: it has none"),
         (
             ["--methods", "anil"],
-            "anil cannot be run on --data linear: leave it out, or choose --data network or --data sinusoids or --data ambiguous",
+            "anil cannot be run on --data linear: leave it out, or choose --data network or --data sinusoids or "
+            "--data ambiguous",
         ),
         (["--way", "7"], "regression (--data linear) has no use for --way 7: leave it out"),
         (["--shot", "3", "--mixed", "false"], "has no use for --shot 3, --mixed false: leave it out"),
