@@ -16,10 +16,12 @@ from data.items import LabelledItems
 NUM_ATTRIBUTES = 3
 LEFT_OUT = 2, 1, 0
 """Of the pairs of attributes (0, 1), (0, 2) and (1, 2), the attribute that is in none."""
+FIRST, SECOND = (1, 0, 0), (2, 2, 1)
+"""The pair, by the attribute that is not in it."""
 
 
 class AttributeSampler:
-    """Draws tasks of two classes: class 1 has both attributes of a pair, class 0 has neither.
+    """Draws tasks of two classes: class 1 has both attributes of a pair, class 0 has neither, or, contested, not both.
 
     Where tasks are not ambiguous, each has a pair of its own, and the third attribute is there or not at random in each item.
     Where they are, items of class 1 in the support have all three attributes and those of class 0 none. The queries are then
@@ -31,19 +33,25 @@ class AttributeSampler:
         source: items whose class numbers, 0 to 7, have one bit for each attribute.
         shot, queries: items of each class in the support, and in the queries or in a block of them.
         ambiguous: whether tasks are.
+        contested: whether class 0 is what has not both; in a support that is ambiguous it has none all the same.
 
     Raises:
-        UserError: not eight classes, or a class with fewer items than shot + queries.
+        UserError: not eight classes, or a class with fewer items than shot + queries; or, contested and ambiguous, than three
+            times the queries.
     """
 
-    def __init__(self, source: LabelledItems, *, shot: int = 5, queries: int = 15, ambiguous: bool = False) -> None:
+    def __init__(
+        self, source: LabelledItems, *, shot: int = 5, queries: int = 15, ambiguous: bool = False, contested: bool = False
+    ) -> None:
         if source.num_classes != 2**NUM_ATTRIBUTES:
             raise UserError(f"{source.num_classes} classes: items with three attributes have {2**NUM_ATTRIBUTES}")
         self.spec = TaskSpec(way=2, shot=as_whole(shot, "shot", 1), queries=queries)
         if (least := int(source.counts.min())) < self.spec.shot + self.spec.queries:
             needed = f"shot + queries = {self.spec.shot} + {self.spec.queries}"
             raise UserError(f"one of the classes has {least} items, fewer than {needed}: lower `shot` or `queries`")
-        self.source, self.ambiguous = source, ambiguous
+        if ambiguous and contested and least < NUM_ATTRIBUTES * self.spec.queries:
+            raise UserError(f"one of the classes has {least} items, fewer than 3 · queries = 3 · {queries}: lower `queries`")
+        self.source, self.ambiguous, self.contested = source, ambiguous, contested
         self._by_kind = torch.argsort(source.labels, stable=True)
         self._start = source.counts.cumsum(0) - source.counts
 
@@ -67,13 +75,19 @@ class AttributeSampler:
         blocks = NUM_ATTRIBUTES if self.ambiguous else 1
         query_y = classes.repeat_interleave(spec.queries).repeat(blocks).expand(tasks, -1)
         labels = torch.cat([support_y, query_y], dim=-1)
+        free = torch.arange(labels.shape[-1]) >= (
+            2 * spec.shot if self.ambiguous else 0
+        )  # an ambiguous support has all or none
         if self.ambiguous:
-            third = torch.tensor(LEFT_OUT).repeat_interleave(2 * spec.queries)
-            kinds = labels * 7
-            kinds[:, 2 * spec.shot :] ^= 1 << third  # turns the third attribute over
+            third = torch.cat([torch.zeros(2 * spec.shot).long(), torch.tensor(LEFT_OUT).repeat_interleave(2 * spec.queries)])
+            kinds = (labels * 7) ^ (free << third)  # turns the third attribute over
         else:
             third = torch.randint(NUM_ATTRIBUTES, (tasks, 1), generator=generator)
             kinds = (labels * 7) ^ (torch.randint(2, labels.shape, generator=generator) << third)
+        if self.contested:
+            pair = torch.tensor([FIRST, SECOND])[:, third]
+            has = torch.randint(int(self.ambiguous), 3, labels.shape, generator=generator)  # none, the first, the second
+            kinds = kinds | torch.where(has == 1, 1 << pair[0], 1 << pair[1]) * ((has > 0) & free & (labels == 0))
         chosen = self._choose(kinds, generator)
         support, query = chosen.split([2 * spec.shot, 2 * spec.queries * blocks], dim=-1)
         return Episode(rows_of(self.items, support), support_y, rows_of(self.items, query), query_y, 2)

@@ -15,6 +15,7 @@ from data.errors import UserError
 from data.seeding import mix_seed
 
 AMPLITUDES = 0.1, 5.0  # of sinusoids: the lowest and the highest
+LINES = -3.0, 3.0  # slopes and offsets of lines, likewise
 EXTENT = 5.0  # inputs are uniform from its negative to it
 
 
@@ -149,7 +150,7 @@ def sinusoid_or_line_tasks(tasks: int, *, support: int = 5, queries: int = 15, n
     generator = torch.Generator().manual_seed(seed)
     is_line = torch.rand(tasks, 1, generator=generator) < 0.5
     amplitude, phase = uniform((tasks, 1), generator, *AMPLITUDES), uniform((tasks, 1), generator, 0.0, math.pi)
-    slope, offset = (uniform((tasks, 1), generator, -3.0, 3.0) for _ in range(2))
+    slope, offset = (uniform((tasks, 1), generator, *LINES) for _ in range(2))
     x = uniform((tasks, support + queries), generator)
     y = torch.where(is_line, slope * x + offset, amplitude * torch.sin(x + phase))
     return split_tasks(x[..., None], y, support, noise, generator)

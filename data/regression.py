@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from data.curves import AMPLITUDES, raw_sinusoid_tasks
+from data.curves import AMPLITUDES, LINES, raw_sinusoid_tasks
 from data.episodes import Episode
 from data.items import LabelledItems, SupervisedData
 
@@ -129,25 +129,66 @@ def sinusoid_log_predictive(
         noise: standard deviation.
         phases: points of the rule.
     """
-    phase = (torch.arange(phases, dtype=support_x.dtype, device=support_x.device)[:, None] + 0.5) * math.pi / phases
+    phase = math.pi * midpoints(phases, support_x)[:, None]
     wave, asked = (torch.sin(x[:, None] + phase) for x in (support_x, query_x))  # [tasks, phases, n]
-    y, asked_y = support_y[:, None], query_y[:, None]
-    sums = [part.sum(-1, keepdim=True) for part in (wave.square(), wave * y, y.square())]
-    joint = [one + more for one, more in zip(sums, (asked.square(), asked * asked_y, asked_y.square()), strict=True)]
-    count = support_y.shape[-1]
-    evidence, together = log_amplitude_integral(sums, count, noise), log_amplitude_integral(joint, count + 1, noise)
+    evidence, together = log_evidences(wave, support_y[:, None], asked, query_y[:, None], noise, AMPLITUDES)
     return together.logsumexp(1) - evidence.logsumexp(1)
 
 
-def log_amplitude_integral(sums: Sequence[Tensor], count: int, noise: float) -> Tensor:
-    """log of E_a Π_i N(y_i; a s_i, noise²) over a ~ U(0.1, 5), nats.
+def sinusoid_or_line_log_predictive(
+    support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, noise: float, *, points: int = 500
+) -> Tensor:
+    """The same of :func:`~data.curves.sinusoid_or_line_tasks`, whose law says sinusoid or line with probability ½ each.
+
+    A line is linear in its offset, which is integrated in closed form, as an amplitude is; its slope by the midpoint rule.
+
+    Args:
+        support_x, support_y, query_x, query_y, noise: see :func:`sinusoid_log_predictive`.
+        points: of the rules for phase and slope.
+    """
+    middle, (low, high) = midpoints(points, support_x)[:, None], LINES
+    x, asked, y, asked_y = (part[:, None] for part in (support_x, query_x, support_y, query_y))
+    wave, asked_wave = (torch.sin(at + math.pi * middle) for at in (x, asked))
+    line, asked_line = ((low + (high - low) * middle) * at for at in (x, asked))  # but for their offset
+    of_waves = log_evidences(wave, y, asked_wave, asked_y, noise, AMPLITUDES)
+    of_lines = log_evidences(torch.ones_like(line), y - line, torch.ones_like(asked_line), asked_y - asked_line, noise, LINES)
+    evidence, together = (torch.cat(both, 1) for both in zip(of_waves, of_lines, strict=True))
+    return together.logsumexp(1) - evidence.logsumexp(1)
+
+
+def midpoints(count: int, like: Tensor) -> Tensor:
+    """The midpoints of so many equal parts of [0, 1], with the dtype and device of ``like``: ``[count]``."""
+    return (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count
+
+
+def log_evidences(
+    wave: Tensor, y: Tensor, asked: Tensor, asked_y: Tensor, noise: float, between: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """log E_a Π_i N(y_i; a s_i, noise²), a uniform ``between`` two numbers, nats: of the support, and with each query added.
+
+    Args:
+        wave, y: s and y of the support, ``[tasks, points, support]`` or what broadcasts to it.
+        asked, asked_y: of the queries, ``[tasks, points, query]`` likewise.
+        noise: standard deviation.
+
+    Returns:
+        ``[tasks, points, 1]`` and ``[tasks, points, query]``.
+    """
+    sums = [part.sum(-1, keepdim=True) for part in (wave.square(), wave * y, y.square())]
+    joint = [one + more for one, more in zip(sums, (asked.square(), asked * asked_y, asked_y.square()), strict=True)]
+    count = y.shape[-1]
+    return log_amplitude_integral(sums, count, noise, between), log_amplitude_integral(joint, count + 1, noise, between)
+
+
+def log_amplitude_integral(sums: Sequence[Tensor], count: int, noise: float, between: tuple[float, float]) -> Tensor:
+    """log of E_a Π_i N(y_i; a s_i, noise²) over a uniform ``between`` two numbers, nats.
 
     Args:
         sums: Σ s², Σ s y and Σ y², of shapes that broadcast.
         count: how many y there are.
         noise: standard deviation.
     """
-    (squares, products, total), (low, high) = sums, AMPLITUDES
+    (squares, products, total), (low, high) = sums, between
     mean, scale = products / squares, noise / squares.sqrt()
     misfit = (total - products * mean) / (2 * noise**2)
     near, far = (low - mean) / scale, (high - mean) / scale

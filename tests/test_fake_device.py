@@ -21,6 +21,7 @@ from guides.tasks.unrolled import UnrolledGuide
 from inference.bnn.posterior import WeightPosterior
 from inference.bnn.predict import predict_items
 from inference.elbo import RateDistortionELBO
+from inference.meta.platipus import build_platipus
 from inference.meta.settings import MetaSchedule
 from inference.meta.training import MetaTraining, every_step
 from inference.vid.vid import predict_classes
@@ -31,6 +32,7 @@ from models.networks.functional import FunctionalNetwork
 from models.networks.norms import with_norm
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.network_predictor import NetworkPredictor
+from models.tasks.predictors import LinearPredictor
 from models.tasks.priors import GaussianPrior
 from tests.test_pyro_host import SYSTEMS, build
 
@@ -111,6 +113,29 @@ def test_a_step_of_maml(norm, device):
         loss.backward()
         assert {p.grad.device.type for p in (start.loc, rule.log_size, network.network[1][0].weight)} == {device}
     assert loss.device.type == predictor(x, guide.unroll(x, y, x, way=3)[-1].loc).device.type == device
+
+
+@pytest.mark.parametrize("device", sorted({"cuda", BACKWARD}))
+def test_a_step_of_platipus(device):
+    """A step to the prior and one to the posterior, and two from what is drawn; and a prediction from the prior."""
+    with torch.device(device):
+        start, likelihood = LearnedStart(torch.randn(3, 5)), CategoricalLikelihood()
+        x, y = torch.randn(2, 6, 5), torch.arange(3).repeat(2).expand(2, 6)
+        sizes = {"steps": 2, "size": 0.1, "learned": True, "prior_size": 0.1, "scale": 0.1}
+        model, guide = build_platipus(LinearPredictor(1.0), start, ExactGradient(likelihood), likelihood, **sizes)
+    steps = int(device == BACKWARD)
+    for gaussian in (guide.prior, guide.posterior):
+        gaussian.descent.steps = steps
+    model.adapt.descent.steps = 2 * steps
+    objective = RateDistortionELBO(beta=0.1)(model, guide)
+    loss = objective(x, y, x, y, 3)
+    if device == BACKWARD:
+        loss.backward()
+        learned = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        assert {p.grad.device.type for p in learned.values()} == {device}
+    with validation_enabled(False):  # checks wait; the objective switches them off by itself
+        labels = poutine.trace(model.eval()).get_trace(x, y, x, y, 3).nodes["labels"]["fn"]
+    assert loss.device.type == labels.logits.device.type == device
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -213,6 +213,20 @@ class UnrolledGuide(PyroModule):
         hyperparameters = tuple(h.squeeze(-2) if self.hyper is not None and h.dim() > 1 else h for h in hyperparameters)
         way = num_classes(support_y) if way is None else way
         parameters = self.begin(support_x, support_y, query_x, self.predictor.rows(way), hyperparameters)
+        return self.descend(parameters, support_x, support_y, query_x, query_y, hyperparameters=hyperparameters)
+
+    def descend(
+        self,
+        parameters: PosteriorParameters,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor | None = None,
+        *,
+        hyperparameters: tuple[Tensor, ...],
+    ) -> list[PosteriorParameters]:
+        """:meth:`unroll` from θ⁰ = ``parameters``, ``[..., tasks, rows, D]``, in place of λ's; with ψ in
+        ``hyperparameters``."""
         evidence = self.evidence(support_x, support_y, query_x, query_y, hyperparameters) if self.steps else []
         scales = self.prior.variance(hyperparameters), self.prior.narrowest(hyperparameters)
         trajectory = [parameters]

@@ -22,6 +22,7 @@ from torch.distributions import kl_divergence
 
 from data.episodes import Episode
 from data.seeding import draw_part, mix_seed, part_of_batch, seeded, shared_draws
+from guides.tasks.query_informed import FROM_PRIOR
 from inference.elbo import innermost
 from models.distributions.support_gaussian import SupportGaussian
 from models.networks.layers import evaluating
@@ -42,7 +43,7 @@ class Predictive:
         labels: p(y given x, w_s) of each posterior draw s, batch_shape ``[draws, tasks, query]``; one draw where nothing is
             random.
         rate: KL(q ‖ p), nats: ``[tasks]``, averaged over what hyperparameters were drawn; ``None`` where the posterior is a
-            point or nothing is latent.
+            point, nothing is latent, or all draws are the model's own prior's.
     """
 
     labels: dist.TorchDistribution
@@ -301,12 +302,13 @@ def draws_plate(draws: int) -> pyro.plate:
 def total_rate(model_trace: Trace, guide_trace: Trace) -> Tensor | None:
     """Σ KL(q ‖ p) over the tasks' own latent sites, nats: ``[tasks]``.
 
-    A site outside the plate ``tasks`` (hyperparameters) belongs to no task and is not counted.
+    A site outside the plate ``tasks`` (hyperparameters) belongs to no task and is not counted, nor is one that the guide draws
+    from the model's prior, see :class:`~guides.tasks.query_informed.QueryInformedGuide`.
     """
     total = None
     for name in guide_trace.stochastic_nodes:
         site: Any = guide_trace.nodes[name]
-        if name not in model_trace or not is_of_tasks(site):
+        if name not in model_trace or not is_of_tasks(site) or site["infer"].get(FROM_PRIOR):
             continue
         if is_point(site["fn"]):
             return None

@@ -39,9 +39,9 @@ class MetaOptions(FewShotOptions):
 
     Args:
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); glyph-descriptions (zero-shot: a
-            description of each class); linear, network, sinusoids, memorisable (regression).
+            description of each class); linear, network, sinusoids, memorisable, ambiguous (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, tpn, r2d2, anil,
-            nil, llama, maml (which adapts a whole network), sib, and without training nearest-mean, gaussian-classes,
+            nil, llama, maml (which adapts a whole network), platipus, sib, and without training nearest-mean, gaussian-classes,
             fine-tuning; each with its own options behind it, as in anil:steps=10.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         train_features: what of the features each method trains with itself: none, linear (a map between network and method) or
@@ -73,6 +73,7 @@ class MetaOptions(FewShotOptions):
         if self.train_features == "all" and self.features:
             raise UserError("a feature file has no images to train a network on: start from images, or `train_features=linear`")
         fixed = [name for name, _ in map(split_choice, self.methods) if METHODS[name].fixed_way]
+        fixed += [variant.method for variant in self.variants() if variant.predictor == NETWORK]
         ways = {self.way, *(self.test_way or ()), *(self.train_way or ())}
         if fixed and len(ways) > 1:
             raise UserError(f"{fixed[0]} takes tasks of one number of classes: leave out `train_way` and `test_way`, or it")

@@ -35,6 +35,7 @@ INPUTS = {
     "network": "ridge:features=bumps reads radial basis functions of the input, all others the input itself",
     "sinusoids": "prior, conjugate and sib are linear in radial basis functions of the input; all others read the input itself",
     "memorisable": "validation and test tasks are of amplitudes between those of training, and tell a wrong one",
+    "ambiguous": "",
 }
 """What methods read, by problem."""
 

@@ -1,4 +1,4 @@
-"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids|memorisable``."""
+"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids|memorisable|ambiguous``."""
 
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
@@ -35,6 +35,7 @@ DEFAULT = {
         *("mr-maml:penalty=decay:weight=0.0001", "mr-cnp:weight=0.01", "mr-cnp:penalty=codes:weight=0.5"),
         "mr-cnp:penalty=decay:weight=0.01",
     ),
+    "ambiguous": ("maml:steps=1", "maml", "anil", "cnp", "llama:scored=queries", "platipus:noise_only", "platipus"),
 }
 """Methods of each problem where none are given."""
 
@@ -50,11 +51,12 @@ class RegressionOptions(FewShotOptions):
     """The options with what regression has as defaults.
 
     Args:
-        data: linear, network, sinusoids or memorisable (sinusoids that tell training tasks apart).
+        data: linear, network, sinusoids, memorisable (sinusoids that tell training tasks apart) or ambiguous (a sinusoid or a
+            line).
         methods: what is trained, on the same tasks: names, each with its own options behind it, as in maml:steps=1; a dozen of
             each data set's own when not given.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
-        shot: support points per task.
+        shot: support points per task; 10, of ambiguous 5, when not given.
         queries: query points per task.
         tasks: meta-training tasks of each method.
         batch: tasks per training step.
@@ -65,7 +67,7 @@ class RegressionOptions(FewShotOptions):
 
     data: str = "linear"
     _tasks: ClassVar[Group] = Group.TASKS
-    shot: PositiveInt = 10
+    shot: PositiveInt | None = None  # type: ignore[assignment]
     _guide: ClassVar[Group] = Group.GUIDE
     methods: RegressionChoices | None = None
     beta: Sweep = Sweep((1.0,))
@@ -95,7 +97,7 @@ class RegressionOptions(FewShotOptions):
     @property
     def problem(self) -> Problem:
         """The family of tasks."""
-        return Problem(self.data, self.shot)
+        return Problem(self.data, self.shot or 0)
 
     def variants(self) -> list[Variant]:
         found: list[Variant] = []

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from data.curves import EXTENT, raw_sinusoid_tasks
+from data.curves import EXTENT, raw_sinusoid_tasks, sinusoid_or_line_tasks
 from data.episodes import Episode
 from data.regression import network_prior, network_tasks
 from data.seeding import mix_seed
@@ -18,7 +18,7 @@ from inference.evaluation.predictive import predictive
 from inference.evaluation.style import STYLE, headline, key, looks
 from inference.meta.comparison_plots import named
 from inference.meta.regression_fits import Fit
-from inference.meta.regression_tasks import HIDDEN, Problem
+from inference.meta.regression_tasks import AMBIGUOUS, HIDDEN, Problem
 
 DRAWN, POINTS, SHOWN, PER_ROW = 200, 200, 3, 4
 PICTURE = 11  # a stream of tasks
@@ -105,11 +105,13 @@ def pictured(problem: Problem, seed: int) -> tuple[Episode, Tensor]:
         sizes: dict[str, Any] = {"support": problem.shot, "noise": noise, "seed": own}
         if problem.name == "sinusoids":
             return raw_sinusoid_tasks(SHOWN, queries=POINTS, **sizes)
+        if problem.name == AMBIGUOUS:
+            return sinusoid_or_line_tasks(SHOWN, queries=POINTS, **sizes)
         return network_tasks(SHOWN, POINTS, *network_prior(HIDDEN), **sizes)
 
     noisy, clean = drawn(problem.noise), drawn(0.0)
     assert clean.query_y is not None
-    extent = EXTENT if problem.name == "sinusoids" else 3.0
+    extent = EXTENT if problem.name in ("sinusoids", AMBIGUOUS) else 3.0
     order = clean.query_x[..., 0].argsort(-1)
     truth = clean.query_y.gather(-1, order)
     x = clean.query_x[..., 0].gather(-1, order)

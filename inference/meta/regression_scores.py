@@ -32,6 +32,7 @@ from inference.meta.training import TASKS
 from inference.meta.variants import Variant
 from models.distributions.support_gaussian import SupportGaussian
 from models.likelihoods import GaussianLikelihood
+from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import LinearPredictor
 
 AT_ONCE = 20  # tasks; so many draws of a network's weights are memory
@@ -151,7 +152,8 @@ def log_density(fit: Fit, seen: Episode, predicted: Predictive) -> Tensor:
     draws of what was ``predicted``; ``seen`` is the tasks as the fit sees them."""
     assert seen.query_y is not None
     model = fit.model
-    if not isinstance(getattr(model, "predictor", None), LinearPredictor):
+    direct = isinstance(model, EmpiricalBayesModel)  # the site's weights are those that predict
+    if not direct or not isinstance(model.predictor, LinearPredictor):
         return predicted.log_predictive(seen.query_y).double()
     fn = trace_guide(fit.guide, seen, 1).nodes["weights"]["fn"]
     mean, covariance = (part.double() for part in moments(fn))

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.curves import KNOWN_AMPLITUDES, memorisable_log_predictive, memorisable_sinusoid_tasks
+from data.curves import (
+    KNOWN_AMPLITUDES,
+    memorisable_log_predictive,
+    memorisable_sinusoid_tasks,
+    sinusoid_or_line_tasks,
+)
 from data.episodes import Episode
 from data.regression import (
     linear_posterior,
@@ -18,6 +23,7 @@ from data.regression import (
     radial_basis,
     radial_inputs,
     sinusoid_log_predictive,
+    sinusoid_or_line_log_predictive,
     sinusoid_tasks,
 )
 from data.seeding import mix_seed
@@ -28,13 +34,17 @@ from models.tasks.predictors import LinearPredictor, PerceptronPredictor
 from models.tasks.priors import GaussianPrior
 
 LINEAR_PRIOR = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.7, 0.3, 1.2]))
-NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1, "memorisable": 0.1}
-"""The true standard deviation of each problem's targets."""
-HIDDEN = 20  # units of the network that tasks of `network` are drawn from
-SUPPORT = 10
 MEMORISABLE, USED = "memorisable", 16
 """The problem whose training tasks can be learned by heart, and how many amplitudes they have: those of the code of Yin et al.
 2020."""
+AMBIGUOUS = "ambiguous"
+"""The problem whose few points leave open what a task is: a sinusoid or a line."""
+NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1, MEMORISABLE: 0.1, AMBIGUOUS: 0.3}
+"""The true standard deviation of each problem's targets."""
+HIDDEN = 20  # units of the network that tasks of `network` are drawn from
+SUPPORT = 10
+FEWER = {AMBIGUOUS: 5}
+"""Support points of problems that usually have not ten."""
 SINUSOIDS_AT_ONCE = 20  # tasks whose phases are integrated at once
 
 
@@ -43,12 +53,16 @@ class Problem:
     """A family of regression tasks, by name.
 
     Attributes:
-        name: ``linear``, ``network``, ``sinusoids`` or ``memorisable``.
-        shot: support points per task.
+        name: ``linear``, ``network``, ``sinusoids``, ``memorisable`` or ``ambiguous``.
+        shot: support points per task; the problem's usual number when not given.
     """
 
     name: str
-    shot: int = SUPPORT
+    shot: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shot:
+            object.__setattr__(self, "shot", FEWER.get(self.name, SUPPORT))  # frozen from here on
 
     @property
     def is_linear(self) -> bool:
@@ -86,6 +100,8 @@ class Problem:
             episode = network_tasks(count, queries, *network_prior(HIDDEN), **sizes)
         elif self.name == MEMORISABLE:
             episode = memorisable_sinusoid_tasks(count, queries=queries, used=USED, new=new, **sizes)
+        elif self.name == AMBIGUOUS:
+            episode = sinusoid_or_line_tasks(count, queries=queries, **sizes)
         else:
             episode = sinusoid_tasks(count, queries=queries, **sizes)
         return episode.to(dtype=torch.float64)
@@ -150,10 +166,23 @@ def exact_memorisable_predictive(episode: Episode) -> Tensor:
     return memorisable_log_predictive(support_u, episode.support_y, query_u, episode.query_y, NOISE[MEMORISABLE])
 
 
+def exact_ambiguous_predictive(episode: Episode) -> Tensor:
+    """The same of sinusoids or lines, of the inputs themselves."""
+    assert episode.query_y is not None
+    parts = []
+    for start in range(0, len(episode.query_x), SINUSOIDS_AT_ONCE):
+        some = episode.tasks(slice(start, start + SINUSOIDS_AT_ONCE))
+        assert some.query_y is not None
+        inputs = (some.support_x[..., 0], some.support_y, some.query_x[..., 0], some.query_y)
+        parts.append(sinusoid_or_line_log_predictive(*inputs, NOISE[AMBIGUOUS]))
+    return torch.cat(parts)
+
+
 EXACT = {
     "linear": exact_log_predictive,
     "sinusoids": exact_sinusoid_predictive,
     MEMORISABLE: exact_memorisable_predictive,
+    AMBIGUOUS: exact_ambiguous_predictive,
 }
 """Exact Bayes of the problems where it is known."""
 

@@ -73,13 +73,14 @@ def check_training(
             batch = options.batch if options.epochs else 1
             check_network_memory(options.backbone, data.image_shape, data.train.num_classes, batch, options.loop)
         started = network or starting_network(settings(PretrainSettings, options), data)
-        num_features, whole = started.num_features, [v.method for v in options.variants() if v.predictor == NETWORK]
+        num_features = started.num_features
+        whole = [variant.method for variant in options.variants() if variant.predictor == NETWORK]
         if whole and started.kind == OWN:
             raise UserError(f"{whole[0]} builds the network it adapts by its name: give one as `backbone`, such as conv4-64")
-        if started.standardize.mean.shape[0] != data.image_shape[0] and whole:
+        if whole and started.standardize.mean.shape[0] != data.image_shape[0]:
             raise UserError(
-                f"maml adapts a network for images of {data.image_shape[0]} channels, and the weights are for "
-                f"{started.standardize.mean.shape[0]}: leave out maml, or `weights`"
+                f"{whole[0]} adapts a network for images of {data.image_shape[0]} channels, and the weights are for "
+                f"{started.standardize.mean.shape[0]}: leave out {whole[0]}, or `weights`"
             )
         parts = {"train": kept_labels(data.train, options.holdout), "val": data.val}
     else:

@@ -64,7 +64,41 @@ def test_an_ambiguous_support_fits_all_pairs_and_a_block_one():
             assert (inside[..., attribute] == (attribute in pair)).all()
 
 
+def test_a_contested_task_goes_by_both_of_a_pair():
+    episode = AttributeSampler(numbered(), shot=5, queries=15, contested=True).sample(900, seed=0)
+    seen = torch.cat([attributes(episode.support_x), attributes(episode.query_x)], 1).bool()
+    labels = torch.cat([episode.support_y, episode.query_y], 1).bool()
+    both = torch.stack([seen[..., a] & seen[..., b] for a, b in PAIRS], -1)
+    by = (both == labels[..., None]).all(1)  # [tasks, pairs]
+    assert (by.sum(-1) == 1).all(), "one pair alone explains a task"
+    assert float((by.float().mean(0) - 1 / 3).abs().max()) < 4 * (2 / 9 / 900) ** 0.5
+    of_pair = torch.stack([seen[..., a].int() + 2 * seen[..., b] for a, b in PAIRS], -1)[by[:, None].expand_as(both)]
+    shares = torch.bincount(of_pair[~labels.flatten()], minlength=4) / (~labels).sum()
+    assert float((shares[:3] - 1 / 3).abs().max()) < 4 * (2 / 9 / (900 * 20)) ** 0.5
+    third = torch.stack([seen[..., 2], seen[..., 1], seen[..., 0]], -1)[by[:, None].expand_as(both)]
+    assert float(third.float().mean()) == pytest.approx(0.5, abs=4 * 0.5 / (900 * 40) ** 0.5)
+
+
+def test_a_contested_query_is_of_class_1_by_one_pair_and_of_class_0_by_the_others():
+    sampler = AttributeSampler(numbered((45,) * 8), shot=5, queries=15, ambiguous=True, contested=True)
+    episode = sampler.sample(60, seed=0)
+    assert (attributes(episode.support_x) == episode.support_y[..., None]).all()
+    seen = attributes(episode.query_x).bool()
+    assert (seen.sum(-1) == 2).all()
+    answers = torch.stack([seen[..., a] & seen[..., b] for a, b in PAIRS], -1)  # [tasks, query, pairs]
+    assert (answers.sum(-1) == 1).all()
+    right = (answers == episode.query_y[..., None].bool()).unflatten(1, (3, 30)).float()
+    for block in range(3):
+        assert (right[:, block, :, block] == 1).all()
+        for other in {0, 1, 2} - {block}:
+            assert float(right[:, block, :, other].mean()) == pytest.approx(0.25, abs=4 * 0.25 / (60 * 15) ** 0.5)
+    for task in episode.query_x[..., 0]:
+        assert len(task.unique()) == len(task)
+
+
 def test_what_cannot_be_is_refused():
+    with pytest.raises(UserError, match="lower `queries`"):
+        AttributeSampler(numbered(), ambiguous=True, contested=True)
     with pytest.raises(UserError, match="lower `shot` or `queries`"):
         AttributeSampler(numbered((30, 30, 19, 30, 30, 30, 30, 30)))
     with pytest.raises(UserError, match="have 8"):

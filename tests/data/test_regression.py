@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from data.curves import sinusoid_or_line_tasks
 from data.regression import (
     curve,
     linear_evidence,
@@ -17,6 +18,7 @@ from data.regression import (
     radial_basis,
     radial_inputs,
     sinusoid_log_predictive,
+    sinusoid_or_line_log_predictive,
     sinusoid_tasks,
 )
 
@@ -109,6 +111,25 @@ def test_exact_bayes_of_sinusoids_is_what_quadrature_over_both_numbers_gives(flo
     prior[[0, -1]] = 0.5  # the trapezoid rule
     evidence = logs[0].sum(-1, keepdim=True) + prior.log()[:, None, None, None]
     grid = (evidence + logs[1]).logsumexp((0, 1)) - evidence.logsumexp((0, 1))
+    torch.testing.assert_close(found, grid, atol=1e-4, rtol=0)
+
+
+def test_exact_bayes_of_sinusoids_or_lines_is_what_quadrature_over_all_numbers_gives(float64):
+    episode = sinusoid_or_line_tasks(4, support=2, queries=2, noise=0.5, seed=5).to(dtype=torch.float64)
+    x, asked = episode.support_x[..., 0], episode.query_x[..., 0]
+    found = sinusoid_or_line_log_predictive(x, episode.support_y, asked, episode.query_y, 0.5)
+
+    def curves(at):
+        points = (torch.arange(400) + 0.5) / 400
+        first, second = points[:, None, None, None], points[:, None, None]
+        waves = (0.1 + 4.9 * first) * torch.sin(at + math.pi * second)
+        return torch.stack([waves, (6 * first - 3) * at + 6 * second - 3])  # [kinds, 400, 400, tasks, n]
+
+    evidence, joint = (
+        torch.distributions.Normal(curves(at), 0.5).log_prob(y) for at, y in ((x, episode.support_y), (asked, episode.query_y))
+    )
+    evidence = evidence.sum(-1, keepdim=True)
+    grid = (evidence + joint).logsumexp((0, 1, 2)) - evidence.logsumexp((0, 1, 2))
     torch.testing.assert_close(found, grid, atol=1e-4, rtol=0)
 
 

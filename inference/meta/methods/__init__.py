@@ -56,6 +56,7 @@ FILES = {
     "nil": "nil",
     "llama": "llama",
     "maml": "maml",
+    "platipus": "platipus",
     "fine-tuning": "fine_tuning",
 }
 """Methods by name, and the files of this folder that hold them."""

@@ -78,12 +78,8 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         UserError: there are no images.
     """
     own = read_given(MamlOptions, variant.given)
-    if settings.image_shape is None:
-        raise UserError("maml adapts a network for images: start from images, not from features")
-    backbone: Any = build_backbone(settings.backbone, settings.image_shape)
-    network = nn.Sequential(backbone, nn.Linear(backbone.num_features, settings.way))
-    functional = FunctionalNetwork(with_norm(network, own.norm))
-    predictor = NetworkPredictor(functional, settings.way, settings.image_shape)
+    predictor = network_predictor(settings, own.norm, "maml")
+    functional = predictor.network
     one = torch.zeros(functional.num_weights)
     prior = GaussianPrior(one, torch.ones(1).expand_as(one), learned=False)  # of a point it says nothing
     start = LearnedStart.from_network(functional)
@@ -110,6 +106,22 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         reduction=Reduction.MEAN,
     )
     return EmpiricalBayesModel(prior, predictor, TemperedCategorical()), guide
+
+
+def network_predictor(settings: GuideSettings, norm: str, method: str) -> NetworkPredictor:
+    """ŷ of all weights of backbone and linear head, under a ``norm`` of :class:`MamlOptions`.
+
+    Args:
+        method: named where there are no images.
+
+    Raises:
+        UserError: there are none.
+    """
+    if settings.image_shape is None:
+        raise UserError(f"{method} adapts a network for images: start from images, not from features")
+    backbone: Any = build_backbone(settings.backbone, settings.image_shape)
+    network = nn.Sequential(backbone, nn.Linear(backbone.num_features, settings.way))
+    return NetworkPredictor(FunctionalNetwork(with_norm(network, norm)), settings.way, settings.image_shape)
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ FILES = {
     "prior": "prior",
     "fine-tuning": "fine_tuning",
     "maml": "maml",
+    "platipus": "platipus",
     "meta-sgd": "meta_sgd",
     "anil": "anil",
     "llama": "llama",

@@ -9,7 +9,7 @@ from guides.tasks.families import Family
 from inference.meta.choices import read_given
 from inference.meta.regression_fits import Fit, Setup, Trunk
 from inference.meta.regression_methods import maml
-from inference.meta.regression_tasks import Problem
+from inference.meta.regression_tasks import AMBIGUOUS, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 
@@ -20,7 +20,7 @@ class AnilOptions(maml.MamlOptions):
 
 
 OPTIONS = AnilOptions
-PROBLEMS = ("network", "sinusoids")
+PROBLEMS = ("network", "sinusoids", AMBIGUOUS)
 
 
 def variants(swept: VariantSettings, problem: Problem) -> list[Variant]:

@@ -10,7 +10,7 @@ from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
 from inference.meta.regression_fits import Fit, Setup, meta_train, objective_of
 from inference.meta.regression_regularised import WEIGHTS, beta_of, build_random, variants_of
-from inference.meta.regression_tasks import MEMORISABLE, Problem
+from inference.meta.regression_tasks import AMBIGUOUS, MEMORISABLE, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
@@ -44,7 +44,7 @@ class ProcessOptions(Options):
 
 
 OPTIONS = ProcessOptions
-PROBLEMS = ("linear", "network", "sinusoids", MEMORISABLE)
+PROBLEMS = ("linear", "network", "sinusoids", MEMORISABLE, AMBIGUOUS)
 
 
 def variants(swept: VariantSettings, problem: Problem) -> list[Variant]:

@@ -11,13 +11,16 @@ from inference.evaluation.predictive import predictive
 from inference.meta.choices import read_given
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_methods import maml
-from inference.meta.regression_tasks import Problem
+from inference.meta.regression_tasks import AMBIGUOUS, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
 from inference.runs.values import PositiveInt, PositiveNumber
 
 TASKS = 200  # that the noise is read off
+
+
+PROBLEMS = ("linear", "network", "sinusoids", AMBIGUOUS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from inference.meta.regression_fits import (
     predictor_of,
 )
 from inference.meta.regression_methods.maml import SIZES, SQUARED_ERROR
-from inference.meta.regression_tasks import Problem
+from inference.meta.regression_tasks import AMBIGUOUS, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
@@ -31,6 +31,8 @@ from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
 from models.tasks.priors import GaussianPrior
+
+PROBLEMS = ("linear", "network", "sinusoids", AMBIGUOUS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,11 @@ from guides.tasks.families import Family
 from inference.meta.choices import read_given
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_methods import maml
-from inference.meta.regression_tasks import Problem
+from inference.meta.regression_tasks import AMBIGUOUS, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
+
+PROBLEMS = ("linear", "network", "sinusoids", AMBIGUOUS)
 
 
 @dataclass(frozen=True, kw_only=True)

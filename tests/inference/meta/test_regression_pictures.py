@@ -41,7 +41,7 @@ def test_without_a_reference_it_is_the_nll():
     assert axis.containers[0].lines[0].get_xydata().tolist() == [[2.0, 3.0]]
 
 
-@pytest.mark.parametrize("name", ["network", "sinusoids"])
+@pytest.mark.parametrize("name", ["network", "sinusoids", "ambiguous"])
 def test_what_is_true_goes_through_the_task_without_noise(name):
     tasks, truth = regression_pictures.pictured(Problem(name), seed=2)
     x = tasks.query_x[0, :, 0]

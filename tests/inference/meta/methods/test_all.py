@@ -16,12 +16,13 @@ WAY, D = 4, 6
 OTHERS = (
     *("matching:full_context", "anil:first_order", "r2d2:posterior=full", "prototypical:predictor=cosine"),
     *("prototypical:descriptions", "fine-tuning:weight_decay=0.001"),
+    "platipus:noise_only",
 )
 CASES = [*(name for name in METHODS if name != "maml"), *OTHERS]  # maml takes images: see test_maml
 TRANSDUCTIVE = {"sib", "tpn"}
-IN_ORDER = {"graph", "llama"}
+IN_ORDER = {"graph", "llama", "platipus:noise_only"}
 """Methods whose predictions depend on how classes are numbered: by labels in dense layers, and by draws, whose noise follows
-the order of all outputs."""
+the order of all outputs, or that of classes which start alike."""
 UNTRAINED = {"gaussian-classes", "fine-tuning"}
 
 

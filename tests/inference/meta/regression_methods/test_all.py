@@ -19,7 +19,14 @@ from inference.meta.regression_scores import moments
 from inference.meta.regression_tasks import LINEAR_PRIOR, NOISE, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 
-OTHERS = ("maml:first_order", "ridge:features=bumps", "sib:steps=0", "sib:gradient=mlp", "llama:scored=queries")
+OTHERS = (
+    "maml:first_order",
+    "ridge:features=bumps",
+    "sib:steps=0",
+    "sib:gradient=mlp",
+    "llama:scored=queries",
+    "platipus:noise_only",
+)
 PENALISED = (
     *("mr-maml:test_steps=2", "mr-maml:test_steps=2:penalty=codes", "mr-maml:test_steps=2:penalty=decay:weight=0.1"),
     *("mr-cnp", "mr-cnp:penalty=codes", "mr-cnp:penalty=decay", "cnp:penalty=weights", "cnp:penalty=decay", "maml", "cnp"),
@@ -27,7 +34,7 @@ PENALISED = (
 PLAIN = [name for name in REGRESSION_METHODS if not name.startswith("mr-")]
 CASES = [
     (name, problem)
-    for name, problem in itertools.product([*PLAIN, *OTHERS], ("linear", "network", "sinusoids"))
+    for name, problem in itertools.product([*PLAIN, *OTHERS], ("linear", "network", "sinusoids", "ambiguous"))
     if problem in REGRESSION_METHODS[split_choice(name)[0]].problems
 ] + [(name, "memorisable") for name in PENALISED]
 UNTRAINED = {"fine-tuning"}

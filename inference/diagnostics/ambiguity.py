@@ -1,0 +1,64 @@
+"""Tasks whose support has several right answers: which of them do the draws of a posterior find?"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Ambiguity(NamedTuple):
+    """How draws of a posterior answer tasks that have several right answers; each ``[tasks]``.
+
+    Every draw is a classifier. It is given to the answer under which the labels of that answer's queries are the most likely.
+
+    Attributes:
+        accuracy: of each draw, on the queries of the answer that it is given to; mean over draws.
+        coverage: how many of the answers are given a draw, 1 to ``answers``. It grows with the number of draws, which is to be
+            said beside it, and a single classifier has 1. Draws that are all alike may be given to several answers by the
+            noise of their likelihoods: read it beside ``reached``.
+        reached: of each answer, the accuracy of the best of all draws on its queries; mean over answers. It is 1 only where
+            every answer has a draw that is right.
+        nll: −log of the mean over draws of Π_i p(y_i given x_i), each answer's queries taken together, nats per query; mean
+            over answers. A mixture of right answers pays log(answers) once for all queries.
+        marginal_nll: the same of each query by itself, which tells a mixture of sure classifiers from one that is as unsure
+            by nothing.
+    """
+
+    accuracy: Tensor
+    coverage: Tensor
+    reached: Tensor
+    nll: Tensor
+    marginal_nll: Tensor
+
+
+def ambiguity(logits: Tensor, labels: Tensor, *, answers: int = 3) -> Ambiguity:
+    """Measure draws of classifiers on tasks whose queries are blocks, one for each right answer.
+
+    Source: Finn, Xu and Levine 2018, "Probabilistic model-agnostic meta-learning", table 1: accuracy, coverage (of three) and
+    average NLL.
+
+    Args:
+        logits: of each draw, ``[draws, tasks, answers · n, way]``.
+        labels: by each block's own answer, ``[tasks, answers · n]``.
+        answers: how many blocks the queries are.
+
+    Raises:
+        ValueError: the queries are no such blocks.
+    """
+    if labels.shape[-1] % answers:
+        raise ValueError(f"{labels.shape[-1]} queries are not {answers} blocks of one size")
+    index = labels[None, ..., None].expand(len(logits), -1, -1, 1)
+    logs = logits.log_softmax(-1).gather(-1, index)[..., 0].unflatten(-1, (answers, -1))  # [draws, tasks, answers, n]
+    right = (logits.argmax(-1) == labels).to(logs).unflatten(-1, (answers, -1)).mean(-1)  # [draws, tasks, answers]
+    joint, own = logs.sum(-1), torch.nn.functional.one_hot(logs.sum(-1).argmax(-1), answers)
+    draws = math.log(len(logits))
+    return Ambiguity(
+        accuracy=(right * own).sum(-1).mean(0),
+        coverage=own.amax(0).sum(-1).to(logs),
+        reached=right.amax(0).mean(-1),
+        nll=((draws - joint.logsumexp(0)) / logs.shape[-1]).mean(-1),
+        marginal_nll=(draws - logs.logsumexp(0)).mean((-2, -1)),
+    )
