@@ -180,7 +180,8 @@ def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str
 def numbers_adapted(guide: nn.Module, episode: Any) -> int:
     """How many numbers are a task's own: those of a ``guide``'s latent sites, on tasks of an ``episode``."""
     trace: Any = trace_guide(guide, episode, 1)
-    return sum(trace.nodes[name]["fn"].event_shape.numel() for name in trace.stochastic_nodes)
+    sites = [trace.nodes[name]["fn"] for name in trace.stochastic_nodes]
+    return sum(fn.batch_shape[0] * fn.event_shape.numel() for fn in sites)  # of one draw, or of as many as it has particles
 
 
 def prior_sees_support(learner: Learner) -> bool:

@@ -137,7 +137,7 @@ def log_density(fit: Fit, seen: Episode, predicted: Predictive) -> Tensor:
     draws of what was ``predicted``; ``seen`` is the tasks as the fit sees them."""
     assert seen.query_y is not None
     model = fit.model
-    if not isinstance(getattr(model, "predictor", None), LinearPredictor):
+    if not isinstance(getattr(model, "predictor", None), LinearPredictor) or hasattr(fit.guide, "particles"):
         return predicted.log_predictive(seen.query_y).double()
     fn = trace_guide(fit.guide, seen, 1).nodes["weights"]["fn"]
     mean, covariance = (part.double() for part in moments(fn))

@@ -50,6 +50,7 @@ FILES = {
     "r2d2": "r2d2",
     "anil": "anil",
     "llama": "llama",
+    "bmaml": "bmaml",
     "maml": "maml",
     "fine-tuning": "fine_tuning",
 }

@@ -43,6 +43,7 @@ FILES = {
     "meta-sgd": "meta_sgd",
     "anil": "anil",
     "llama": "llama",
+    "bmaml": "bmaml",
     "cnp": "cnp",
     "ridge": "ridge",
     "conjugate": "conjugate",

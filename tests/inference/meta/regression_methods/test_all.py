@@ -19,7 +19,10 @@ from inference.meta.regression_scores import moments
 from inference.meta.regression_tasks import LINEAR_PRIOR, NOISE, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 
-OTHERS = ("maml:first_order", "ridge:features=bumps", "sib:steps=0", "sib:gradient=mlp", "llama:scored=queries")
+OTHERS = (
+    *("maml:first_order", "ridge:features=bumps", "sib:steps=0", "sib:gradient=mlp", "llama:scored=queries"),
+    *("bmaml:loss=chaser", "bmaml:loss=distortion", "bmaml:particles=1"),
+)
 CASES = [
     (name, problem)
     for name, problem in itertools.product([*REGRESSION_METHODS, *OTHERS], ("linear", "network", "sinusoids"))
