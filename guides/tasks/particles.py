@@ -121,8 +121,8 @@ def kernel_between(points: Tensor, closest: Tensor | float = 1e-12, width: float
     h is the median of the pairs' squared distances over log M: at the median distance k is 1/M, and a particle weighs its own
     gradient and all others' about alike, however many weights there are. Few particles end too close: 50 have a tenth less
     than a Gaussian's covariance in two dimensions, and a twentieth less with twice that h. With M = 2 there is one pair, which
-    is its own median: k is ½ at whatever distance, and what drives the two apart grows as they meet; hence the least h. Without it
-    particles that are equal would have no kernel; with it they have k = 1 and do not part.
+    is its own median: k is ½ at whatever distance, and what drives the two apart grows as they meet; hence the least h.
+    Without it particles that are equal would have no kernel; with it they have k = 1 and do not part.
 
     Source of the median over log M, and of its constant gradient: Kim et al. 2018, released code, whose median has each pair
     twice and the zeros of the diagonal.

@@ -32,9 +32,10 @@ class BmamlOptions(Options):
     Args:
         particles: M.
         steps: K, of all particles on the support.
-        size: of the steps on the mean squared error, where training starts, that of maml when not given.
-        learned: learn a size for each step, or keep the one there is, which is safe: a mixture hardly misses those of its
-            particles that run away.
+        size: of the steps on the mean squared error, where training starts; M/2 times that of maml when not given, for with the
+            others' a particle's own gradient counts about 2/M.
+        learned: learn a size for each step, or keep the one there is, as the chaser does, and which is safe: a mixture hardly
+            misses those of its particles that run away.
         scale: standard deviation of the prior around 0, where training starts; both are learned for each weight, but for the
             chaser, which would make a prior that nothing leaves.
         width: of the kernel, relative to the median heuristic.
@@ -78,13 +79,13 @@ def build(setup: Setup, variant: Variant) -> Fit:
     with seeded(setup.schedule.seed):
         starts = torch.stack([start_of(predictor, num_inputs(problem), own.scale) for _ in range(own.particles)])
     prior = GaussianPrior(torch.zeros_like(starts[0]), torch.full_like(starts[0], own.scale), learned=own.loss != "chaser")
-    size = own.size or SIZES[problem.name]
+    size = own.size or own.particles / 2 * SIZES[problem.name]
     guide = SteinGuide(
         prior,
         predictor,
         ParticleStart(starts),
         ExactGradient(GaussianLikelihood(SQUARED_ERROR, learned=False)),
-        SteinStep(own.steps, size=size, learned=own.learned, width=own.width),
+        SteinStep(own.steps, size=size, learned=own.learned and own.loss != "chaser", width=own.width),
         steps=own.steps,
         first_order=own.first_order,
         leader_steps=own.leader_steps,
