@@ -134,7 +134,7 @@ def kernel_between(points: Tensor, closest: Tensor | float = 1e-12, width: float
     """
     particles = points.shape[-2]
     squares = points.square().sum(-1)
-    distances = (squares[..., None] + squares[..., None, :] - 2 * points @ points.mT).clamp_min(0)
+    distances = squares[..., None] + squares[..., None, :] - 2 * points @ points.mT
     if particles == 1:
         return torch.ones_like(distances), torch.ones_like(distances)
     first, second = torch.triu_indices(particles, particles, 1, device=points.device)

@@ -107,6 +107,13 @@ def test_two_particles_have_the_same_kernel_at_any_distance_and_equal_ones_stay_
         assert equal.grad.isfinite().all()
 
 
+def test_of_the_bandwidth_no_gradient_is_taken():
+    points = torch.tensor([[-0.5, 0.0], [0.5, 0.0]]).requires_grad_()
+    kernel_between(points)[0][0, 1].backward()  # ½, were the bandwidth part of it
+    slope = 2 * math.log(2) * 0.5  # 2/h ‖θ − θ'‖ k with h = 1 / log 2
+    torch.testing.assert_close(points.grad, torch.tensor([[slope, 0.0], [-slope, 0.0]]))
+
+
 def test_what_drives_near_particles_apart_is_bounded_in_the_priors_units():
     near = torch.tensor([[0.0], [1e-9]])
     step = SteinStep(1, size=1.0)
