@@ -27,7 +27,7 @@ class Pull(NamedTuple):
     data: tuple[Tensor, Tensor | None]
     rate: tuple[Tensor, Tensor] | None
     variance: Tensor
-    beta: float
+    beta: Tensor | float
     narrowest: Tensor | None = None
 
 
@@ -134,6 +134,11 @@ class GradientStep(Rule):
         if self.scale_shift is not None:
             self.scale_shift.zero_()
 
+    def taken(self, index: int) -> tuple[int, Tensor]:
+        """Which step's numbers step ``index`` has, and the share of it that is taken."""
+        known, beyond = min(index, len(self.log_size) - 1), max(0, index + 1 - len(self.log_size))
+        return known, self.share[known] * 0.5**beyond
+
     def unit(self, log_scale: Tensor, pull: Pull) -> Tensor | float:
         """What the mean's gradient is multiplied by beside η: ``[..., rows, D]``, ``[..., 1, D]`` or a number."""
         if self.units is Units.POSTERIOR:
@@ -141,8 +146,8 @@ class GradientStep(Rule):
         return pull.variance if self.units is Units.PRIOR else 1.0
 
     def forward(self, index: int, parameters: PosteriorParameters, pull: Pull) -> PosteriorParameters:
-        index, beyond = min(index, len(self.log_size) - 1), max(0, index + 1 - len(self.log_size))
-        size, share = self.log_size[index].exp(), self.share[index] * 0.5**beyond
+        index, share = self.taken(index)
+        size = self.log_size[index].exp()
         (loc, log_scale), (loc_gradient, log_scale_gradient) = parameters, pull.data
         loc_size, scale_size, rate_fall = size * self.unit(log_scale, pull), size, None
         if self.decay:

@@ -287,9 +287,19 @@ class UnrolledGuide(PyroModule):
                 return pulled / max(1, sum(part.items.shape[1] for part in evidence))
 
         data = self.family.expected_gradient(gradient, parameters, self.inner_samples)
-        rate = self.prior.kl_gradient(hyperparameters, *parameters) if self.beta and self.family.has_rate else None
         variance, narrowest = scales
-        return self.rule(index, parameters, Pull(data, rate, variance, self.beta, narrowest))
+        pull = Pull(data, self.rate_gradient(parameters, hyperparameters), variance, self.rate_weight(evidence), narrowest)
+        return self.rule(index, parameters, pull)
+
+    def rate_gradient(
+        self, parameters: PosteriorParameters, hyperparameters: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor] | None:
+        """∇_θ KL(q_θ ‖ p_ψ) for both ``parameters``, ψ being the ``hyperparameters``; ``None`` where there is no rate."""
+        return self.prior.kl_gradient(hyperparameters, *parameters) if self.beta and self.family.has_rate else None
+
+    def rate_weight(self, evidence: list[Part]) -> Tensor | float:
+        """Of the rate beside the distortion of the ``evidence`` in a step: β."""
+        return self.beta
 
     def weight_gradient(self, weights: Tensor, part: Part, variance: Tensor | None = None) -> Tensor:
         """Σ_i v_i ∂ŷ_i/∂w over the items of a ``part``: ``[..., tasks, rows, D]`` to the same shape; of E ŷ, where the

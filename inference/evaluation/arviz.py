@@ -62,6 +62,7 @@ PER_VARIABLE = 4096
 INDEPENDENT = f"independent draws; the {CHAINS} chains are blocks of them"
 MARKOV = "Markov chains"
 POINT = "a point, repeated in every draw"
+PARTICLES = "equally probable points, each once, in one chain"
 NOTHING_LATENT = "no variable is latent: there is no posterior, and draws are of labels alone"
 LOO = {
     "exact": "draws of p(w given the observed data): arviz.loo estimates leave-one-out (read its Pareto k)",

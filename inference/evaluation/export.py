@@ -19,9 +19,11 @@ from data.episodes import Episode
 from data.seeding import seeded
 from inference.elbo import innermost
 from inference.evaluation.arviz import (
+    CHAINS,
     INDEPENDENT,
     LOO,
     NOTHING_LATENT,
+    PARTICLES,
     POINT,
     Group,
     thinned,
@@ -53,7 +55,8 @@ def tasks_to_arviz(
     attributes: Mapping[str, Any] | None = None,
 ):
     """``InferenceData`` of a batch of tasks; see :meth:`inference.evaluation.posterior.TaskPosterior.to_arviz`."""
-    draws = whole_chains(num_samples)
+    particles = getattr(guide, "particles", None)
+    draws = whole_chains(num_samples) if particles is None else particles
     with seeded(seed, device=episode.query_x.device):
         drawn = trace_guide(guide, episode, draws)
     support = episode._replace(query_x=episode.support_x)
@@ -74,7 +77,8 @@ def tasks_to_arviz(
     if not sites.values:
         del groups["prior"]
         groups.pop("prior_predictive", None)
-    return to_inference_data(groups, attributes=notes | dict(attributes or {}))
+    chains = CHAINS if particles is None else 1
+    return to_inference_data(groups, chains=chains, attributes=notes | dict(attributes or {}))
 
 
 def is_classification(fn: Any) -> bool:
@@ -164,6 +168,8 @@ def describe(guide: nn.Module, drawn: Trace) -> dict[str, str]:
         read = "the support's labels"
     if not drawn.stochastic_nodes:
         return {"draws": NOTHING_LATENT, "conditioned_on": read, "loo": LOO["point"]}
+    if getattr(guide, "particles", 1) > 1:
+        return {"draws": PARTICLES, "conditioned_on": read, "loo": LOO["amortized"]}
     if is_determined(drawn):
         return {"draws": POINT, "conditioned_on": read, "loo": LOO["point"]}
     return {"draws": INDEPENDENT, "conditioned_on": read, "loo": LOO[kind_of(guide)]}

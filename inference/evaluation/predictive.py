@@ -31,7 +31,7 @@ from models.plates import ordered_like
 LABELS = "labels"
 """The observed site that every model has."""
 
-DRAWS_DIM = -3  # left of the plates of tasks and queries
+DRAWS, DRAWS_DIM = "draws", -3  # their plate, left of those of tasks and queries
 TASKS_DIM = 1  # of a latent site's draws, which come first
 
 
@@ -199,7 +199,7 @@ def predictive(
         model, guide: programs that take an episode; the model has the observed site ``labels``. Their mode is left as it was.
         episode: what the guide sees; query labels are read by guides that say so alone.
         query_x: other queries to predict, ``[tasks, n, *item]``; those of the episode when not given.
-        num_samples: S, posterior draws; one where nothing is random.
+        num_samples: S, posterior draws; one where nothing is random, and of particles these.
         seed: of the draws, see :class:`CommonNoise`.
         batch: all tasks take the same draws when not given, so that no prediction depends on the tasks beside it. A number
             gives each task draws of its own, those of its place among the first of so many: means over tasks need them, for
@@ -262,16 +262,24 @@ def sharing_steps(guides: Sequence[nn.Module]) -> list[nn.Module]:
     return [shared(guide) if hasattr(guide, "unroll") else guide for guide in guides]
 
 
+def draws_of(guide: nn.Module, num_samples: int) -> int:
+    """How many draws of a guide there are where ``num_samples`` are asked for. One whose posterior is so many equally probable
+    points says so by ``particles``: its draws are these, each once."""
+    return getattr(guide, "particles", num_samples)
+
+
 def trace_guide(guide: nn.Module, episode: Episode, num_samples: int) -> Trace:
-    """The guide's sites under a plate of ``num_samples`` draws, in evaluation mode."""
+    """The guide's sites under a plate of ``num_samples`` draws, or of its particles (:func:`draws_of`), in evaluation mode."""
     given = episode if getattr(guide, "saw_labels", False) else episode.unlabelled()
-    with evaluating(guide), poutine.trace() as tracer, draws_plate(num_samples):
+    with evaluating(guide), poutine.trace() as tracer, draws_plate(draws_of(guide, num_samples)):
         guide(*given)
     return prune_subsample_sites(tracer.trace)
 
 
 def trace_model(model: nn.Module, guide_trace: Trace | None, episode: Episode, num_samples: int) -> Trace:
-    """The model's sites under the guide's draws, or its own prior's, with the distribution of ``episode``'s query labels."""
+    """The model's sites under the guide's draws, however many these are, or so many of its own prior's, with the distribution
+    of ``episode``'s query labels."""
+    num_samples = draws_in(guide_trace, num_samples)
     replayed = nullcontext() if guide_trace is None else poutine.replay(trace=guide_trace)
     with evaluating(model), poutine.trace() as tracer, Unread(), replayed, draws_plate(num_samples):
         model(*episode.unlabelled())
@@ -283,9 +291,17 @@ def labels_of(trace: Trace) -> Any:
     return trace.nodes[LABELS]["fn"]
 
 
+def draws_in(trace: Trace | None, otherwise: int) -> int:
+    """How many draws the latent sites of a trace have; ``otherwise`` where there are none."""
+    sites = [] if trace is None else [trace.nodes[name] for name in trace.stochastic_nodes]
+    sizes = (frame.size for site in sites for frame in site["cond_indep_stack"] if frame.name == DRAWS)
+    return next(sizes, otherwise)
+
+
 def is_determined(trace: Trace) -> bool:
-    """Whether all latent sites are points, or there are none."""
-    return all(is_point(trace.nodes[name]["fn"]) for name in trace.stochastic_nodes)
+    """Whether all latent sites are points, the same in all draws, or there are none."""
+    sites: list[Any] = [trace.nodes[name]["fn"] for name in trace.stochastic_nodes]
+    return all(is_point(fn) and repeats(innermost(fn).v) for fn in sites)
 
 
 def draws_plate(draws: int) -> pyro.plate:
@@ -296,7 +312,7 @@ def draws_plate(draws: int) -> pyro.plate:
     """
     if draws < 1:
         raise ValueError(f"num_samples = {draws} must be 1 or more")
-    return pyro.plate("draws", draws, dim=DRAWS_DIM)
+    return pyro.plate(DRAWS, draws, dim=DRAWS_DIM)
 
 
 def total_rate(model_trace: Trace, guide_trace: Trace) -> Tensor | None:

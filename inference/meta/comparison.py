@@ -199,7 +199,8 @@ def numbers_adapted(guide: nn.Module, episode: Any) -> int:
     them share and what is of each item."""
     trace: Any = trace_guide(guide, episode, 1)
     sites = [trace.nodes[name] for name in trace.stochastic_nodes]
-    return sum(site["fn"].event_shape.numel() for site in sites if is_of_tasks(site) and site["fn"].batch_shape[-1:] == (1,))
+    own = [site["fn"] for site in sites if is_of_tasks(site) and site["fn"].batch_shape[-1:] == (1,)]
+    return sum(fn.batch_shape[0] * fn.event_shape.numel() for fn in own)  # of one draw, or of as many as it has particles
 
 
 def prior_sees_support(learner: Learner) -> bool:

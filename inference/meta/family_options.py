@@ -41,8 +41,8 @@ class MetaOptions(FewShotOptions):
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); glyph-descriptions (zero-shot: a
             description of each class); linear, network, sinusoids, memorisable, ambiguous (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, tpn, r2d2, anil,
-            nil, llama, maml (which adapts a whole network), platipus, sib, and without training nearest-mean, gaussian-classes,
-            fine-tuning; each with its own options behind it, as in anil:steps=10.
+            nil, llama, bmaml, maml (which adapts a whole network), platipus, sib, and without training nearest-mean,
+            gaussian-classes, fine-tuning; each with its own options behind it, as in anil:steps=10.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         train_features: what of the features each method trains with itself: none, linear (a map between network and method) or
             all (a network of its own, from the pre-trained one on, or from scratch with epochs 0).

@@ -366,4 +366,6 @@ def build_objective(chosen: GuideSettings, variant: Variant, means: Tensor) -> R
     """Model, guide and objective of one variant; ``means`` are those of the base classes, ``[classes, D]``."""
     with seeded(chosen.seed):
         model, guide = METHODS[variant.method].build(chosen, variant, means)
-    return RateDistortionELBO(beta=variant.beta or 0.0)(model, guide)
+    particles = getattr(guide, "particles", 1)  # those of the posterior are Pyro's
+    plates: dict[str, Any] = {"num_particles": particles, "vectorize_particles": True, "max_plate_nesting": 2}
+    return RateDistortionELBO(beta=variant.beta or 0.0, **(plates if particles > 1 else {}))(model, guide)

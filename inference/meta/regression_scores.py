@@ -152,7 +152,7 @@ def log_density(fit: Fit, seen: Episode, predicted: Predictive) -> Tensor:
     draws of what was ``predicted``; ``seen`` is the tasks as the fit sees them."""
     assert seen.query_y is not None
     model = fit.model
-    direct = isinstance(model, EmpiricalBayesModel)  # the site's weights are those that predict
+    direct = isinstance(model, EmpiricalBayesModel) and not hasattr(fit.guide, "particles")  # the site's weights predict
     if not direct or not isinstance(model.predictor, LinearPredictor):
         return predicted.log_predictive(seen.query_y).double()
     fn = trace_guide(fit.guide, seen, 1).nodes["weights"]["fn"]

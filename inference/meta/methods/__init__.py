@@ -55,6 +55,7 @@ FILES = {
     "anil": "anil",
     "nil": "nil",
     "llama": "llama",
+    "bmaml": "bmaml",
     "maml": "maml",
     "platipus": "platipus",
     "fine-tuning": "fine_tuning",

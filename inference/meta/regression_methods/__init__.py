@@ -44,6 +44,7 @@ FILES = {
     "meta-sgd": "meta_sgd",
     "anil": "anil",
     "llama": "llama",
+    "bmaml": "bmaml",
     "cnp": "cnp",
     "mr-maml": "mr_maml",
     "mr-cnp": "mr_cnp",

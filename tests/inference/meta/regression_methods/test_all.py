@@ -26,6 +26,7 @@ OTHERS = (
     "sib:gradient=mlp",
     "llama:scored=queries",
     "platipus:noise_only",
+    *("bmaml:loss=chaser", "bmaml:loss=distortion", "bmaml:particles=1"),
 )
 PENALISED = (
     *("mr-maml:test_steps=2", "mr-maml:test_steps=2:penalty=codes", "mr-maml:test_steps=2:penalty=decay:weight=0.1"),
