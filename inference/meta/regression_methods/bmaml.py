@@ -77,7 +77,7 @@ def build(setup: Setup, variant: Variant) -> Fit:
     own, problem = read_given(BmamlOptions, variant.given), setup.problem
     predictor, likelihood = predictor_of(problem), GaussianLikelihood(1.0)
     with seeded(setup.schedule.seed):
-        starts = torch.stack([start_of(predictor, num_inputs(problem), own.scale) for _ in range(own.particles)])
+        starts = torch.stack([start_of(predictor, problem.num_inputs, own.scale) for _ in range(own.particles)])
     prior = GaussianPrior(torch.zeros_like(starts[0]), torch.full_like(starts[0], own.scale), learned=own.loss != "chaser")
     size = own.size or own.particles / 2 * SIZES[problem.name]
     guide = SteinGuide(
