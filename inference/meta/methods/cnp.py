@@ -25,8 +25,8 @@ class ProcessOptions(Options):
         depth: hidden layers of both networks.
     """
 
-    width: PositiveInt = 64
-    depth: PositiveInt = 2
+    width: PositiveInt = 128
+    depth: PositiveInt = 1
 
 
 OPTIONS = ProcessOptions

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
-from inference.meta.checkpoints import read_variant, selected_name
+from inference.meta.checkpoints import read_spec, read_variant, selected_name
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
@@ -52,6 +52,10 @@ def test_tasks_at_hand_are_scored_as_those_that_are_drawn():
     assert sib.evaluate_tasks(tasks, steps=2).keys() == {0, 1, 2}
     with pytest.raises(UserError, match="number the classes of every task"):
         sib.evaluate_tasks(tasks._replace(support_y=tasks.support_y + 1))
+
+
+def test_tasks_of_files_of_before_are_across_alphabets_and_not_by_descriptions():
+    assert read_spec({"way": 4, "shot": 2, "queries": 3, "imbalance": None}) == TaskSpec(4, 2, 3)
 
 
 class TestHandMadeTasks:
