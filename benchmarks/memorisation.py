@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import validation_enabled
 from torch import Tensor
 
 from data.curves import KNOWN_AMPLITUDES, told_alike
@@ -35,6 +36,7 @@ from guides.tasks.unrolled import UnrolledGuide
 from inference.diagnostics.dependence import support_information
 from inference.evaluation.tables import align, number
 from inference.meta.choices import split_choice
+from inference.meta.comparison import finite
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import descend
 from inference.meta.regression_methods import REGRESSION_METHODS
@@ -110,7 +112,7 @@ def steps_of(fit: Fit, steps: int) -> Iterator[None]:
             guide.steps = kept
 
 
-def information(fit: Fit, tasks: Sequence[Episode]) -> float:
+def information(fit: Fit, tasks: Sequence[Episode]) -> float | None:
     """I(ŷ; D given x), nats per query, of predictions with the true noise, so that methods compare whatever noise they have."""
     likelihood = fit.model.likelihood
     kept = likelihood.log_noise.detach().clone()
@@ -120,7 +122,7 @@ def information(fit: Fit, tasks: Sequence[Episode]) -> float:
             support_information(fit.model, fit.guide, fit.embed(some), exclusive=False, num_samples=8).mean() for some in tasks
         ]
         likelihood.log_noise.copy_(kept)
-    return float(torch.stack(found).mean())
+    return finite(torch.stack(found).mean())
 
 
 def train_afresh(fit: Fit, setup: Setup) -> None:
@@ -165,6 +167,7 @@ def cell(row: Row, schedule: MetaSchedule, path: Path) -> dict[str, Any]:
         new = asked.draw(TEST_TASKS, stream_seed(schedule.seed, schedule.tasks, TEST), new=True)
         scores, _ = measure(fit, new)
         found[f"mse{shot}"], found[f"median{shot}"] = scores["mse"], scores["mse_median"]
+        found[f"diverged{shot}"] = scores["diverged"]
         found[f"exact{shot}"] = float(exact_errors(new).mean())
         if scores["rate"] is not None:
             found["code_rate"] = scores["rate"] / TEST_QUERIES
@@ -247,7 +250,8 @@ def main() -> None:
     for name in given.only:
         path = given.folder / f"{given.seed}-{slug(name)}.json"
         if not path.exists():
-            write_json(path, cell(ROWS[name], schedule, path.with_suffix(".safetensors")))
+            with validation_enabled(False):  # of a task whose steps run away nothing is finite
+                write_json(path, cell(ROWS[name], schedule, path.with_suffix(".safetensors")))
             print(f"{name}: {read_json(path)}", flush=True)
     print(table(given.folder))
 
