@@ -163,6 +163,8 @@ def test_predictions_are_of_the_prior_and_never_of_query_labels():
     for changed in (other, tasks.unlabelled()):
         assert torch.equal(predictive(model, guide, changed, num_samples=6, seed=2).labels.mean, predicted.labels.mean)
     guide.eval()
+    given = poutine.trace(guide).get_trace(*tasks).nodes["weights"]["fn"].mean
+    assert torch.equal(poutine.trace(guide).get_trace(*other).nodes["weights"]["fn"].mean, given), "labels given and not read"
     fn = trace_guide(guide, other, 1).nodes["weights"]["fn"]
     for task, (x, y) in enumerate(zip(tasks.support_x, tasks.support_y, strict=True)):
         loc = stepped(guide.start.loc[0], x, y, GAMMA_P)
