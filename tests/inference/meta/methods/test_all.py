@@ -15,7 +15,7 @@ from tests.conftest import gaussian_bank
 WAY, D = 4, 6
 OTHERS = (
     *("matching:full_context", "anil:first_order", "r2d2:posterior=full", "prototypical:predictor=cosine"),
-    *("bmaml:start=alike", "bmaml:loss=chaser", "bmaml:loss=distortion", "bmaml:particles=1"),
+    *("bmaml:start=means", "bmaml:loss=chaser", "bmaml:loss=distortion", "bmaml:particles=1"),
 )
 CASES = [*(name for name in METHODS if name != "maml"), *OTHERS]  # maml takes images: see test_maml
 TRANSDUCTIVE = {"sib", "tpn"}
