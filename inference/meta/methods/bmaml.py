@@ -35,8 +35,8 @@ class BmamlOptions(Options):
         learned: learn a size for each step, or keep the one there is, as the chaser does.
         scale: standard deviation of the prior around 0, where training starts; both are learned for each dimension, but for the
             chaser, which would make a prior that nothing leaves.
-        start: means, each particle's own multiples of the class means, or alike, one row for every class: then particles differ
-            in what does not tell classes apart, see :class:`~guides.tasks.particles.ParticleMeans`.
+        start: of each particle: alike, one row for every class, as anil has it, so that particles differ in little that tells
+            classes apart; or means, its own multiples of the class means, see :class:`~guides.tasks.particles.ParticleMeans`.
         width: of the kernel, relative to the median heuristic.
         loss: of training: mixture, distortion or chaser, see :class:`~models.tasks.particles.ParticleLoss`.
         leader_steps: of the chaser: how many steps the leader is ahead.
@@ -48,7 +48,7 @@ class BmamlOptions(Options):
     size: PositiveNumber = 3.0
     learned: bool = True
     scale: PositiveNumber = 1.0
-    start: Literal["means", "alike"] = "means"
+    start: Literal["alike", "means"] = "alike"
     width: PositiveNumber = 1.0
     loss: Literal["mixture", "distortion", "chaser"] = "mixture"
     leader_steps: PositiveInt = 1
@@ -56,7 +56,7 @@ class BmamlOptions(Options):
 
 
 OPTIONS = BmamlOptions
-STARTS = {"means": ParticleMeans, "alike": ParticleStart}
+STARTS = {"alike": ParticleStart, "means": ParticleMeans}
 SPREAD = 0.3  # standard deviation of the numbers that particles start with
 
 

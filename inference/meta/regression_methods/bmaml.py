@@ -79,7 +79,7 @@ def build(setup: Setup, variant: Variant) -> Fit:
     with seeded(setup.schedule.seed):
         starts = torch.stack([start_of(predictor, problem.num_inputs, own.scale) for _ in range(own.particles)])
     prior = GaussianPrior(torch.zeros_like(starts[0]), torch.full_like(starts[0], own.scale), learned=own.loss != "chaser")
-    size = own.size or own.particles / 2 * SIZES[problem.name]
+    size = own.size or max(1.0, own.particles / 2) * SIZES[problem.name]
     guide = SteinGuide(
         prior,
         predictor,

@@ -17,7 +17,7 @@ OTHERS = (
     *("matching:full_context", "anil:first_order", "r2d2:posterior=full", "prototypical:predictor=cosine"),
     *("prototypical:descriptions", "fine-tuning:weight_decay=0.001"),
     "platipus:noise_only",
-    *("bmaml:start=alike", "bmaml:loss=chaser", "bmaml:loss=distortion", "bmaml:particles=1"),
+    *("bmaml:start=means", "bmaml:loss=chaser", "bmaml:loss=distortion", "bmaml:particles=1"),
 )
 CASES = [*(name for name in METHODS if name != "maml"), *OTHERS]  # maml takes images: see test_maml
 TRANSDUCTIVE = {"sib", "tpn"}

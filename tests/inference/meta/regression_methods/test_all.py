@@ -11,11 +11,13 @@ from torch import nn
 from data.episodes import Episode
 from data.regression import linear_posterior
 from inference.diagnostics.dependence import is_transductive, support_information
+from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import predictive, trace_guide
 from inference.meta.choices import split_choice
+from inference.meta.comparison import numbers_adapted
 from inference.meta.regression_fits import Setup, meta_train
 from inference.meta.regression_methods import REGRESSION_METHODS
-from inference.meta.regression_scores import moments
+from inference.meta.regression_scores import log_density, moments
 from inference.meta.regression_tasks import LINEAR_PRIOR, NOISE, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 
@@ -294,3 +296,17 @@ def test_learned_sizes_are_those_of_trained_steps():
     setup = Setup(Problem("linear"), GuideSettings(), MetaSchedule(tasks=4, batch=2), 3)
     guide = REGRESSION_METHODS["meta-sgd"].build(setup, variant).guide
     assert (guide.steps, len(guide.rule.log_size)) == (4, 2)
+
+
+def test_particles_are_scored_by_their_mixture_and_all_count_as_adapted():
+    fit, tasks = built("bmaml", "linear"), setup_of("linear").draw(4, seed=1)
+    seen = fit.embed(tasks)
+    weights = fit.guide.unroll(*seen)[-1].loc[:, :, 0]
+    outputs = torch.einsum("mtd,tqd->mtq", weights, seen.query_x)
+    each = torch.distributions.Normal(outputs, fit.model.likelihood.log_noise.exp()).log_prob(seen.query_y)
+    found = log_density(fit, seen, predictive(fit.model, fit.guide, seen))
+    torch.testing.assert_close(found, each.logsumexp(0) - math.log(5))
+    assert numbers_adapted(fit.guide, seen) == 5 * 3
+    draws = infer(fit.model, fit.guide, seen).to_arviz(num_samples=20).posterior["weights"]
+    assert draws.shape[:2] == (1, 5)
+    torch.testing.assert_close(torch.as_tensor(draws.values[0, :, :, :]).double(), weights.detach(), rtol=1e-5, atol=1e-6)
