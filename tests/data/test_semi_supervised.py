@@ -67,6 +67,7 @@ def test_how_unlabelled_items_are_presented():
     episode = tasks(3)
     part = partly_unlabelled(episode, 0.6, seed=1)
     assert present(part, Unlabelled.SUPPORT) is part
+    assert torch.equal(present(episode, Unlabelled.SUPPORT, part.support_y >= 0).support_y, part.support_y)
     known, apart = part.support_y != UNLABELLED, present(part, Unlabelled.LEFT_OUT)
     beside = present(part, Unlabelled.QUERIES)
     for t in range(3):

@@ -35,7 +35,7 @@ def test_a_method_that_makes_nothing_of_them_has_its_labelled_items_alone():
     assert found.kind == "1 of 5 labels, others left out"
 
 
-@pytest.mark.parametrize("method", ["graph:width=4:layers=1", "tpn", "sib"])
+@pytest.mark.parametrize("method", [pytest.param("graph:width=4:layers=1", marks=pytest.mark.slow), "tpn", "sib"])
 def test_gains_are_of_the_same_tasks(method):
     one, options = learner(method, **SEMI)
     part = map_items(one.space, BANK)
