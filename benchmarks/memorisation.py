@@ -194,21 +194,8 @@ def exact_errors(episode: Episode, amplitudes: int = 2000) -> Tensor:
 
 def table(folder: Path) -> str:
     """Means over seeds, and standard deviations where there are several."""
-    rows = [
-        [
-            "method",
-            "5-shot",
-            "published",
-            "10-shot",
-            "published",
-            "training",
-            "I, training",
-            "I, new",
-            "I, K = 100",
-            "rate",
-            "bound",
-        ]
-    ]
+    told = ["training", "I, training", "I, new", "I, K = 100"]
+    rows = [["method", *["5-shot", "median", "published", "10-shot", "median", "published"], *told, "rate", "bound"]]
     for name, row in ROWS.items():
         found = [read_json(path) for path in sorted(folder.glob(f"*-{slug(name)}.json"))]
         if not found:
@@ -223,7 +210,7 @@ def table(folder: Path) -> str:
 
         rate = f"{cells('shared_rate', '.0f')} once" if found[0].get("shared_rate") else cells("code_rate", ".2f")
         both = zip(SHOTS, row.published, strict=True)
-        errors = [text for shot, known in both for text in (cells(f"mse{shot}"), known)]
+        errors = [text for shot, known in both for text in (cells(f"mse{shot}"), cells(f"median{shot}"), known)]
         told = [cells(key) for key in ("training_mse", "training_information", "new_information", "adapted_information")]
         rows.append([name, *errors, *told, rate, cells("pac_bayes", ".2f")])
     return align(rows)
