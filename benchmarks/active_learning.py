@@ -115,9 +115,10 @@ def rows_of(name: str, asked: dict[Acquisition, dict[str, Tensor]], measure: str
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run")
-    for flag, default in (("tasks", 400), ("labels", 8), ("pool", 4)):
-        parser.add_argument(f"--{flag}", type=int, default=default)
+    parser.add_argument("run", help="folder of a finished run of svi_meta")
+    parser.add_argument("--tasks", type=int, default=400, help="test tasks")
+    parser.add_argument("--labels", type=int, default=8, help="how many are asked for, one by one")
+    parser.add_argument("--pool", type=int, default=4, help="items of each class without a label at first; of classes alone")
     parser.add_argument("--methods", help="those of the run alone that are named here, separated by commas")
     given = parser.parse_args(arguments)
     run = RunFolder.existing(given.run)

@@ -1,10 +1,10 @@
 """Tasks with three right answers: MAML, MAML with noise and PLATIPUS on letters with three attributes.
 
-    python -m benchmarks.ambiguity [--tasks 64000] [--seed 0] [--rows maml,platipus-0.15]
+    python -m benchmarks.ambiguity [--tasks 64000] [--seed 0] [--rows maml platipus-0.15]
 
 The support of a test task shows letters that have all of three attributes (ink, slant, stroke) against letters that have none;
-what is asked is whether a letter has both of a pair, and three pairs fit, see :class:`~data.ambiguous.AttributeSampler` with
-``contested``. Half of the training tasks are of this kind, each with the queries of one pair, drawn at random; of the other
+what is asked is whether a letter has both of a pair, and three pairs fit (``data.ambiguous.AttributeSampler`` with
+``contested``). Half of the training tasks are of this kind, each with the queries of one pair, drawn at random; of the other
 half the support tells the pair. Training, validation and test letters are of different scripts.
 
 A small convolutional network is trained once to tell the eight kinds of training letters apart. Its features are then kept, and
@@ -188,15 +188,15 @@ def main() -> None:
     """Run the rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=64000, help="training tasks of each row")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=1e-2)
     given = parser.parse_args()
     parts = features_of(load_attributed_glyphs(seed=given.seed), given.seed)
     tasks, rows = OnePair(parts["train"]), []
-    for name in given.rows.split(","):
+    for name in given.rows:
         with seeded(given.seed):
-            objective = build(name.strip(), parts["train"].items.shape[-1])
+            objective = build(name, parts["train"].items.shape[-1])
         begun = time.perf_counter()
         train(objective, tasks, MetaSchedule(given.tasks, batch=32, learning_rate=given.learning_rate, seed=given.seed))
         seconds = time.perf_counter() - begun

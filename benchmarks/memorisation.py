@@ -36,14 +36,13 @@ from guides.tasks.unrolled import UnrolledGuide
 from inference.diagnostics.dependence import support_information
 from inference.evaluation.tables import align, number
 from inference.meta.choices import split_choice
-from inference.meta.comparison import finite
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import descend
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_scores import generalisation, measure
 from inference.meta.regression_tasks import MEMORISABLE, NOISE, TEST, Problem, stream_seed
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
-from inference.runs.folder import read_json, write_json
+from inference.runs.folder import finite, read_json, write_json
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 
 SHOTS, QUERIES, TEST_QUERIES, TEST_TASKS, DEPENDENT = (5, 10), 10, 15, 100, 20
@@ -122,7 +121,7 @@ def information(fit: Fit, tasks: Sequence[Episode]) -> float | None:
             support_information(fit.model, fit.guide, fit.embed(some), exclusive=False, num_samples=8).mean() for some in tasks
         ]
         likelihood.log_noise.copy_(kept)
-    return finite(torch.stack(found).mean())
+    return finite(float(torch.stack(found).mean()))
 
 
 def train_afresh(fit: Fit, setup: Setup) -> None:
@@ -223,13 +222,13 @@ def slug(name: str) -> str:
 
 def main() -> None:
     """Train what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what is trained and measured is kept here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"of {'; '.join(ROWS)}")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from inference.diagnostics.nuts import Moments
 from inference.diagnostics.regret import Regret
 from inference.evaluation.metrics import confidence_interval, predictive_scores
 from inference.evaluation.tables import Column, format_table, number
+from inference.runs.folder import finite
 
 GOOD_K = 0.7
 """Pareto k above which importance weights have no usable variance (Vehtari et al. 2024)."""
@@ -189,14 +189,7 @@ class Finding:
             "moments": None if self.moments is None else asdict(self.moments),
             "verdict": self.verdict,
         }
-        return {name: finite(value) for name, value in found.items()}
-
-
-def finite(value: Any) -> Any:
-    """The value, or what it holds by name, with ``None`` for a number that is not finite."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return finite(found)
 
 
 def excess(losses: Tensor | None, others: Tensor | None) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from inference.active import Acquisition
+from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.style import STYLE, headline, key, looks
 
 PER_ROW = 3
@@ -38,7 +39,7 @@ def worth_of_labels(
         for axis, (name, asked) in zip(axes.flat, curves.items(), strict=False):
             for acquisition, values in asked.items():
                 colour, marker, _ = styles[acquisition]
-                mean, half = factor * values.mean(-1), factor * 1.96 * values.std(-1) / values.shape[-1] ** 0.5
+                mean, half = factor * values.mean(-1), factor * values.new_tensor([confidence_interval(v) for v in values])
                 turns = range(len(mean))
                 axis.fill_between(turns, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
                 axis.plot(turns, mean, color=colour, marker=marker, ms=4, label=acquisition.value)

@@ -31,7 +31,7 @@ from inference.meta.report import VALIDATION_TASKS, TaskRecord, make_record, usu
 from inference.meta.settings import NETWORK
 from inference.meta.stages import features_of
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, finite
 from inference.runs.history import read_history
 from inference.runs.study import Figures
 
@@ -123,13 +123,7 @@ def record_of(
         (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
         usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
         measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
-    found = {**asdict(usual), **own, **measured}
-    return MetaRecord(**{name: finite(v) if isinstance(v, float) else v for name, v in found.items()})  # type: ignore[arg-type]
-
-
-def finite(value: torch.Tensor | float) -> float | None:
-    """A number; ``None`` where it is not finite, which no file can hold."""
-    return float(value) if math.isfinite(value) else None
+    return MetaRecord(**finite({**asdict(usual), **own, **measured}))
 
 
 def share_of_runaways(losses: torch.Tensor) -> float:

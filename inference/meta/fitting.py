@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ from inference.meta.report import mark_selected, selected_variant, validate
 from inference.meta.stages import check_training, fit
 from inference.meta.task_options import FewShotOptions
 from inference.runs.commands import options_to_yaml, write_metrics
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, finite
 from inference.runs.interruptions import working_in
 from inference.runs.tensors import save_features
 from models.networks.feature_network import FeatureNetwork
@@ -130,18 +129,13 @@ def fit_own(
         with working_in(run, new=True, resumes=False):
             fitted = fit(chosen, splits, run, network)
             records = mark_selected(validate(fitted, run, splits))
-            rows = [{name: finite(value) for name, value in asdict(record).items()} for record in records]
+            rows = [finite(asdict(record)) for record in records]
             write_metrics(run, command, chosen, rows, dataset=splits.name)
         best = fitted[selected_variant(fitted, records)]
         found: dict[str, Any] = {"space": best.space, "objective": best.objective, "network": best.network}
         own = kind(best.variant, best.settings, best.spec, **found, dataset=best.dataset)
         own.own_network = best.own_network
         return own
-
-
-def finite(value: Any) -> Any:
-    """A value as JSON can hold it: ``None`` for a number that is not finite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def own_splits(data: Any, labels: Any = None, *, seed: int, mirror: bool) -> ImageSplits:

@@ -23,13 +23,14 @@ from inference.diagnostics.calibration import central_coverage, distribution_lev
 from inference.diagnostics.dependence import PacBayesBound, is_transductive, support_information
 from inference.diagnostics.regret import linear_log_predictive, regret
 from inference.evaluation.predictive import Predictive, is_of_tasks, is_point, predictive, trace_guide, trace_model
-from inference.meta.comparison import finite, numbers_adapted, share_of_runaways
+from inference.meta.comparison import numbers_adapted, share_of_runaways
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import posterior_moments
 from inference.meta.regression_reference import EXACT_BAYES, Reference, reference_for
 from inference.meta.regression_tasks import MEMORISABLE, NOISE, SINUSOIDS_AT_ONCE, VALIDATION, Problem
 from inference.meta.training import TASKS
 from inference.meta.variants import Variant
+from inference.runs.folder import finite
 from models.distributions.support_gaussian import SupportGaussian
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
@@ -202,7 +203,7 @@ def score(
         given=variant.given,
         variant=variant.name,
         beta=variant.beta,
-        nll=finite(-logs.mean()),
+        nll=finite(float(-logs.mean())),
         exact_nll=None if reference is None else reference.exact_nll,
         regret=None if against is None else finite(against.mean),
         regret_ci95=None if against is None else finite(against.ci95),
@@ -228,12 +229,12 @@ def measure(fit: Fit, episode: Episode) -> tuple[dict[str, Any], Tensor]:
         logs.append(log_density(fit, seen, predicted))
     squared = torch.cat(errors)
     return {
-        "mse": finite(squared.mean()),
-        "mse_median": finite(squared.nan_to_num(torch.inf).median()),
-        "rmse": finite(squared.mean().sqrt()),
+        "mse": finite(float(squared.mean())),
+        "mse_median": finite(float(squared.nan_to_num(torch.inf).median())),
+        "rmse": finite(float(squared.mean().sqrt())),
         "coverage90": central_coverage(torch.cat(levels))[0.9],
-        "rate": finite(torch.cat(rates).mean()) if rates else None,
-        "distortion": finite(torch.cat(distortions).mean()),
+        "rate": finite(float(torch.cat(rates).mean())) if rates else None,
+        "distortion": finite(float(torch.cat(distortions).mean())),
         "diverged": share_of_runaways(squared),
     }, torch.cat(logs)
 
@@ -288,7 +289,7 @@ def dependence(fit: Fit, episode: Episode) -> dict[str, Any]:
     about = fit.model, fit.guide, fit.embed(episode.tasks(slice(DEPENDENT_TASKS)))
     supports = min(16, len(about[2].query_x) - 1)
     information = support_information(*about, exclusive=False, supports=supports, num_samples=8)
-    return {"support_information": finite(information.mean()), "transductive": is_transductive(*about)}
+    return {"support_information": finite(float(information.mean())), "transductive": is_transductive(*about)}
 
 
 @torch.no_grad()

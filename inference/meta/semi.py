@@ -17,7 +17,7 @@ from data.seeding import mix_seed
 from data.semi_supervised import SemiSampler, Unlabelled, present
 from inference.evaluation.evaluate import predictions, readings
 from inference.evaluation.metrics import Scores, TaskSums, confidence_interval
-from inference.meta.comparison import MetaRecord, finite, own_measures
+from inference.meta.comparison import MetaRecord, own_measures
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import map_items
@@ -25,7 +25,7 @@ from inference.meta.methods import METHODS
 from inference.meta.report import make_record
 from inference.meta.stages import features_of
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder
+from inference.runs.folder import RunFolder, finite
 
 
 def compare_semi(
@@ -53,10 +53,9 @@ def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own:
         for view in views:
             scores, accuracies = scores_of(learner, sampler, view, options.test_tasks)
             usual = make_record(learner.variant, spec, "test", learner.variant.steps, scores)
-            numbers = {**asdict(usual), **own}
             found.append(
                 MetaRecord(
-                    **{name: finite(v) if isinstance(v, float) else v for name, v in numbers.items()},  # type: ignore[arg-type]
+                    **finite({**asdict(usual), **own}),
                     labels=spec.shot - options.hidden(spec.shot),
                     unlabelled=view.value,
                     gain=None if without is None else float((accuracies - without).mean()),

@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -373,6 +374,13 @@ def write_json(path: Path, content: Any) -> Path:
     """``content`` as one JSON document, atomically; NaN is refused, ``null`` is the way to say "none"."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     return write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def finite(value: Any) -> Any:
+    """The value, or what it holds by name, with ``None`` for a number that is not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:
