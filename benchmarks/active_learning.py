@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,11 +30,10 @@ from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import map_items
-from inference.meta.regression import PROBLEMS
 from inference.meta.regression_comparison import fit_variant
 from inference.meta.regression_fits import raw_tasks
-from inference.meta.regression_options import RegressionOptions
-from inference.meta.regression_tasks import SUPPORT
+from inference.meta.regression_options import DEFAULT, RegressionOptions
+from inference.meta.settings import NETWORK
 from inference.runs.flat_yaml import read_yaml
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import options_from_yaml
@@ -57,14 +57,15 @@ class Programs(NamedTuple):
 
 def of_regression(run: RunFolder, options: RegressionOptions, tasks: int) -> Iterator[Programs]:
     """The methods of a run on regression."""
+    problem = replace(options.problem, shot=POINTS)
     for variant in options.variants():
         fit = fit_variant(variant, options, run)
 
         def pools(fit: Any = fit) -> Iterator[Episode]:
             for start in range(0, tasks, AT_ONCE):
-                drawn = raw_tasks(options.problem, AT_ONCE, queries=POINTS - SUPPORT + QUERIES, seed=mix_seed(TEST_SEED, start))
-                x, y = torch.cat([drawn.support_x, drawn.query_x], 1), torch.cat([drawn.support_y, drawn.query_y], 1)
-                yield fit.embed(Episode(x[:, :POINTS], y[:, :POINTS], x[:, POINTS:], y[:, POINTS:], drawn.way))
+                count, seed = min(AT_ONCE, tasks - start), mix_seed(TEST_SEED, start)
+                drawn = raw_tasks(problem, count, queries=QUERIES, seed=seed, new=True)
+                yield fit.embed(drawn)
 
         yield Programs(named(variant), fit.model, fit.guide, pools(), FIRST)
 
@@ -73,6 +74,8 @@ def of_classes(run: RunFolder, options: MetaOptions, tasks: int, pool: int) -> I
     """The methods of a run on images or features, but those that adapt a network."""
     part, spec = load_features(run.features)["test"], options.spec(shot=1 + pool, imbalance=None)
     for variant in options.variants():
+        if variant.predictor == NETWORK:
+            continue
         learner = Learner.load(run, variant.name)
         *_, guide = readings(learner.guide).values()
         sampler = EpisodeSampler(map_items(learner.space, part), spec, split="test split")
@@ -123,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     run = RunFolder.existing(given.run)
     text = run.read_config()
-    regression = read_yaml(text)["data"] in PROBLEMS
+    regression = read_yaml(text)["data"] in DEFAULT
     kind: Any = RegressionOptions if regression else MetaOptions
     changed = {"methods": given.methods} if given.methods else {}
     options = options_from_yaml(kind, text, run.config, changed)

@@ -20,7 +20,7 @@ from data.seeding import mix_seed
 from data.semi_supervised import Unlabelled
 from inference.diagnostics.dependence import is_transductive, query_information, support_information
 from inference.evaluation.evaluate import evaluate_readings, predictions, readings
-from inference.evaluation.predictive import is_of_tasks, place_of, trace_guide
+from inference.evaluation.predictive import place_of, trace_guide
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta import comparison_plots, plots
 from inference.meta.comparison_plots import named
@@ -188,12 +188,17 @@ def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str
     }
 
 
+OF_ITEMS = {"support", "queries"}
+"""Plates inside a task."""
+
+
 def numbers_adapted(guide: nn.Module, episode: Any) -> int:
     """How many numbers are a task's own: those of a ``guide``'s latent sites, on tasks of an ``episode``, but for what all of
     them share and what is of each item."""
     trace: Any = trace_guide(guide, episode, 1)
     sites = [trace.nodes[name] for name in trace.stochastic_nodes]
-    own = [site["fn"] for site in sites if is_of_tasks(site) and site["fn"].batch_shape[-1:] == (1,)]
+    plates = [{plate.name for plate in site["cond_indep_stack"]} for site in sites]
+    own = [site["fn"] for site, inside in zip(sites, plates, strict=True) if "tasks" in inside and not inside & OF_ITEMS]
     return sum(fn.batch_shape[0] * fn.event_shape.numel() for fn in own)  # of one draw, or of as many as it has particles
 
 

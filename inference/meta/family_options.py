@@ -3,7 +3,7 @@
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from data.episodes import TaskSpec
@@ -12,7 +12,7 @@ from data.semi_supervised import Unlabelled
 from inference.meta.choices import MethodChoices, split_choice
 from inference.meta.methods import METHODS
 from inference.meta.settings import NETWORK, VariantSettings
-from inference.meta.task_options import FewShotOptions, Protocol, Protocols
+from inference.meta.task_options import PROTOCOLS, FewShotOptions, Protocol, Protocols
 from inference.meta.variants import Variant
 from inference.runs.help import Group
 from inference.runs.values import PositiveInt, PositiveNumber, Sweep, plain
@@ -85,6 +85,9 @@ class MetaOptions(FewShotOptions):
             raise UserError(f"{whole[0]} adapts a network for images, and a feature file has none: start from images")
         if Protocol.LWOF in self.protocols:
             raise UserError("the lwof protocol is SIB's: choose `protocols=standard,imbalanced`, or run svi_sib")
+        if not self.semi and self.unlabelled != MetaOptions.unlabelled:
+            given = f"`unlabelled={self.unlabelled:g}`"
+            raise UserError(f"{given} is a share of the semi protocol's support: add it to `protocols`, or leave it out")
         for shot in (self.test_shot or (self.shot,)) if self.semi else ():
             if not 0 < self.hidden(shot) < shot:
                 raise UserError(
@@ -109,7 +112,7 @@ class MetaOptions(FewShotOptions):
 
     def semi_specs(self) -> list[TaskSpec]:
         """The shapes of these tasks."""
-        return replace(self, protocols=MetaProtocols((Protocol.STANDARD,))).test_specs() if self.semi else []
+        return self.specs_under([PROTOCOLS[Protocol.STANDARD]]) if self.semi else []
 
     def hides(self, method: str) -> bool:
         """Whether labels are hidden in half of the batches that a ``method`` is trained on: of one, by name, whose network has

@@ -53,11 +53,11 @@ class RegressionOptions(FewShotOptions):
     Args:
         data: linear, network, sinusoids, memorisable (sinusoids that tell training tasks apart) or ambiguous (a sinusoid or a
             line).
-        methods: what is trained, on the same tasks: names, each with its own options behind it, as in maml:steps=1; a dozen of
-            each data set's own when not given.
+        methods: what is trained, on the same tasks: names, each with its own options behind it, as in maml:steps=1; those of
+            the data set's own, about a dozen, when not given.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         shot: support points per task; 10, of ambiguous 5, when not given.
-        queries: query points per task.
+        queries: query points per task; whether one changes another is told by two.
         tasks: meta-training tasks of each method.
         batch: tasks per training step.
         learning_rate: step size of the networks' optimiser; linear models have ten times as much.
@@ -68,6 +68,7 @@ class RegressionOptions(FewShotOptions):
     data: str = "linear"
     _tasks: ClassVar[Group] = Group.TASKS
     shot: PositiveInt | None = None  # type: ignore[assignment]
+    queries: TwoOrMore = 15
     _guide: ClassVar[Group] = Group.GUIDE
     methods: RegressionChoices | None = None
     beta: Sweep = Sweep((1.0,))

@@ -15,9 +15,11 @@ from data.episodes import EpisodeSampler
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
 from data.semi_supervised import SemiSampler, Unlabelled, present
+from inference.diagnostics.dependence import is_transductive
 from inference.evaluation.evaluate import predictions, readings
 from inference.evaluation.metrics import Scores, TaskSums, confidence_interval
-from inference.meta.comparison import MetaRecord, own_measures
+from inference.evaluation.predictive import place_of
+from inference.meta.comparison import DEPENDENT_TASKS, MetaRecord, own_measures
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import map_items
@@ -53,9 +55,10 @@ def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own:
         for view in views:
             scores, accuracies = scores_of(learner, sampler, view, options.test_tasks)
             usual = make_record(learner.variant, spec, "test", learner.variant.steps, scores)
+            numbers = {**asdict(usual), **own, "transductive": transductive(learner, sampler, view)}
             found.append(
                 MetaRecord(
-                    **finite({**asdict(usual), **own}),
+                    **finite(numbers),
                     labels=spec.shot - options.hidden(spec.shot),
                     unlabelled=view.value,
                     gain=None if without is None else float((accuracies - without).mean()),
@@ -64,6 +67,13 @@ def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own:
             )
             without = accuracies if without is None else without
     return found
+
+
+def transductive(learner: Learner, sampler: SemiSampler, view: Unlabelled) -> bool:
+    """Whether another query changes a prediction of a few tasks, whose unlabelled items are presented as ``view`` says."""
+    device, dtype = place_of(learner.guide, learner.model)
+    episode = sampler.sample(DEPENDENT_TASKS, seed=mix_seed(TEST_SEED)).to(device, dtype=dtype)
+    return is_transductive(learner.model, learner.guide, present(episode, view))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
@@ -204,7 +205,10 @@ class FewShotOptions(RunOptions):
 
     def test_specs(self) -> list[TaskSpec]:
         """The shapes of test tasks: every way, shot and protocol asked for."""
-        laws = [PROTOCOLS[name] for name in self.protocols if name in PROTOCOLS]
+        return self.specs_under([PROTOCOLS[name] for name in self.protocols if name in PROTOCOLS])
+
+    def specs_under(self, laws: Sequence[float | None]) -> list[TaskSpec]:
+        """Every way and shot asked for under each of the ``laws`` of query proportions, see :data:`PROTOCOLS`."""
         asked = itertools.product(self.test_way or (self.way,), self.test_shot or (self.shot,), laws)
         within = self.tests_within_alphabet
         return [self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within) for way, shot, law in asked]

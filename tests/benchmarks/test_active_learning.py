@@ -57,3 +57,20 @@ def test_on_a_run_of_regression(tmp_path):
     assert list(measured(maml, 1)) == ["random", "variance"], "a point knows nothing that a label would tell"
     main([str(run.path), "--tasks", "50", "--labels", "2"])
     assert (run.plots / "active_mse.png").exists()
+
+
+@pytest.mark.slow
+def test_any_problem_has_new_tasks_and_a_pool_of_thirty_points(tmp_path):
+    given = {"data": "memorisable", "methods": "cnp", "shot": "3", "queries": "4", "tasks": "20", "test_tasks": "5"}
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    run = svi_meta([*flags, "--out", str(tmp_path / "run"), "--progress", "false"])
+    (cnp,) = of_regression(run, RegressionOptions(**given), 70)
+    pools = list(cnp.pools)
+    assert [len(pool.query_x) for pool in pools] == [50, 20], "as many tasks as are asked for"
+    assert (pools[0].support_x.shape[1], pools[0].query_x.shape[1]) == (30, 20)
+    wave = pools[0].support_x[..., 0].sin()
+    amplitude = (pools[0].support_y * wave).sum(-1) / wave.square().sum(-1)
+    told = 0.1 + 3.9 / 19 * pools[0].support_x[:, 0, 1:].argmax(-1)
+    assert (amplitude - told).abs().mean() > 0.5, "new tasks tell a wrong amplitude"
+    main([str(run.path), "--tasks", "20", "--labels", "1"])
+    assert json.loads((run.path / "active.json").read_text())["results"][0]["measure"] == "mse"

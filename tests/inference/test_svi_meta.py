@@ -157,6 +157,8 @@ def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
         (["--methods", "tpn:neighbours=1"], "tpn: `neighbours=1`: must be a whole number, 2 or more"),
         (["--protocols", "lwof"], "the lwof protocol is SIB's"),
         (["--protocols", "semi"], "by --unlabelled 0.8 the semi protocol hides 1 of a class's 1 labels"),
+        (["--unlabelled", "2"], "--unlabelled 2 is a share of the semi protocol's support"),
+        (["--protocols", "semi", "--shot", "5", "--unlabelled", "2"], "hides 10 of a class's 5 labels"),
         (["--data", "sinusoid"], "unknown data set 'sinusoid'"),
     ],
 )

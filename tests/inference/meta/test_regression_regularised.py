@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from data.seeding import mix_seed
 from inference.diagnostics.dependence import PacBayesBound, support_information
 from inference.meta.choices import split_choice
+from inference.meta.comparison import numbers_adapted
 from inference.meta.regression_comparison import MetaRegressionStudy, bound_note, rate_cell
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
@@ -47,6 +48,12 @@ def test_the_papers_weight_is_beside_a_mean_and_ours_beside_a_sum(name, beta):
     variant, fit = made(name)
     assert fit.objective.elbo.beta == pytest.approx(beta)
     assert variant.beta == (None if "weight=" in name else 0.5)
+
+
+def test_a_code_of_the_only_support_point_is_no_number_of_the_tasks_own():
+    setup = setup_of(shot=1, queries=2)
+    _, fit = made("mr-cnp:penalty=codes", setup)
+    assert numbers_adapted(fit.guide, fit.embed(setup.draw(3, 0))) == 0
 
 
 def test_betas_are_swept_but_for_a_methods_own():

@@ -33,6 +33,7 @@ def test_a_method_that_makes_nothing_of_them_has_its_labelled_items_alone():
     (found,) = records("prototypical")
     assert (found.labels, found.shot, found.unlabelled, found.gain, found.split) == (1, 5, "left-out", None, "test")
     assert found.kind == "1 of 5 labels, others left out"
+    assert found.transductive is False
 
 
 @pytest.mark.parametrize("method", [pytest.param("graph:width=4:layers=1", marks=pytest.mark.slow), "tpn", "sib"])
@@ -44,6 +45,7 @@ def test_gains_are_of_the_same_tasks(method):
     assert found.unlabelled == METHODS[one.variant.method].unlabelled.value
     assert found.gain == pytest.approx(found.accuracy - without.accuracy, abs=1e-6)
     assert found.nll != without.nll
+    assert (without.transductive, found.transductive) == (method in ("tpn", "sib"),) * 2
     sampler = SemiSampler(EpisodeSampler(part, options.spec()), 0.8)
     views = Unlabelled.LEFT_OUT, METHODS[one.variant.method].unlabelled
     apart, beside = (scores_of(one, sampler, view, 30)[1] for view in views)
@@ -90,6 +92,7 @@ def test_what_options_hide():
     assert not MetaOptions(methods="graph", shot=5).hides("graph")
     assert MetaOptions(methods="graph", shot=5).semi_specs() == []
     assert MetaOptions(methods="graph", shot=5, protocols="semi").test_specs() == []
+    assert len(MetaOptions(methods="graph", shot=5, protocols="imbalanced,semi", unlabelled=0.4).semi_specs()) == 1
     for refused in ({"shot": 1}, {"unlabelled": 0.05}, {"unlabelled": 1.0}, {"unlabelled": 2.0}, {"test_shot": "5,1"}):
         with pytest.raises(UserError, match="must hide one and leave one"):
             MetaOptions(methods="tpn", **{**SEMI, **refused})
