@@ -29,11 +29,9 @@ from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import map_items
-from inference.meta.regression import PROBLEMS
 from inference.meta.regression_comparison import fit_variant
 from inference.meta.regression_fits import raw_tasks
-from inference.meta.regression_options import RegressionOptions
-from inference.meta.regression_tasks import SUPPORT
+from inference.meta.regression_options import DEFAULT, RegressionOptions
 from inference.runs.flat_yaml import read_yaml
 from inference.runs.folder import RunFolder, write_json
 from inference.runs.options import options_from_yaml
@@ -57,12 +55,13 @@ class Programs(NamedTuple):
 
 def of_regression(run: RunFolder, options: RegressionOptions, tasks: int) -> Iterator[Programs]:
     """The methods of a run on regression."""
+    problem, queries = options.problem, POINTS - options.problem.shot + QUERIES
     for variant in options.variants():
         fit = fit_variant(variant, options, run)
 
         def pools(fit: Any = fit) -> Iterator[Episode]:
             for start in range(0, tasks, AT_ONCE):
-                drawn = raw_tasks(options.problem, AT_ONCE, queries=POINTS - SUPPORT + QUERIES, seed=mix_seed(TEST_SEED, start))
+                drawn = raw_tasks(problem, AT_ONCE, queries=queries, seed=mix_seed(TEST_SEED, start), new=True)
                 x, y = torch.cat([drawn.support_x, drawn.query_x], 1), torch.cat([drawn.support_y, drawn.query_y], 1)
                 yield fit.embed(Episode(x[:, :POINTS], y[:, :POINTS], x[:, POINTS:], y[:, POINTS:], drawn.way))
 
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     run = RunFolder.existing(given.run)
     text = run.read_config()
-    regression = read_yaml(text)["data"] in PROBLEMS
+    regression = read_yaml(text)["data"] in DEFAULT
     kind: Any = RegressionOptions if regression else MetaOptions
     changed = {"methods": given.methods} if given.methods else {}
     options = options_from_yaml(kind, text, run.config, changed)

@@ -57,3 +57,15 @@ def test_on_a_run_of_regression(tmp_path):
     assert list(measured(maml, 1)) == ["random", "variance"], "a point knows nothing that a label would tell"
     main([str(run.path), "--tasks", "50", "--labels", "2"])
     assert (run.plots / "active_mse.png").exists()
+
+
+@pytest.mark.slow
+def test_pools_of_problems_with_fewer_support_points_have_as_many(tmp_path):
+    arguments = ["--data", "ambiguous", "--methods", "cnp", "--tasks", "50", "--test-tasks", "4", "--progress", "false"]
+    run = svi_meta([*arguments, "--out", str(tmp_path / "run")])
+    main([str(run.path), "--tasks", "50", "--labels", "1"])
+    (row, *_) = json.loads((run.path / "active.json").read_text())["results"]
+    assert (row["method"], row["measure"], len(row["mean"])) == ("cnp", "mse", 2)
+    options = RegressionOptions(data="ambiguous", methods="cnp", tasks=50, test_tasks=4)
+    pool = next(next(of_regression(run, options, 50)).pools)
+    assert (pool.support_y.shape, pool.query_y.shape) == ((50, 30), (50, 20))
