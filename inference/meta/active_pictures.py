@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from inference.active import Acquisition
@@ -44,6 +45,7 @@ def worth_of_labels(
                 axis.fill_between(turns, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
                 axis.plot(turns, mean, color=colour, marker=marker, ms=4, label=acquisition.value)
             axis.set_title(name)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if log:
                 axis.set_yscale("log")
         for axis in axes.flat[max(0, len(curves) - columns) : len(curves)]:
