@@ -1,5 +1,6 @@
 """Records of meta-learners on regression, beside closed forms."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -132,3 +133,21 @@ def test_points_have_no_rate_and_runaways_are_counted():
     assert calm.mse == pytest.approx(float(errors.mean()), rel=1e-6)
     assert calm.mse_median == pytest.approx(float(errors.median()), rel=1e-6)
     assert replace(calm, selected=True).selected
+
+
+def test_exact_bayes_of_sinusoids_or_lines_integrates_both_numbers_of_either(tmp_path):
+    """By the midpoint rule over both, with the noise that the paper has, and more tasks than are integrated at once."""
+    problem = Problem("ambiguous", 3)
+    tasks, middle = problem.tasks(21, queries=2, seed=4), (torch.arange(300) + 0.5).double() / 300
+    first, second = (part.flatten() for part in torch.meshgrid(middle, middle, indexing="ij"))
+
+    def logs(x, y):  # [tasks, functions, n]
+        waves = (0.1 + 4.9 * first[:, None]) * torch.sin(x[:, None, :, 0] + math.pi * second[:, None])
+        lines = (6 * first[:, None] - 3) * x[:, None, :, 0] + 6 * second[:, None] - 3
+        return torch.distributions.Normal(torch.cat([waves, lines], 1), 0.3).log_prob(y[:, None])
+
+    weights = logs(tasks.support_x, tasks.support_y).sum(-1).log_softmax(1)
+    expected = (weights[..., None] + logs(tasks.query_x, tasks.query_y)).logsumexp(1)
+    found = exact_reference(problem, tasks, tmp_path)
+    assert found.name == "exact Bayes"
+    torch.testing.assert_close(found.log_predictive, expected, rtol=0, atol=2e-3)
