@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from pyro.distributions import validation_enabled
+
 from data.episodes import Episode
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
@@ -109,7 +111,8 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
             seen = fit.embed(episode)
             known = {name: value for name, value in known.items() if value is not None}
             posterior = infer(fit.model, fit.guide, seen, **known)
-            return posterior.to_arviz(seen.query_y, num_samples=SAVED_DRAWS)
+            with validation_enabled(False):  # steps may run away from draws of the prior, whose predictions are then no numbers
+                return posterior.to_arviz(seen.query_y, num_samples=SAVED_DRAWS)
 
         made = {variant.name: partial(content, variant, fit) for variant, fit in fitted.items()}
         save_posteriors(made, chosen, run)

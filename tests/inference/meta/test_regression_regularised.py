@@ -3,6 +3,8 @@
 import json
 import math
 
+import arviz as az
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -218,3 +220,23 @@ def test_a_run_tests_on_new_tasks():
 
 
 NO_DEPENDENCE = {"support_information": None, "transductive": False}
+
+
+@pytest.mark.slow
+def test_steps_that_run_away_from_draws_of_the_prior_are_saved_as_what_they_are(tmp_path):
+    """Of what no number tells, posteriors hold none: a run ends all the same."""
+    words = [
+        "--data",
+        "memorisable",
+        "--tasks",
+        "20",
+        "--test-tasks",
+        "18",
+        "--queries",
+        "4",
+        "--methods",
+        "mr-maml:size=10:test_steps=9",
+    ]
+    run = svi_meta([*words, "--out", str(tmp_path / "run")])
+    saved = az.from_netcdf(next(run.posteriors.glob("*.nc")))
+    assert not np.isfinite(saved.prior_predictive["y"]).all()
