@@ -36,8 +36,6 @@ BASES = {
     f"--network-tasks 8 {METHODS.replace('anil:steps=2', 'matching')}",
     "meta on labels that are missing": "svi_meta --features features.safetensors --unlabelled 0.5 "
     f"{METHODS.replace('--train-shot 1', '--shot 2').replace('standard', 'semi')},tpn,nil,platipus,bmaml",
-    "meta by heart": "svi_meta --data memorisable --methods mr-maml:test_steps=2,mr-cnp:penalty=codes --queries 4 --tasks 32 "
-    "--test-tasks 20",
     "predict by a method": "predict --run runs/meta --way 2 --queries 2 --tasks 8",
     "predict tasks": "predict --run runs/sib --way 2 --queries 2 --tasks 8",
     "predict other images": "predict --run runs/sib --way 2 --queries 2 --tasks 8 --root images --split all",
