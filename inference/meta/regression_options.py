@@ -30,9 +30,9 @@ DEFAULT = {
     "network": ("prior", *GRADIENT, "anil", *BAYES, "ridge:features=bumps"),
     "sinusoids": ("prior", *GRADIENT, "anil", *BAYES, "conjugate"),
     "memorisable": (
-        *("maml:steps=1:test_steps=100", "cnp:width=100:code=5", "cnp:width=100:code=5:penalty=weights:weight=0.01"),
+        *("maml:steps=1:test_steps=100", "cnp:width=100:code=5", "cnp:width=100:code=5:penalty=weights:weight=0.0001"),
         *("cnp:width=100:code=5:penalty=decay:weight=0.01", "mr-maml:weight=0.0001", "mr-maml:penalty=codes:weight=0.1"),
-        *("mr-maml:penalty=decay:weight=0.0001", "mr-cnp:weight=0.01", "mr-cnp:penalty=codes:weight=0.5"),
+        *("mr-maml:penalty=decay:weight=0.0001", "mr-cnp:weight=0.0003", "mr-cnp:penalty=codes:weight=0.2"),
         "mr-cnp:penalty=decay:weight=0.01",
     ),
     "ambiguous": ("maml:steps=1", "maml", "anil", "cnp", "llama:scored=queries", "platipus:noise_only", "platipus"),
