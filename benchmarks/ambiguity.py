@@ -52,7 +52,7 @@ from models.tasks.priors import GaussianPrior
 WAY, SHOT, QUERIES = 2, 5, 15
 BACKBONE, EPOCHS, BATCH = "conv4-16", 6, 64
 STEPS, SIZE, SCALE = 5, 1.0, 0.3
-ROWS = ("maml", "noise-0.1", "noise-0.3", "noise-1", "platipus-0.05", "platipus-0.15", "platipus-0.5")
+ROWS = ("maml", "noise-0.1", "noise-0.3", "noise-0.5", "noise-1", "platipus-0.05", "platipus-0.15", "platipus-0.5")
 """MAML; MAML with noise of a standard deviation; PLATIPUS with a KL weight beside a mean loss."""
 TEST_TASKS, DRAWS, FEW = 500, 16, 4
 
