@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 
 import torch
@@ -54,10 +55,14 @@ def ours(
     return build_objective(guide, variant, means).to(device), map_items(space, bank)
 
 
-def training_step(objective: RateDistortionModule, sampler: EpisodeSampler, batch: int, earlier: float = 0.0) -> Callable:
+def training_step(
+    objective: RateDistortionModule, sampler: EpisodeSampler, batch: int, earlier: float = 0.0, compiled: bool = False
+) -> Callable:
     """A step on ``batch`` tasks: sampling, forward, backward, Adam; with a loss after every step of the guide where ``earlier``
-    is its weight."""
+    is its weight, and with these ``compiled``."""
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-3, fused=True)
+    if compiled:
+        objective.guide.unroll = torch.compile(objective.guide.unroll, dynamic=False, fullgraph=True)
     whole, number = every_step(objective, objective_weights(objective, earlier)), iter(range(10**9))
     device, _ = place_of(objective)
 
@@ -92,13 +97,16 @@ def steps(options: argparse.Namespace) -> list[Row]:
     bank, rows = bank_of(options.features), []
     for batch in options.batch or BATCHES:
         programs: dict[str, Callable] = {}
+        torch.compiler.reset()  # of what was compiled for another batch
         if options.original:
             classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
             programs["original, Adam"] = original_step(classifier, EpisodeSampler(bank, TaskSpec()), batch)
         settings_of = (("ours, its setting", ITS_SETTING, 0.0), ("ours, default", DEFAULT, 0.0))
         for name, chosen, earlier in (*settings_of, ("ours, default, loss at every step", DEFAULT, EARLIER)):
             objective, items = ours(bank, device=options.device, **chosen)
-            programs[name] = training_step(objective, EpisodeSampler(items, TaskSpec()), batch, earlier)
+            for compiled in (False, True) if options.compile else (False,):
+                sampler, called = EpisodeSampler(items, TaskSpec()), f"{name}, compiled" if compiled else name
+                programs[called] = training_step(copy.deepcopy(objective), sampler, batch, earlier, compiled)
         group = f"{batch} tasks a step"
         rounds = max(5, options.rounds if batch < 64 else options.rounds // 4)
         rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, clock=options.clock)
