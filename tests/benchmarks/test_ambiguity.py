@@ -19,7 +19,7 @@ def test_half_of_the_training_tasks_are_ambiguous_and_go_by_a_random_pair():
     assert (by[ambiguous].sum(0) > 3).all()
 
 
-@pytest.mark.parametrize(("row", "beta"), list(zip(ROWS, (0, 0, 0, 0, 1.5, 4.5, 15.0), strict=True)))
+@pytest.mark.parametrize(("row", "beta"), list(zip(ROWS, (0, 0, 0, 0, 0, 1.5, 4.5, 15.0), strict=True)))
 def test_a_kl_weight_beside_a_mean_loss_is_beta(row, beta):
     objective = build(row, 8)
     assert objective.elbo.beta == pytest.approx(beta)
