@@ -8,6 +8,9 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+FROM_PRIOR = "from_prior"
+"""What a guide's site has in its ``infer`` where it is drawn from the model's own prior: there is no rate to speak of."""
+
 
 class Site(NamedTuple):
     """A sample statement.

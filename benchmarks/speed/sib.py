@@ -97,7 +97,8 @@ def steps(options: argparse.Namespace) -> list[Row]:
     bank, rows = bank_of(options.features), []
     for batch in options.batch or BATCHES:
         programs: dict[str, Callable] = {}
-        torch.compiler.reset()  # of what was compiled for another batch
+        if options.compile:
+            torch.compiler.reset()  # of what was compiled for another batch
         if options.original:
             classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
             programs["original, Adam"] = original_step(classifier, EpisodeSampler(bank, TaskSpec()), batch)

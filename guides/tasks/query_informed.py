@@ -14,10 +14,8 @@ from guides.tasks.families import PosteriorParameters
 from guides.tasks.unrolled import UnrolledGuide
 from models.parameters import declare
 from models.plates import num_classes, task_plate
+from models.sites import FROM_PRIOR
 from models.tasks.predictors import Predictor
-
-FROM_PRIOR = "from_prior"
-"""What a site's ``infer`` has where the guide draws from the model's own prior, so that there is no rate to speak of."""
 
 
 class DescentGaussian(nn.Module):

@@ -22,11 +22,11 @@ from torch.distributions import kl_divergence
 
 from data.episodes import Episode
 from data.seeding import draw_part, mix_seed, part_of_batch, seeded, shared_draws
-from guides.tasks.query_informed import FROM_PRIOR
 from inference.elbo import innermost
 from models.distributions.support_gaussian import SupportGaussian
 from models.networks.layers import evaluating
 from models.plates import ordered_like
+from models.sites import FROM_PRIOR
 
 LABELS = "labels"
 """The observed site that every model has."""

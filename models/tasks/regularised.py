@@ -6,7 +6,6 @@ Source: Yin et al. 2020, "Meta-learning without memorization", equations 4 (code
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -49,7 +48,17 @@ def of_encoder(name: str) -> bool:
     return name.startswith("encoder.")
 
 
-class RegularisedModel(PyroModule):
+class Scored(PyroModule):
+    """A program that says its sites where there are labels to score."""
+
+    def says_sites(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None, way: int = 1
+    ) -> bool:
+        """Whether ``sites`` says all of a call."""
+        return query_y is not None
+
+
+class RegularisedModel(Scored):
     """Labels y_ti ~ p(y given ŷ(x_ti, S_t; θ)), where θ, some weights of the scorer, are random and shared by all tasks:
     θ ~ N(0, I). What the guide's θ know of the training tasks is its rate, which is counted once for all of them.
 
@@ -133,10 +142,6 @@ class RegularisedModel(PyroModule):
         found = found.unflatten(0, weights.shape[:-3]) if weights.dim() > 1 else found[0]
         return self.likelihood.given(support_y.shape[-1] / way, way)(found)
 
-    def says_sites(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether :meth:`sites` says all of a call: where there are labels to score."""
-        return len(args) > 3 and args[3] is not None
-
     def sites(
         self,
         drawn: Mapping[str, Tensor],
@@ -174,7 +179,7 @@ class GaussianEncoder(nn.Module):
         return dist.Normal(mean, LEAST + F.softplus(scale)).to_event(1)
 
 
-class CodedModel(PyroModule):
+class CodedModel(Scored):
     """Labels y_ti ~ p(y given ŷ(z_ti, S_t)) of codes z_ti ~ N(0, I): all that is read of a query is its code, and what its code
     tells of the query is its rate.
 
@@ -222,10 +227,6 @@ class CodedModel(PyroModule):
         known = support_y.expand(*draws, *support_y.shape).flatten(0, -2)
         outputs = self.scorer(support.flatten(0, -3), known, codes.flatten(0, -3), way)
         return self.likelihood.given(support_y.shape[-1] / way, way)(outputs.unflatten(0, codes.shape[:-2]))
-
-    def says_sites(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether :meth:`sites` says all of a call: where there are labels to score."""
-        return len(args) > 3 and args[3] is not None
 
     def sites(
         self,
