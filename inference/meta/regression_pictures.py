@@ -44,11 +44,13 @@ def regret_against_time(records: Sequence[Any], *, about: str = "") -> Figure:
         if known:
             axis.axhline(0, color="black", lw=0.8)
             axis.set_yscale("symlog", linthresh=0.01)
+            lowest = min(record.regret - (record.regret_ci95 or 0) for record in records)
+            axis.set_ylim(bottom=min(-0.005, 1.3 * lowest))
             axis.set_ylabel(f"regret to {records[0].reference} (nats per query), 95 % intervals")
         else:
             axis.set_ylabel("NLL (nats per query)")
         headline(figure, "What does a better prediction cost?", about)
-        key(figure, [axis], columns=3)
+        key(figure, [axis])
     return figure
 
 

@@ -36,6 +36,17 @@ def test_regret_stands_over_time():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["maml", "sib, β = 1"]
 
 
+def test_long_names_stand_inside_the_picture_and_what_is_below_zero_has_no_more_room_than_it_needs():
+    long = "width=100:code=5:penalty=weights:weight=0.0001"
+    for low in (0.5, -0.2):
+        figure = regression_pictures.regret_against_time([record(given=f"{long}{i}", regret=low) for i in range(6)])
+        figure.canvas.draw()
+        box = figure.legends[0].get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+        bottom = figure.axes[0].get_ylim()[0]
+        assert bottom == pytest.approx(-0.005 if low > 0 else -0.39)
+
+
 def test_without_a_reference_it_is_the_nll():
     (axis,) = regression_pictures.regret_against_time([record(regret=None, regret_ci95=None)]).axes
     assert axis.containers[0].lines[0].get_xydata().tolist() == [[2.0, 3.0]]
