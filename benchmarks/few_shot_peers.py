@@ -4,13 +4,13 @@
 
 Nearest mean, BD-CSPN, LaplacianShot, TIM and PT-MAP are the classes of a checkout of easyfsl; the original SIB is trained with
 a checkout of its authors' code (:mod:`benchmarks.original_sib`). They take the backbone features of FILE. Ours are learners of
-run folders (``--run`` once for each), the variant that validation tasks chose, after all its K steps, on the features of its
-own folder.
+run folders (``--run`` once for each), the variant that validation tasks chose, on the features of its own folder.
 
 What a rule leaves open (:mod:`benchmarks.few_shot_rules`) is chosen on tasks of the validation classes: from ``DRAWN``
 settings drawn at random, the published one among them, the best is improved in one hyper-parameter after the other. This is
-done once for all columns together ("one"; ours is one model, too) and once for each column by itself ("per column"). Test tasks
-are those of :meth:`~inference.meta.learner.Learner.evaluate`.
+done once for all columns together ("one") and once for each column by itself ("per column"). Ours is one model for all columns:
+"one" after all its K steps, "per column" after as many, from none to 2K, as are best on these tasks. Test tasks are
+those of :meth:`~inference.meta.learner.Learner.evaluate`.
 
 Everything about the rules, with each task's right answers, is kept in ``--out``: started again, the script goes on where it
 was, so that ``--methods`` can be run by parts, and ours compared without running the peers again. ``--way 20`` adds a column of
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.few_shot_rules import Classify, Preparation, Rule, Setting, easyfsl_rules
 from benchmarks.few_shot_table import ONE, OWN, Row, key_of, note, peer_rows, summary, table, verdict
@@ -40,7 +40,7 @@ from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.errors import UserError, choose
 from data.items import LabelledItems
 from data.seeding import mix_seed
-from inference.evaluation.evaluate import batches, predictions
+from inference.evaluation.evaluate import batches, predictions_of, readings
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import map_items
 from inference.meta.task_options import PROTOCOLS
@@ -109,12 +109,28 @@ def run_rule(
 
 def run_learner(learner: Learner, part: LabelledItems, spec: TaskSpec, tasks: int) -> Outcome:
     """Our learner's outcome on test tasks, after all its steps; ``part`` holds backbone features."""
+    return run_readings(learner, [learner.guide], part, spec, tasks, TEST_SEED)[0]
+
+
+def run_readings(
+    learner: Learner, guides: Sequence[nn.Module], part: LabelledItems, spec: TaskSpec, tasks: int, seed: int
+) -> list[Outcome]:
+    """Outcomes of several readings of our learner's guide on the first ``tasks`` tasks that ``seed`` gives."""
     learner.check_way(spec.way)
-    clocked, found, start = Clocked(EpisodeSampler(map_items(learner.space, part), spec)), [], time.process_time()
-    for episode, predicted in predictions(learner.model, learner.guide, clocked, tasks=tasks, seed=mix_seed(TEST_SEED)):
-        found.append((predicted.probabilities().argmax(-1) == episode.query_y).sum(-1).cpu())
-    seconds = time.process_time() - start - clocked.seconds
-    return Outcome(torch.cat(found), spec.way * spec.queries, tasks / seconds)
+    clocked, start = Clocked(EpisodeSampler(map_items(learner.space, part), spec)), time.process_time()
+    found: list[list[Tensor]] = [[] for _ in guides]
+    for episode, predicted in predictions_of(learner.model, guides, clocked, tasks=tasks, seed=mix_seed(seed)):
+        for reading, right in zip(predicted, found, strict=True):
+            right.append((reading.probabilities().argmax(-1) == episode.query_y).sum(-1).cpu())
+    speed = tasks / (time.process_time() - start - clocked.seconds)
+    return [Outcome(torch.cat(right), spec.way * spec.queries, speed) for right in found]
+
+
+def best_steps(learner: Learner, part: LabelledItems, spec: TaskSpec, tasks: int) -> int:
+    """After how many of its steps, from 0 to 2K, our learner is right most often on ``tasks`` validation tasks of a column."""
+    guides = readings(learner.guide, 2 * getattr(learner.guide, "steps", 0))
+    outcomes = run_readings(learner, list(guides.values()), part, spec, tasks, VALIDATION_SEED)
+    return max(range(len(outcomes)), key=lambda k: int(outcomes[k].right.sum()))
 
 
 def validation_columns(rule: Rule, columns: Mapping[str, TaskSpec], classes: int) -> dict[str, TaskSpec]:
@@ -233,20 +249,38 @@ def test(rule: Rule, prepare: Preparation, setting: Setting, sampler: EpisodeSam
     return replace(found, right=torch.cat([found.right, quick.right[first:]]))
 
 
-def learner_row(run: str, features: Features, columns: Mapping[str, TaskSpec], tasks: int) -> Row:
-    """Ours: the variant of a run folder that validation chose, in each column.
+def learner_rows(
+    run: str, features: Features, columns: Mapping[str, TaskSpec], tasks: int, validation_tasks: int
+) -> tuple[list[Row], str]:
+    """Ours: the variant of a run folder that validation chose, in each column, after K steps and after as many as
+    ``validation_tasks`` choose for the column; and how many those are.
 
     Raises:
         UserError: its folder holds features of other images.
     """
-    learner, own = Learner.load(run), load_features(RunFolder.existing(run).features)["test"]
-    if own.class_names != features["test"].class_names or not torch.equal(own.labels, features["test"].labels):
+    learner, own = Learner.load(run), load_features(RunFolder.existing(run).features)
+    test, name = own["test"], f"ours, {Path(run).name}"
+    if test.class_names != features["test"].class_names or not torch.equal(test.labels, features["test"].labels):
         raise UserError(f"`run={run}` has other test images than the feature file: give the features of the same data set")
-    outcomes = {
-        name: run_learner(learner, own, spec, tasks) for name, spec in columns.items() if learner.fixed_way in (None, spec.way)
-    }
-    accuracy = {name: outcome.accuracy for name, outcome in outcomes.items()}
-    return Row(f"ours, {Path(run).name}", ONE, accuracy, next(iter(outcomes.values())).speed)
+    trained = getattr(learner.guide, "steps", 0)
+    outcomes, chosen, steps = dict[str, Outcome](), dict[str, Outcome](), dict[str, int]()
+    for column, spec in columns.items():
+        if learner.fixed_way in (None, spec.way):
+            deciding = replace(spec, way=min(spec.way, own["val"].num_classes))
+            steps[column] = best_steps(learner, own["val"], deciding, validation_tasks)
+            best = readings(learner.guide, steps[column])[steps[column]]
+            outcomes[column] = run_learner(learner, test, spec, tasks)
+            (chosen[column],) = run_readings(learner, [best], test, spec, tasks, TEST_SEED)
+    rows = [
+        Row(name, ONE, accuracy_of(outcomes), next(iter(outcomes.values())).speed),
+        Row(f"{name}, K per column", OWN, accuracy_of(chosen)),
+    ]
+    return rows, f"{name}: K = {trained}; per column " + ", ".join(f"{k} in {column}" for column, k in steps.items())
+
+
+def accuracy_of(outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
+    """Of each column, ``[tasks]``."""
+    return {column: outcome.accuracy for column, outcome in outcomes.items()}
 
 
 def kept_results(file: Path, heading: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +342,8 @@ def main(words: Sequence[str] | None = None) -> str:
     unfinished = [name for name in names if ONE not in kept["rules"].get(name, {})]
     if missing := [name for name in unfinished if name not in rules]:
         raise UserError(f"{missing[0]} needs a checkout: give `{'original' if missing[0] == NAMES[-1] else 'easyfsl'}=FOLDER`")
-    ours = [learner_row(run, features, columns, arguments.tasks) for run in arguments.run]
+    found = [learner_rows(run, features, columns, arguments.tasks, arguments.validation_tasks) for run in arguments.run]
+    ours = [row for rows, _ in found for row in rows]
     counts = {"tasks": arguments.tasks, "validation_tasks": arguments.validation_tasks, "own_tasks": arguments.own_tasks}
     for name in (name for name in names if name in unfinished):
         about = kept["rules"].setdefault(name, {})
@@ -317,7 +352,7 @@ def main(words: Sequence[str] | None = None) -> str:
     kept["ours"] = {row.name: summary(row, peers) for row in ours}
     write_json(arguments.out, kept)
     shown = [table(peers, ours, list(columns)), *(verdict(row, peers, list(columns)) for row in ours)]
-    shown += [note(name, kept["rules"][name], arguments.tasks) for name in names]
+    shown += [steps for _, steps in found] + [note(name, kept["rules"][name], arguments.tasks) for name in names]
     print("\n".join(shown))
     return shown[0]
 

@@ -74,12 +74,17 @@ def peer_rows(name: str, kept: Mapping[str, Any], columns: Mapping[str, TaskSpec
     return [Row(name, ONE, accuracy(ONE), speed), Row(name, OWN, accuracy(OWN))]
 
 
+def against(own: Row, peers: Sequence[Row]) -> list[Row]:
+    """The peers to hold ours against: what was chosen for each column stands beside what was chosen for each column."""
+    return [peer for peer in peers if own.setting == ONE or peer.setting != ONE]
+
+
 def table(peers: Sequence[Row], ours: Sequence[Row], columns: Sequence[str]) -> str:
     """All rows, and below them the paired differences."""
     rows = [["accuracy %", "setting", *columns, "tasks/s"]]
     rows += [[r.name, r.setting, *map(r.cell, columns), number(r.speed, ".0f")] for r in (*peers, *ours)]
     for own in ours:
-        differences = [own.less(peer) for peer in peers]
+        differences = [own.less(peer) for peer in against(own, peers)]
         rows += [[d.name, d.setting, *(d.cell(c, "+") for c in columns), ""] for d in differences]
     return align(rows, left=(0, 1))
 
@@ -88,7 +93,7 @@ def verdict(own: Row, peers: Sequence[Row], columns: Sequence[str]) -> str:
     """In which columns ours is ahead of every peer by more than the interval of the difference, and of whom not."""
     ahead, behind = [], []
     for column in (column for column in columns if column in own.accuracy):
-        reached = {p.name: None for p in peers if column in p.accuracy and not own.less(p).leads(column)}
+        reached = {p.name: None for p in against(own, peers) if column in p.accuracy and not own.less(p).leads(column)}
         if reached:
             behind.append(f"{column} (not of {', '.join(reached)})")
         else:
@@ -104,7 +109,7 @@ def summary(own: Row, peers: Sequence[Row]) -> dict[str, Any]:
     def figures(row: Row) -> dict[str, Any]:
         return {c: {"mean": float(values.mean()), "ci95": confidence_interval(values)} for c, values in row.accuracy.items()}
 
-    differences = [{"peer": p.name, "setting": p.setting, "columns": figures(own.less(p))} for p in peers]
+    differences = [{"peer": p.name, "setting": p.setting, "columns": figures(own.less(p))} for p in against(own, peers)]
     return {"accuracy": figures(own), "speed": own.speed, "differences": differences}
 
 

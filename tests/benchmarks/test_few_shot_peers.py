@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,14 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import few_shot_peers, few_shot_rules
-from benchmarks.few_shot_peers import columns_of, examine, main, run_learner, run_rule, tune, validation_columns
+from benchmarks.few_shot_peers import best_steps, columns_of, examine, main, run_learner, run_rule, tune, validation_columns
 from benchmarks.few_shot_rules import Preparation, Rule, easyfsl_rules, pt_map, tim, transport
-from benchmarks.few_shot_table import ONE, OWN, Row, key_of, peer_rows, verdict
+from benchmarks.few_shot_table import ONE, OWN, Row, key_of, peer_rows, table, verdict
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
+from inference.evaluation.evaluate import predictions
 from inference.meta.learner import TEST_SEED, Learner
-from inference.meta.mapping import feature_space
+from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.runs.folder import RunFolder
@@ -124,6 +126,17 @@ class TestTasks:
             outcome = run_learner(fitted, FEATURES["test"], spec, 60)
             assert float(outcome.accuracy.mean()) == pytest.approx(scores.accuracy, abs=1e-9)
 
+    def test_steps_are_chosen_on_validation_tasks_of_the_column(self):
+        fitted, spec = learner(FEATURES["train"]), TaskSpec(way=3, queries=5, imbalance=2.0)
+        sampler = EpisodeSampler(map_items(fitted.space, FEATURES["val"]), spec)
+        how = {"tasks": 60, "seed": mix_seed(few_shot_peers.VALIDATION_SEED)}
+        right = []
+        for k in range(7):
+            found = predictions(fitted.model, fitted.guide.after(k), sampler, **how)
+            right.append(sum(int((p.probabilities().argmax(-1) == episode.query_y).sum()) for episode, p in found))
+        assert len(set(right)) > 1
+        assert right[best_steps(fitted, FEATURES["val"], spec, 60)] == max(right)
+
     def test_peers_are_tested_on_the_same_tasks_as_ours(self):
         drawn = []
 
@@ -166,6 +179,13 @@ class TestTable:
             verdict(ours, [peer], ["a", "b"]) == "ours: ahead of every peer, beyond the interval, in a; not in b (not of peer)"
         )
 
+    def test_what_is_chosen_for_a_column_stands_beside_what_is_chosen_for_a_column(self):
+        peers = [Row("peer", setting, {"a": torch.full((4,), 0.6 if setting == ONE else 0.4)}) for setting in (ONE, OWN)]
+        one, own = (Row("ours", setting, {"a": torch.full((4,), 0.5)}) for setting in (ONE, OWN))
+        assert verdict(one, peers, ["a"]).endswith("in no column; not in a (not of peer)")
+        assert verdict(own, peers, ["a"]).endswith("in a")
+        assert [len(table(peers, [ours], ["a"]).splitlines()) for ours in (one, own)] == [1 + 3 + 2, 1 + 3 + 1]
+
     def test_rows_are_what_was_kept(self):
         kept = examine(fake(), FEATURES, COLUMNS, {}, **SMALL)
         assert [row.setting for row in peer_rows("fake", kept, COLUMNS)] == ["one, per column"]
@@ -193,12 +213,15 @@ class TestCommand:
         main([*words, "--easyfsl", "here", "--methods", "fake"])
         main([*words, "--easyfsl", "here"])
         shown = main([*words, "--run", run_folder(tmp_path / "mine")]).splitlines()
-        names = ["fake", "other", "ours, mine", "ours, mine − fake", "ours, mine − other"]
+        own = ["ours, mine", "ours, mine, K per column"]
+        names = ["fake", "other", *own, *(f"{name} − {peer}" for name in own for peer in ("fake", "other"))]
         assert [line.split("  ")[0] for line in shown[1:]] == names
         assert "1-shot imbalanced" in shown[0]
         kept = json.loads((tmp_path / "out.json").read_text())
         assert kept["ours"]["ours, mine"]["differences"][0]["columns"].keys() == columns_of().keys()
-        assert "ours, mine: ahead of every peer" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "ours, mine: ahead of every peer" in printed
+        assert re.search(r"^ours, mine: K = 3; per column \d in 1-shot, \d in 5-shot, \d in 1-shot imb", printed, re.MULTILINE)
 
     def test_bad_input_is_one_line(self, words, tmp_path):
         with pytest.raises(UserError, match="fake needs a checkout: give `easyfsl=FOLDER`"):
