@@ -56,7 +56,7 @@ class Predictive:
 
     def probabilities(self) -> Tensor:
         """Posterior predictive class probabilities, averaged over draws: ``[tasks, query, way]``."""
-        return self.labels.probs.mean(0)
+        return class_probabilities(self.labels).mean(0)
 
     def log_likelihood(self, query_y: Tensor) -> Tensor:
         """log p(y_i given x_i, w_s), nats: ``[tasks, query]`` to ``[draws, tasks, query]``."""
@@ -69,6 +69,13 @@ class Predictive:
     def distortion(self, query_y: Tensor) -> Tensor:
         """−E_q Σ_i log p(y_i given x_i, w), nats: ``[tasks]``."""
         return -self.log_likelihood(query_y).sum(-1).mean(0)
+
+
+def class_probabilities(labels: Any) -> Tensor:
+    """``labels.probs``, ``[..., classes]``. A categorical distribution made of logits has normalised them, so that these are
+    logarithms of probabilities: torch's softmax, which would start anew, takes ten times as long for few classes on a CPU."""
+    normalised = isinstance(labels, torch.distributions.Categorical) and "logits" in vars(labels)
+    return labels.logits.exp() if normalised else labels.probs
 
 
 class CommonNoise(Messenger):

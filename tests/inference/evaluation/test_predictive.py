@@ -18,7 +18,7 @@ from data.seeding import mix_seed, shared_draws
 from guides.empty import EmptyGuide
 from guides.tasks.ridge import RidgePosteriorGuide
 from inference.evaluation.evaluate import TASKS_AT_ONCE, batches, evaluate, evaluate_readings, predictions, readings
-from inference.evaluation.predictive import CommonNoise, divergence, place_of, predictive, trace_guide
+from inference.evaluation.predictive import CommonNoise, Predictive, divergence, place_of, predictive, trace_guide
 from inference.meta.methods.nearest_mean import NearestMeanModel
 from inference.meta.regression_guides import build_regression
 from inference.meta.regression_tasks import LINEAR_PRIOR, regression_tasks
@@ -227,6 +227,16 @@ def test_distortion_is_the_mean_of_the_draws_and_not_of_their_mixture():
     ])  # fmt: skip
     torch.testing.assert_close(predicted.distortion(tasks.query_y), nats.mean(0))
     assert (predicted.distortion(tasks.query_y) > -predicted.log_predictive(tasks.query_y).sum(-1)).all()
+
+
+@pytest.mark.parametrize("made_of", ["logits", "probs"])
+@pytest.mark.parametrize("kind", [dist.Categorical, dist.Bernoulli])
+def test_probabilities_are_those_of_the_labels(kind, made_of):
+    logits = 30 * torch.randn(4, 2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    of_classes = kind is dist.Categorical
+    expected = logits.softmax(-1) if of_classes else logits.sigmoid()
+    labels = kind(**{made_of: logits if made_of == "logits" else expected})
+    torch.testing.assert_close(Predictive(labels, None).probabilities(), expected.mean(0), rtol=1e-12, atol=0)
 
 
 class TestEvaluate:
