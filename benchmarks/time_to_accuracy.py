@@ -10,6 +10,9 @@ of ``OURS``. All are read on the same balanced 5-way 1-shot test tasks, those of
 Counted are sampling and all of training, ours with the fit of its feature space, Lightning and checkpoints. Not counted are
 imports, test tasks, and validation, of which the original here has none.
 
+``--batches 8 16 32 --rates 5e-3 1e-2`` asks instead how many tasks a step are the quickest way of ours, by each step size: then
+nothing is read on test classes, but on those of validation, and the original is not needed.
+
 One table has what was measured; the other, for each recipe of the original, how long it took in all, when it first was as
 accurate as at its end, and the shortest run of ours from which on no longer one is less accurate than that.
 """
@@ -156,9 +159,17 @@ def original_points(
     return found
 
 
-def our_point(name: str, features: Features, tasks: int, chosen: argparse.Namespace) -> Point:
-    """Ours, trained on ``tasks`` tasks."""
-    options = SibOptions(tasks=tasks, seed=chosen.seed, beta=0.1, progress=False, device="cpu", **OURS[name])
+def our_point(
+    name: str,
+    features: Features,
+    tasks: int,
+    chosen: argparse.Namespace,
+    setting: Mapping[str, Any] | None = None,
+    split: str = "test",
+) -> Point:
+    """Ours, trained on ``tasks`` tasks in a ``setting``, that of its ``name`` when not given, and read on a ``split``."""
+    given = OURS[name] if setting is None else setting
+    options = SibOptions(tasks=tasks, seed=chosen.seed, beta=0.1, progress=False, device="cpu", **given)
     guide, base = settings(GuideSettings, options), features["train"]
     variant = next(variant for variant in options.variants() if not variant.reference)
     schedule = settings(MetaSchedule, options)
@@ -172,7 +183,19 @@ def our_point(name: str, features: Features, tasks: int, chosen: argparse.Namesp
         train(module, options.loop, run, variant.name, epochs=schedule.validations, monitor="val/loss")
         seconds = watch.seconds
     trained = schedule.steps * schedule.validations * schedule.batch
-    return point(name, trained, seconds, run_learner(learner, features["test"], SPEC, chosen.test_tasks))
+    return point(name, trained, seconds, run_learner(learner, features[split], SPEC, chosen.test_tasks))
+
+
+def our_batches(features: Features, chosen: argparse.Namespace) -> dict[str, list[Point]]:
+    """Ours in its default setting by tasks per step and step size, on tasks of the validation classes."""
+    return {
+        name: [
+            our_point(name, features, tasks, chosen, {"batch": batch, "learning_rate": rate}, "val") for tasks in chosen.tasks
+        ]
+        for batch in chosen.batches
+        for rate in chosen.rates
+        for name in [f"{batch} tasks a step, step size {rate:g}"]
+    }
 
 
 def first_at(points: Sequence[Point], accuracy: float) -> Point | None:
@@ -214,12 +237,14 @@ def verdict(originals: Mapping[str, Sequence[Point]], ours: Mapping[str, Sequenc
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", required=True, help="checkout of sib_meta_learn")
+    parser.add_argument("--original", help="checkout of sib_meta_learn; needed without --batches")
     parser.add_argument("--features", required=True, help="feature file")
     parser.add_argument("--seed", type=int, default=0, help="of both trainings")
     parser.add_argument("--original-tasks", type=int, default=20_000, help="that the original is trained on")
     parser.add_argument("--every", type=int, default=1000, help="tasks of the original between two readings")
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS, help="lengths of ours")
+    parser.add_argument("--batches", type=int, nargs="+", help="tasks a step of ours, to compare on validation classes instead")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-3], help="step sizes to try each of them with")
     parser.add_argument("--test-tasks", type=int, default=1000)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: computing time, on a busy machine")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
@@ -230,11 +255,18 @@ def main(words: Sequence[str] | None = None) -> str:
     """Train all, and print what was measured; returns it."""
     chosen = parse(words)
     torch.set_num_threads(1)
-    build, features = classifier_of(chosen.original), load_features(chosen.features)
-    originals = {name: original_points(name, build, features, chosen) for name in ORIGINAL}
+    features = load_features(chosen.features)
     our_point(next(iter(OURS)), features, 1, chosen)  # what is done once in a process, for the first of them as for the others
-    ours = {name: [our_point(name, features, tasks, chosen) for tasks in sorted(chosen.tasks)] for name in OURS}
-    shown = f"{measured(originals | ours)}\n\n{verdict(originals, ours)}"
+    if chosen.batches:
+        originals, ours = {}, our_batches(features, chosen)
+        shown = measured(ours)
+    else:
+        if chosen.original is None:
+            raise UserError("give a checkout of the original: `original=FOLDER`")
+        build = classifier_of(chosen.original)
+        originals = {name: original_points(name, build, features, chosen) for name in ORIGINAL}
+        ours = {name: [our_point(name, features, tasks, chosen) for tasks in sorted(chosen.tasks)] for name in OURS}
+        shown = f"{measured(originals | ours)}\n\n{verdict(originals, ours)}"
     print(shown)
     if chosen.json:
         points = [asdict(p) for curve in (originals | ours).values() for p in curve]

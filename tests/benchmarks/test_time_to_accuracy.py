@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from benchmarks.original_sib import classifier_of, train_original
 from benchmarks.speed import timing
 from benchmarks.time_to_accuracy import ORIGINAL, Point, Stopwatch, first_at, first_to_stay, main, our_point, verdict
 from data.episodes import EpisodeSampler, TaskSpec
+from data.errors import UserError
 from data.seeding import mix_seed
 from inference.meta.learner import TEST_SEED
 from inference.meta.training import MetaTraining
@@ -157,3 +159,38 @@ def test_all_are_read_on_the_same_test_tasks(checkout, tmp_path, monkeypatch, ca
     assert set(tested) == {(TaskSpec(5, 1, 15), mix_seed(mix_seed(TEST_SEED), 0))}
     assert shown in capsys.readouterr().out
     assert all(f"| {name} | {n} |" in shown for name, n in theirs)
+
+
+def test_batches_are_compared_on_validation_classes(tmp_path, monkeypatch, capsys):
+    read, trained = set(), []
+    test, draw = time_to_accuracy.run_learner, MetaTraining.draw
+
+    def tested(learner, part, *rest):
+        read.update(splits_of(part.items))
+        return test(learner, part, *rest)
+
+    def watched(module, tasks, seed):
+        trained.append((tasks, module.schedule.learning_rate))
+        return draw(module, tasks, seed)
+
+    monkeypatch.setattr(time_to_accuracy, "our_point", partial(after_the_first, time_to_accuracy.our_point))
+    monkeypatch.setattr(time_to_accuracy, "run_learner", tested)
+    monkeypatch.setattr(MetaTraining, "draw", watched)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    save_features(tmp_path / "f.safetensors", FEATURES, {"dataset": "marked"})
+    words = f"--features {tmp_path / 'f.safetensors'} --tasks 20 --test-tasks 4"
+    shown = main([*words.split(), *["--batches", "2", "5", "--rates", "1e-3", "1e-2"]])
+    assert read == {"val"}
+    assert set(trained) == {(batch, rate) for batch in (2, 5) for rate in (1e-3, 1e-2)}
+    assert [line.split(" | ")[0] for line in shown.splitlines()[2:]] == [
+        f"| {batch} tasks a step, step size {rate}" for batch in (2, 5) for rate in ("0.001", "0.01")
+    ]
+    with pytest.raises(UserError, match="give a checkout of the original"):
+        main(words.split())
+
+
+def after_the_first(point, name, features, tasks, chosen, *rest):
+    """``our_point`` without the one that only gets a process going, and with little validation."""
+    return (
+        point(name, features, tasks, chosen, {**rest[0], "validations": 1, "validation_tasks": 3}, *rest[1:]) if rest else None
+    )
