@@ -139,21 +139,25 @@ class MetaTraining(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Validate: each process has its part of the tasks, and what is logged is the mean over all of them."""
-        schedule, model, kinds, world = self.schedule, self.objective.model, self.validation_kinds(), self.trainer.world_size
+        self.log_dict(self.validate(self.global_rank, self.trainer.world_size), prog_bar=True, sync_dist=True)
+
+    def validate(self, rank: int = 0, world: int = 1) -> dict[str, float]:
+        """What validation tasks say of the module as it is; of process ``rank`` of ``world`` its part, whose mean is that."""
+        schedule, model, kinds = self.schedule, self.objective.model, self.validation_kinds()
         guides = readings(self.objective.guide) if schedule.earlier else {0: self.objective.guide}
         found: dict[str, list[float]] = {}
         for sampler in kinds:
             tasks = max(1, schedule.validation_tasks // len(kinds))
             settings: dict[str, Any] = {"tasks": tasks, "seed": schedule.seed, "num_samples": 8}
             shared = 1 < world <= min(tasks, TASKS_AT_ONCE)  # then each process has one at least
-            settings["share"] = (self.global_rank, world) if shared else WHOLE
+            settings["share"] = (rank, world) if shared else WHOLE
             scores = list(evaluate_readings(model, guides, sampler, **settings).values())
             spec = getattr(sampler, "spec", None)
             share = relative(self.training_tasks, spec.way, spec.way * spec.queries) if spec else 1.0
             weight = scores[0].episodes * world / tasks if shared else 1.0  # the mean over processes is that over tasks
             for name, value in self.validated(scores, share).items():
                 found.setdefault(name, []).append(weight * value)
-        self.log_dict({name: fmean(values) for name, values in found.items()}, prog_bar=True, sync_dist=True)
+        return {name: fmean(values) for name, values in found.items()}
 
     def validated(self, scores: Sequence[Scores], share: float) -> dict[str, float]:
         """What is logged of one kind of tasks, from the ``scores`` after every step; the loss is multiplied by ``share``."""

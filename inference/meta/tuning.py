@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
@@ -29,7 +30,9 @@ from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace
 from models.networks.layers import embed
 
-STAGE = "tune"
+FIRST, STAGE, LOSS = "tune-guide", "tune", "val/loss"
+SLOWER = 0.2
+"""Step sizes of map, prior and guide while the network is trained with them, in units of those that trained them first."""
 WARPS = 2  # a stream of random numbers beside those of tasks and draws
 
 
@@ -118,26 +121,52 @@ def tune(network: FeatureNetwork, options: SibOptions, data: ImageSplits, run: R
     """Train the network in place, through SIB's guide (of the first predictor and β), and put it in the run's place of the
     pre-trained one; or do nothing, where that has been done.
 
-    Map, prior and guide are trained along and then left: every variant of the run is trained on the new features from its own
-    start.
+    Map, prior and guide are trained first (:func:`trained_guide`), and then together with the network. The network stays as it
+    was where validation tasks cost no less afterwards. Map, prior and guide are left: every variant of the run is trained on
+    the network's features from its own start.
     """
     if load_tensors(run.network)[1].get("tuned"):
         return
-    chosen, how = settings(GuideSettings, options), settings(TuningSettings, options)
-    variant = next(one for one in METHODS["sib"].variants(settings(VariantSettings, options)) if not one.reference)
+    how, schedule = settings(TuningSettings, options), settings(MetaSchedule, options)
     with run.timed(STAGE), seeded(options.seed):
-        bank = LabelledItems(embed(network, data.train.items), data.train.labels, data.train.class_names)
-        space, means = feature_space(chosen, variant.predictor, bank)
-        schedule = replace(settings(MetaSchedule, options), tasks=how.network_tasks, batch=how.network_batch)
+        objective, space, before = trained_guide(network, options, data, run)
+        pretrained = copy.deepcopy(network.state_dict())
         module = ImageTraining(
-            build_objective(chosen, variant, means),
+            objective,
             training_tasks(options, data.train),
             kinds(options, data.val, "val"),
-            schedule,
+            slower(replace(schedule, tasks=how.network_tasks, batch=how.network_batch)),
             ImageEmbedding(network, space, how.batch_norm),
             network_learning_rate=how.network_learning_rate,
             augmentation=PHOTOGRAPHS if data.mirror else LETTERS,
         )
-        train(module, options.loop, run, STAGE, epochs=schedule.validations, monitor="val/loss", accumulate=how.accumulate)
+        train(module, options.loop, run, STAGE, epochs=schedule.validations, monitor=LOSS, accumulate=how.accumulate)
+        after = module.validate()[LOSS]
+    if after >= before:
+        print(f"the network stays as pre-trained: validation tasks cost {before:.2f} nats with it, {after:.2f} tuned")
+        network.load_state_dict(pretrained)
     network.eval()
     save_tensors(run.network, network.state_dict(), {**network.description(), "tuned": True})
+
+
+def trained_guide(
+    network: FeatureNetwork, options: SibOptions, data: ImageSplits, run: RunFolder
+) -> tuple[RateDistortionModule, FeatureSpace, float]:
+    """Prior and guide in their objective, and the map of features, trained on the features of the ``network`` as it is, whose
+    gradients would else be those of a guide that knows nothing; and what validation tasks cost with them, nats per task."""
+    chosen, schedule = settings(GuideSettings, options), settings(MetaSchedule, options)
+    variant = next(one for one in METHODS["sib"].variants(settings(VariantSettings, options)) if not one.reference)
+    train_part, val_part = (
+        LabelledItems(embed(network, part.items), part.labels, part.class_names) for part in (data.train, data.val)
+    )
+    space, means = feature_space(chosen, variant.predictor, train_part)
+    objective = build_objective(chosen, variant, means)
+    module = MetaTraining(objective, training_tasks(options, train_part), kinds(options, val_part, "val"), schedule, space)
+    train(module, options.loop, run, FIRST, epochs=schedule.validations, monitor=LOSS)
+    return objective, space, module.validate()[LOSS]
+
+
+def slower(schedule: MetaSchedule) -> MetaSchedule:
+    """The ``schedule`` for what was trained before."""
+    rate, feature_rate = schedule.learning_rate, schedule.feature_learning_rate
+    return replace(schedule, learning_rate=SLOWER * rate, feature_learning_rate=SLOWER * feature_rate)

@@ -52,7 +52,21 @@ def test_statistics_stay_or_follow_as_asked():
         assert all(torch.equal(a, b) for a, b in zip(before, norms(made), strict=True)) is stays
 
 
-def test_the_network_is_trained_once_and_features_are_the_trained_ones(tmp_path, monkeypatch):
+@pytest.fixture
+def judged(monkeypatch):
+    """Validation of the guide trained on given features has a loss of 2, of the network trained with it the one that is set."""
+    losses = {"tuned": 1.0}
+    validate = MetaTraining.validate
+
+    def judge(module, *processes):
+        tuned = isinstance(module, tuning.ImageTraining)
+        return {**validate(module, *processes), "val/loss": losses["tuned"] if tuned else 2.0}
+
+    monkeypatch.setattr(MetaTraining, "validate", judge)
+    return losses
+
+
+def test_the_network_is_trained_once_and_features_are_the_trained_ones(tmp_path, monkeypatch, judged):
     images, seen = marked_images(classes=6, images=10, image_size=16), []
 
     class Spy(tuning.ImageTraining):
@@ -79,6 +93,46 @@ def test_the_network_is_trained_once_and_features_are_the_trained_ones(tmp_path,
     torch.testing.assert_close(load_features(run.features)["test"].items, embed(learner.network, images.test.items))
     monkeypatch.setattr(tuning, "train", lambda *given, **options: pytest.fail("it has been trained"))
     fit(SibOptions(**TUNED), images, run)
+
+
+def test_a_network_that_was_better_before_stays(tmp_path, judged, capsys):
+    judged["tuned"] = 2.0
+    images, run = marked_images(classes=6, images=10, image_size=16), RunFolder.create(tmp_path / "run", "sib", "")
+    plain = RunFolder.create(tmp_path / "plain", "sib", "")
+    fit(SibOptions(**TUNED), images, run)
+    fit(SibOptions(**{**TUNED, "train_features": "linear"}), images, plain)
+    for name, value in load_tensors(run.network)[0].items():
+        assert torch.equal(value, load_tensors(plain.network)[0][name]), name
+    assert torch.equal(load_features(run.features)["test"].items, load_features(plain.features)["test"].items)
+    assert "the network stays as pre-trained: validation tasks cost 2.00 nats with it, 2.00 tuned" in capsys.readouterr().out
+
+
+def test_the_guide_is_trained_before_the_network_and_slowly_with_it(tmp_path, monkeypatch, judged):
+    images, seen = marked_images(classes=6, images=10, image_size=16), []
+    train = tuning.train
+
+    def watched(module, loop, run, stage, **options):
+        start = [p.detach().clone() for p in module.objective.parameters()]
+        train(module, loop, run, stage, **options)
+        seen.append((stage, module, start, [p.detach().clone() for p in module.objective.parameters()]))
+
+    monkeypatch.setattr(tuning, "train", watched)
+    options = SibOptions(**TUNED)
+    fit(options, images, RunFolder.create(tmp_path / "run", "sib", ""))
+    (first, on_features, start, trained), (second, on_images, handed_on, end) = seen
+    assert (first, type(on_features), second, type(on_images).__name__) == (
+        tuning.FIRST,
+        MetaTraining,
+        tuning.STAGE,
+        "ImageTraining",
+    )
+    before, after = on_features.schedule, on_images.schedule
+    assert (before.tasks, after.tasks) == (options.tasks, options.network_tasks)
+    assert after.learning_rate == pytest.approx(tuning.SLOWER * before.learning_rate)
+    assert after.feature_learning_rate == pytest.approx(tuning.SLOWER * before.feature_learning_rate)
+    assert all(torch.equal(a, b) for a, b in zip(trained, handed_on, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(start, trained, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(handed_on, end, strict=True))
 
 
 @pytest.mark.parametrize(
