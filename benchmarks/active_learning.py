@@ -34,8 +34,9 @@ from inference.meta.regression_comparison import fit_variant
 from inference.meta.regression_fits import raw_tasks
 from inference.meta.regression_options import DEFAULT, RegressionOptions
 from inference.meta.settings import NETWORK
+from inference.runs.files import write_json
 from inference.runs.flat_yaml import read_yaml
-from inference.runs.folder import RunFolder, write_json
+from inference.runs.folder import RunFolder
 from inference.runs.options import options_from_yaml
 from inference.runs.study import draw_all
 from inference.runs.tensors import dataset_name, load_features

@@ -36,7 +36,8 @@ import torch
 
 from benchmarks.copies import in_a_copy, run_main
 from benchmarks.fuzzing.ground import draw_images
-from inference.runs.folder import TEMPORARY, RunFolder
+from inference.runs.files import TEMPORARY
+from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors
 
 COMMON = ["--device", "cpu", "--progress", "false"]

@@ -44,7 +44,8 @@ from inference.evaluation.evaluate import batches, predictions_of, readings
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import map_items
 from inference.meta.task_options import PROTOCOLS
-from inference.runs.folder import RunFolder, read_json, write_json
+from inference.runs.files import read_json, write_json
+from inference.runs.folder import RunFolder
 from inference.runs.tensors import Features, dataset_name, load_features
 
 NAMES = ("nearest mean", "BD-CSPN", "LaplacianShot", "TIM", "PT-MAP", "original SIB")

@@ -42,7 +42,7 @@ from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_scores import generalisation, measure
 from inference.meta.regression_tasks import MEMORISABLE, NOISE, TEST, Problem, stream_seed
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
-from inference.runs.folder import finite, read_json, write_json
+from inference.runs.files import finite, read_json, write_json
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 
 SHOTS, QUERIES, TEST_QUERIES, TEST_TASKS, DEPENDENT = (5, 10), 10, 15, 100, 20

@@ -40,7 +40,7 @@ from inference.meta.regression_reference import reference_for
 from inference.meta.regression_tasks import TEST, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, settings
 from inference.meta.variants import Variant
-from inference.runs.folder import write_json
+from inference.runs.files import write_json
 from inference.runs.study import draw_all
 from inference.runs.tensors import load_state, save_tensors
 from models.tasks.model import EmpiricalBayesModel

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from data.errors import UserError
-from inference.runs.folder import read_json, write_json
+from inference.runs.files import read_json, write_json
 from inference.runs.study import save_figure
 from inference.vid.plots import accuracy_by_images
 from inference.vid.report import format_table

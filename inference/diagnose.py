@@ -25,7 +25,8 @@ from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS
 from inference.meta.regression_diagnosis import diagnose_regression
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
-from inference.runs.folder import RunFolder, sole_writer, write_json
+from inference.runs.files import sole_writer, write_json
+from inference.runs.folder import RunFolder
 from inference.runs.help import Example, Group
 from inference.runs.options import HERE, Options, options_from_yaml
 from inference.runs.study import draw_all

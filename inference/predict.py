@@ -30,7 +30,8 @@ from inference.meta.report import UNITS, TaskRecord, evaluate_learner, evaluate_
 from inference.meta.sheet import prediction_sheet
 from inference.runs.checks import check_device, chosen_device
 from inference.runs.commands import flags_in_errors, notes, read_options, run_process
-from inference.runs.folder import RunFolder, check_out, sole_writer, write_atomically, write_json, writing
+from inference.runs.files import check_out, sole_writer, write_atomically, write_json, writing
+from inference.runs.folder import RunFolder
 from inference.runs.help import Example, Group
 from inference.runs.options import Options
 from inference.runs.tensors import load_features

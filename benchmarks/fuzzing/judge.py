@@ -22,7 +22,8 @@ from benchmarks.fuzzing.calls import PRELUDE
 from benchmarks.fuzzing.cases import Case
 from benchmarks.fuzzing.damage import damage, overwrite
 from inference.runs.commands import run_process
-from inference.runs.folder import TEMPORARY, RunFolder
+from inference.runs.files import TEMPORARY
+from inference.runs.folder import RunFolder
 
 LIMIT = 20.0
 """Seconds that a case may compute; a run that works is then interrupted, which it must heed within as many."""

@@ -18,7 +18,7 @@ from inference.bnn.fitting import Fit
 from inference.bnn.posterior import NetworkPosterior, WeightPosterior
 from inference.bnn.posteriors.chains import ChainPosterior
 from inference.bnn.posteriors.laplace import LaplacePosterior
-from inference.runs.folder import writing
+from inference.runs.files import writing
 from inference.runs.tensors import load_tensors, save_tensors
 from models.bayesian import own_prior
 from models.bayesian.network import BayesianNetwork

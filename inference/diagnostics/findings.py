@@ -15,7 +15,7 @@ from inference.diagnostics.nuts import Moments
 from inference.diagnostics.regret import Regret
 from inference.evaluation.metrics import confidence_interval, predictive_scores
 from inference.evaluation.tables import Column, format_table, number
-from inference.runs.folder import finite
+from inference.runs.files import finite
 
 GOOD_K = 0.7
 """Pareto k above which importance weights have no usable variance (Vehtari et al. 2024)."""

@@ -46,7 +46,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.runs.folder import RunFolder, reserve, write_atomically
+from inference.runs.files import reserve, write_atomically
+from inference.runs.folder import RunFolder
 from sibyl._version import __version__
 
 SAMPLED = ("posterior", "prior", "posterior_predictive", "prior_predictive", "predictions", "log_likelihood")

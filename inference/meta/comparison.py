@@ -31,7 +31,8 @@ from inference.meta.report import VALIDATION_TASKS, TaskRecord, make_record, usu
 from inference.meta.settings import NETWORK
 from inference.meta.stages import features_of
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder, finite
+from inference.runs.files import finite
+from inference.runs.folder import RunFolder
 from inference.runs.history import read_history
 from inference.runs.study import Figures
 

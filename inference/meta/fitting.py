@@ -23,7 +23,8 @@ from inference.meta.report import mark_selected, selected_variant, validate
 from inference.meta.stages import check_training, fit
 from inference.meta.task_options import FewShotOptions
 from inference.runs.commands import options_to_yaml, write_metrics
-from inference.runs.folder import RunFolder, finite
+from inference.runs.files import finite
+from inference.runs.folder import RunFolder
 from inference.runs.interruptions import working_in
 from inference.runs.tensors import save_features
 from models.networks.feature_network import FeatureNetwork

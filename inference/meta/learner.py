@@ -29,7 +29,8 @@ from inference.meta.prediction import TaskPredictions, predict
 from inference.meta.settings import GuideSettings
 from inference.meta.task_checks import check_shapes, check_tensors, checked_way
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder, writing
+from inference.runs.files import writing
+from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace

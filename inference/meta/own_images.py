@@ -23,7 +23,7 @@ from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
 from inference.meta.prediction import TaskPredictions, predict_features
 from inference.meta.settings import GuideSettings, VariantSettings, settings
-from inference.runs.folder import write_atomically
+from inference.runs.files import write_atomically
 from models.networks.feature_network import FeatureNetwork
 from models.networks.feature_space import FeatureSpace
 

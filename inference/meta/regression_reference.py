@@ -14,7 +14,7 @@ from data.errors import UserError
 from inference.diagnostics.nuts import r_hat, run_nuts
 from inference.diagnostics.regret import mixture_log_density
 from inference.meta.regression_tasks import EXACT, Problem
-from inference.runs.folder import sole_writer
+from inference.runs.files import sole_writer
 from inference.runs.tensors import load_tensors, save_tensors
 from models.tasks.model import EmpiricalBayesModel
 

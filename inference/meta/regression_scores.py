@@ -30,7 +30,7 @@ from inference.meta.regression_reference import EXACT_BAYES, Reference, referenc
 from inference.meta.regression_tasks import MEMORISABLE, NOISE, SINUSOIDS_AT_ONCE, VALIDATION, Problem
 from inference.meta.training import TASKS
 from inference.meta.variants import Variant
-from inference.runs.folder import finite
+from inference.runs.files import finite
 from models.distributions.support_gaussian import SupportGaussian
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel

@@ -27,7 +27,8 @@ from inference.meta.methods import METHODS
 from inference.meta.report import make_record
 from inference.meta.stages import features_of
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder, finite
+from inference.runs.files import finite
+from inference.runs.folder import RunFolder
 
 
 def compare_semi(

@@ -23,8 +23,9 @@ import yaml
 
 from data.arguments import shown
 from data.errors import DataWarning, UserError
+from inference.runs.files import no_room, plainly, read_text, write_json
 from inference.runs.flat_yaml import MODE, read_yaml
-from inference.runs.folder import RunFolder, no_room, plainly, read_text, write_json
+from inference.runs.folder import RunFolder
 from inference.runs.help import Example, format_help
 from inference.runs.interruptions import INTERRUPTIONS, last_words, nothing_lost, terminable
 from inference.runs.options import (

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from data.errors import UserError, readable
 from data.locks import locked
 from inference.runs import beginning
-from inference.runs.folder import RunFolder, Unfinished, no_room, plainly, writing
+from inference.runs.files import Unfinished, no_room, plainly, writing
+from inference.runs.folder import RunFolder
 from inference.runs.processes import agree
 
 

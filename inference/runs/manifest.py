@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from inference.runs.folder import RunFolder, write_atomically, write_json
+from inference.runs.files import write_atomically, write_json
+from inference.runs.folder import RunFolder
 from inference.runs.processes import TIMEOUT, is_main
 from sibyl._version import __version__
 
@@ -30,7 +31,7 @@ READ = 2**28
 
 
 def write_recorded(path: Path, write: Callable[[Path], Any], *, keep: Path | None = None) -> Path:
-    """:func:`~inference.runs.folder.write_atomically`, with the file's checksum in the manifest of the run that it is of, if it
+    """:func:`~inference.runs.files.write_atomically`, with the file's checksum in the manifest of the run that it is of, if it
     is of any.
 
     The manifest has it before the file has its name, beside that of the file before: whichever of the two a kill leaves is

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from data.errors import UserError
 from inference.runs.board import final_scores, write_summary
 from inference.runs.commands import notes, print_places, write_metrics
-from inference.runs.folder import RunFolder, no_room, write_atomically
+from inference.runs.files import no_room, write_atomically
+from inference.runs.folder import RunFolder
 from inference.runs.interruptions import working_in
 from inference.runs.manifest import check_data
 from inference.runs.options import RunOptions, options_to_yaml

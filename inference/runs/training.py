@@ -35,7 +35,8 @@ from inference.runs.checkpoints import (
     start_of,
     unusable,
 )
-from inference.runs.folder import RunFolder, Unfinished
+from inference.runs.files import Unfinished
+from inference.runs.folder import RunFolder
 from inference.runs.interruptions import interruptible, terminate
 from inference.runs.processes import TIMEOUT, launched, leave
 

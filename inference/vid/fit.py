@@ -14,7 +14,8 @@ from data.errors import UserError
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
 from inference.runs.checks import check_network_memory
-from inference.runs.folder import RunFolder, check_out
+from inference.runs.files import check_out
+from inference.runs.folder import RunFolder
 from inference.runs.training import Loop
 from inference.vid.methods import Method, few_layers
 from inference.vid.networks import Recipe, TeacherSettings, make_network, replace_head, starting_network, trained_network

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from data.errors import UserError
-from inference.runs.folder import RunFolder, writing
+from inference.runs.files import writing
+from inference.runs.folder import RunFolder
 from inference.runs.options import HERE, options_from_yaml
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 from inference.vid.networks import Recipe, TeacherSettings, load_network

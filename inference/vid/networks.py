@@ -16,7 +16,8 @@ from data.items import LabelledItems, SupervisedData
 from data.seeding import seeded
 from inference.evaluation.tables import plural
 from inference.runs.classifier import train_classifier
-from inference.runs.folder import RunFolder, sole_writer
+from inference.runs.files import sole_writer
+from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors, save_tensors
 from inference.runs.training import Loop
 from inference.runs.updates import Schedule

@@ -16,7 +16,8 @@ from inference.meta.learner import Learner
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.report import choose as comparison_choice
 from inference.meta.settings import GuideSettings, settings
-from inference.runs.folder import RunFolder, write_json
+from inference.runs.files import write_json
+from inference.runs.folder import RunFolder
 from tests.conftest import gaussian_bank
 
 BANK = gaussian_bank(classes=8, images=30, dim=10, noise=1.0)

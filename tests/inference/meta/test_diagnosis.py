@@ -10,7 +10,8 @@ from inference.diagnostics.findings import Finding
 from inference.evaluation.predictive import predictive
 from inference.meta import diagnosis
 from inference.meta.diagnosis import examine, is_bounded, is_posterior, judge, learner_names
-from inference.runs.folder import RunFolder, write_json
+from inference.runs.files import write_json
+from inference.runs.folder import RunFolder
 from tests.inference.meta.test_learner import BANK, learner
 
 TASKS, WAY, QUERIES = 6, 3, 2

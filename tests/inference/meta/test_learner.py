@@ -17,7 +17,8 @@ from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.meta.sib import SIB
 from inference.meta.task_checks import checked_way
-from inference.runs.folder import RunFolder, write_json
+from inference.runs.files import write_json
+from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_tensors, save_tensors
 from models.networks.feature_network import FeatureNetwork
 from tests.conftest import gaussian_bank, marked_images

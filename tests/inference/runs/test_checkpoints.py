@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data.errors import UserError
-from inference.runs import folder
+from inference.runs import files
 from inference.runs.checkpoints import WholeCheckpoints, start_of
 from inference.runs.folder import RunFolder
 from inference.runs.training import Loop, train
@@ -108,9 +108,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path, monkeypatch):
     (elsewhere := tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     opened = []
-    monkeypatch.setattr(
-        folder.os, "replace", lambda old, new, replace=folder.os.replace: (opened.append(old), replace(old, new))
-    )
+    monkeypatch.setattr(files.os, "replace", lambda old, new, replace=files.os.replace: (opened.append(old), replace(old, new)))
     fit(Module(), tmp_path / "run", epochs=1)
     assert {Path(file).parent for file in opened} == {tmp_path / "run/checkpoints/stage"}
     assert not list(elsewhere.iterdir())

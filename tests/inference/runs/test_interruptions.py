@@ -13,7 +13,8 @@ import torch
 from data.errors import UserError
 from inference.runs import commands, interruptions
 from inference.runs.commands import run_command
-from inference.runs.folder import MEMORY, RunFolder, Unfinished
+from inference.runs.files import MEMORY, Unfinished
+from inference.runs.folder import RunFolder
 from inference.runs.interruptions import Terminated, last_words, nothing_lost, terminable, terminate, working_in
 from inference.runs.options import RunOptions
 from inference.runs.training import SharedTraining

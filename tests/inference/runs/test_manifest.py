@@ -19,7 +19,8 @@ from data.locks import locked, take
 from inference.meta.options import SibOptions
 from inference.runs import manifest
 from inference.runs.commands import read_command
-from inference.runs.folder import RunFolder, write_atomically
+from inference.runs.files import write_atomically
+from inference.runs.folder import RunFolder
 from inference.runs.interruptions import working_in
 from inference.runs.manifest import check_data, digest, fingerprint, verify, write_recorded
 from inference.runs.options import RunOptions
@@ -85,7 +86,7 @@ def test_a_kill_between_manifest_and_file_leaves_a_known_file(killed, run, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("inference.runs.folder.os.replace", die)
+        patch.setattr("inference.runs.files.os.replace", die)
         with pytest.raises(KeyboardInterrupt):
             save_tensors(run.network, {"w": torch.ones(3)}, {})
     assert load_tensors(run.network)[0]["w"].sum() == (3 if killed == "after" else 0)
