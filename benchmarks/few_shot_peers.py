@@ -5,6 +5,7 @@
 Nearest mean, BD-CSPN, LaplacianShot, TIM and PT-MAP are the classes of a checkout of easyfsl; the original SIB is trained with
 a checkout of its authors' code (:mod:`benchmarks.original_sib`). They take the backbone features of FILE. Ours are learners of
 run folders (``--run`` once for each), the variant that validation tasks chose, on the features of its own folder.
+With ``--mapped RUN`` the peers take them as the map that RUN has learned leaves them.
 
 What a rule leaves open (:mod:`benchmarks.few_shot_rules`) is chosen on tasks of the validation classes: from ``DRAWN``
 settings drawn at random, the published one among them, the best is improved in one hyper-parameter after the other. This is
@@ -284,6 +285,12 @@ def accuracy_of(outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
     return {column: outcome.accuracy for column, outcome in outcomes.items()}
 
 
+def mapped_features(run: str, features: Features) -> Features:
+    """The ``features`` as the learned map of a run folder leaves them; ours are mapped by their own."""
+    space = Learner.load(run).space
+    return {split: map_items(space, part) for split, part in features.items()}
+
+
 def kept_results(file: Path, heading: dict[str, Any]) -> dict[str, Any]:
     """What an earlier call kept of the rules, under the same ``heading``; nothing where there is no file.
 
@@ -315,6 +322,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--easyfsl", help="checkout of easyfsl")
     parser.add_argument("--original", help="checkout of sib_meta_learn")
     parser.add_argument("--run", action="append", default=[], help="run folder of ours; any number")
+    parser.add_argument("--mapped", metavar="RUN", help="run folder of ours, whose map of the features the peers take, too")
     parser.add_argument("--methods", default=",".join(NAMES), help="peers, with commas between")
     parser.add_argument("--way", type=int, action="append", default=[], help="add a column of so many classes, 1-shot")
     parser.add_argument("--tasks", type=int, default=2000, help="test tasks of each column")
@@ -338,7 +346,11 @@ def main(words: Sequence[str] | None = None) -> str:
         "tasks": arguments.tasks,
         "validation tasks": arguments.validation_tasks,
         "columns": {name: asdict(spec) for name, spec in columns.items()},
+        "mapped": None,
     }
+    if arguments.mapped:
+        features = mapped_features(arguments.mapped, features)
+        heading["mapped"] = hashlib.sha256(features["test"].items.numpy().tobytes()).hexdigest()
     kept, rules = kept_results(arguments.out, heading), wanted_rules(arguments, features, columns)
     unfinished = [name for name in names if ONE not in kept["rules"].get(name, {})]
     if missing := [name for name in unfinished if name not in rules]:

@@ -223,6 +223,21 @@ class TestCommand:
         assert "ours, mine: ahead of every peer" in printed
         assert re.search(r"^ours, mine: K = 3; per column \d in 1-shot, \d in 5-shot, \d in 1-shot imb", printed, re.MULTILINE)
 
+    def test_peers_may_take_the_features_that_ours_has_mapped(self, words, tmp_path, monkeypatch):
+        seen, folder = [], run_folder(tmp_path / "mine")
+        space = Learner.load(folder).space
+
+        def watched(setting, episode):
+            seen.append(episode.query_x.flatten(0, 1))
+            return episode.query_y
+
+        monkeypatch.setattr(few_shot_peers, "easyfsl_rules", lambda checkout: [Rule("fake", {"scale": (1.0,)}, watched)])
+        main([*words, "--easyfsl", "here", "--methods", "fake", "--mapped", folder])
+        mapped = F.normalize(map_items(space, FEATURES["test"]).items, dim=-1)
+        assert all(torch.cdist(F.normalize(items, dim=-1), mapped).amin(-1).max() < 1e-3 for items in seen[-4:])
+        with pytest.raises(UserError, match="has results of other"):
+            main([*words, "--easyfsl", "here", "--methods", "fake"])
+
     def test_bad_input_is_one_line(self, words, tmp_path):
         with pytest.raises(UserError, match="fake needs a checkout: give `easyfsl=FOLDER`"):
             main(words)
