@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.bayesian.weight_scales import WeightScales
 from models.distributions.diagonal import DiagonalGaussian
 from models.distributions.scaled import ScaledGaussian
+from models.sites import Site
 
 
 class MeanFieldGuide(PyroModule):
@@ -95,6 +96,14 @@ class MeanFieldGuide(PyroModule):
         """Sample the site ``weights``; the data are not looked at."""
         with pyro.plate("posteriors", len(self.standard_loc), dim=-2):
             pyro.sample("weights", self.distribution())
+
+    def says_sites(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether :meth:`sites` says all of a call: it does."""
+        return True
+
+    def sites(self, *args: Any, **kwargs: Any) -> dict[str, Site]:
+        """What a call samples, by name."""
+        return {"weights": Site(self.distribution(), plates=(len(self.standard_loc), 1))}
 
 
 class PointGuide(PyroModule):

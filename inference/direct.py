@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
+from models.distributions.diagonal import GaussianWeights, draw
 from models.sites import Site, says_its_sites
 
 
@@ -54,7 +55,7 @@ def direct_traces(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -
             posteriors = guide.sites(*args, **kwargs)
             if not all(site.is_whole for site in posteriors.values()):
                 return None
-            drawn = {name: site.distribution() for name, site in posteriors.items()}
+            drawn = {name: draw(site.distribution) for name, site in posteriors.items()}
             densities = model.sites(drawn, *args, **kwargs)
     except Hidden:
         return None
@@ -63,7 +64,7 @@ def direct_traces(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -
     return (trace_of(densities, drawn), trace_of(posteriors, drawn)) if whole else None
 
 
-def trace_of(sites: Mapping[str, Site], drawn: Mapping[str, Tensor]) -> Trace:
+def trace_of(sites: Mapping[str, Site], drawn: Mapping[str, Tensor | GaussianWeights]) -> Trace:
     """A trace of these ``sites``, at their observed values or those ``drawn``; observed ones are scored."""
     trace = Trace()
     for name, (distribution, observed, scale, _) in sites.items():

@@ -144,16 +144,16 @@ class LocalLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
         inputs, weight, variance, ratio, squares = (t.to(gradient.dtype) for t in ctx.saved_tensors)  # under autocast
-        spread = gradient * ratio  # twice the gradient with respect to the outputs' variance
+        spread = torch.addcmul(gradient.new_zeros(()), gradient, ratio, value=0.5)  # with respect to the outputs' variance
         to_inputs = None
         if ctx.needs_input_grad[0]:
-            to_inputs = (spread @ variance).mul_(inputs).add_(gradient @ weight)
+            to_inputs = (gradient @ weight).addcmul_(spread @ variance, inputs, value=2)
         return (
             to_inputs,
             gradient.mT @ inputs,
-            (spread.mT @ squares).mul_(0.5),
+            spread.mT @ squares,
             gradient.sum(-2),
-            spread.sum(-2).mul_(0.5),
+            spread.sum(-2),
         )
 
 

@@ -16,6 +16,7 @@ from models.distributions.diagonal import GaussianWeights
 from models.likelihoods import CategoricalLikelihood, Likelihood
 from models.networks.functional import flat_weights, split_weights
 from models.plates import data_plate
+from models.sites import Site
 
 Weights = Tensor | GaussianWeights
 
@@ -94,6 +95,26 @@ class BayesianNetwork(PyroModule):
             with data_plate(self.num_data, batch, x.device):
                 observed = None if y is None else self.likelihood.cast(y, outputs)
                 return pyro.sample("labels", self.likelihood(outputs), obs=observed)
+
+    def says_sites(self, x: Tensor, y: Tensor | None = None) -> bool:
+        """Whether :meth:`sites` says all of a call: not where it has no labels to score, or parameters of the network to
+        declare to Pyro."""
+        return y is not None and not any(p.requires_grad for p in self.network.parameters())
+
+    def sites(self, drawn: Mapping[str, Weights], x: Tensor, y: Tensor) -> dict[str, Site]:
+        """What a call samples, by name, at the guide's weights, ``drawn``; arguments as of the call."""
+        outputs = self.outputs(x, squeeze_data_plate(drawn["weights"]))
+        batch = outputs.shape[-2]
+        labels, observed = self.likelihood(outputs), self.likelihood.cast(y, outputs)
+        return {
+            "weights": Site(self.prior(self.num_weights)),
+            "labels": Site(
+                labels,
+                observed[None] if self.posteriors == 1 else observed,
+                scale=1.0 if self.num_data is None else self.num_data / batch,
+                plates=(self.posteriors, batch),
+            ),
+        }
 
     def outputs(self, x: Tensor, weights: Weights) -> Tensor:
         """Network outputs under many weights at once.

@@ -83,9 +83,18 @@ class DeferredDraws(Messenger):
     """
 
     def _pyro_sample(self, msg: Any) -> None:
-        q = msg["fn"]
-        if isinstance(q, DiagonalGaussian) and q.deferred and msg["value"] is None:
-            msg["value"], msg["done"] = GaussianWeights(q.loc, q.variance), True
+        if msg["value"] is None and is_deferred(msg["fn"]):
+            msg["value"], msg["done"] = draw(msg["fn"]), True
+
+
+def is_deferred(q: Any) -> bool:
+    """Whether the weights that are distributed as ``q`` are drawn by a network."""
+    return isinstance(q, DiagonalGaussian) and q.deferred
+
+
+def draw(q: Any) -> Tensor | GaussianWeights:
+    """A draw of the distribution ``q``, or where it is deferred what a network draws from by itself."""
+    return GaussianWeights(q.loc, q.variance) if is_deferred(q) else q()
 
 
 @register_kl(DiagonalGaussian, Distribution)

@@ -12,10 +12,12 @@ from torch import nn
 
 from guides.low_rank import LowRankGuide
 from guides.mean_field import MeanFieldGuide, PointGuide
+from inference.direct import direct_traces
 from inference.elbo import RateDistortionELBO
 from models.bayesian.draws import DrawWhereUsed, Estimator, call, local
 from models.bayesian.network import BayesianNetwork
-from models.bayesian.weight_priors import GaussianWeightPrior
+from models.bayesian.weight_priors import GaussianWeightPrior, LaplaceWeightPrior, MixtureWeightPrior, ScaledWeightPrior
+from models.bayesian.weight_scales import PriorScales, WeightScales
 from models.distributions.diagonal import GaussianWeights
 from models.likelihoods import BernoulliLikelihood, CategoricalLikelihood, GaussianLikelihood, PoissonLikelihood
 from models.networks.classifiers import build_network
@@ -221,6 +223,44 @@ class TestPosteriors:
                 torch.autograd.grad(expected, wanted, retain_graph=True),
             )
             torch.testing.assert_close(*gradients, atol=1e-12, rtol=1e-10)
+
+    @pytest.mark.parametrize("posteriors", [1, 3])
+    @pytest.mark.parametrize("case", ["laplace", "mixture", "scaled", "noise", "zeros and ones", "low-rank"])
+    def test_sites_say_what_handlers_follow(self, monkeypatch, case, posteriors):
+        """Every number of both terms and every gradient, under the same noise."""
+        network = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1 if case == "zeros and ones" else 2))
+        likelihoods = {"noise": GaussianLikelihood(0.5, outputs=2), "zeros and ones": BernoulliLikelihood()}
+        model = BayesianNetwork(network, None, likelihoods.get(case), num_data=70, posteriors=posteriors)
+        means = model.initial_weights(posteriors)
+        scales = WeightScales(model.shapes, PriorScales.LAYER, posteriors) if case == "scaled" else None
+        if case == "laplace":
+            model.prior = LaplaceWeightPrior(0.7)
+        elif case == "mixture":
+            model.prior = MixtureWeightPrior(torch.randn(4, model.num_weights), torch.randn(4, model.num_weights))
+        elif scales is not None:
+            model.prior = ScaledWeightPrior(GaussianWeightPrior(0.7), scales)
+        guide = (LowRankGuide if case == "low-rank" else MeanFieldGuide)(means, 0.1, scales=scales)
+        leading = () if posteriors == 1 else (posteriors,)
+        x = torch.randn(*leading, 7, 3)
+        y = torch.randn(*leading, 7, 2) if case == "noise" else torch.randint(2, (*leading, 7))
+        objective = RateDistortionELBO(beta=0.7)(model.double(), guide.double())
+        assert direct_traces(model, guide, (x, y), {}) is not None
+        found = []
+        for short_cut in (direct_traces, lambda *call: None):
+            monkeypatch.setattr("inference.elbo.direct_traces", short_cut)
+            torch.manual_seed(1)
+            terms = objective.terms(x, y)
+            learned = [p for p in objective.parameters() if p.requires_grad]
+            found.append([terms.distortion, terms.rate, *torch.autograd.grad(terms.loss, learned)])
+        torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+    def test_programs_without_labels_or_with_more_parameters_are_followed(self):
+        x, y = torch.randn(4, 3), torch.randint(2, (4,))
+        whole = objective(nn.Linear(3, 2), x)
+        assert direct_traces(whole.model, whole.guide, (x, y), {}) is not None
+        assert direct_traces(whole.model, whole.guide, (x,), {}) is None
+        part = objective(nn.Linear(3, 2), x, random=lambda name: name == "weight")
+        assert direct_traces(part.model, part.guide, (x, y), {}) is None
 
     def test_minibatches_have_the_full_batch_loss_in_expectation(self):
         """Over all batches of an epoch, scaled to n; the rate is counted once in each."""
