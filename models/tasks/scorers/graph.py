@@ -30,11 +30,30 @@ class PairwiseAdjacency(nn.Module):
             layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.LeakyReLU()]
         self.network = nn.Sequential(*layers, nn.Linear((num_features, *widths)[-1], 1, bias=False))
 
-    def forward(self, nodes: Tensor, listeners: int) -> Tensor:
-        """Rows of Ã of the first ``listeners`` nodes, ``[..., n, F] -> [..., listeners, n]``."""
-        pairs = (nodes[..., :listeners, None, :] - nodes[..., None, :, :]).abs()
-        itself = torch.eye(listeners, nodes.shape[-2], dtype=torch.bool, device=nodes.device)
-        return self.network(pairs).squeeze(-1).masked_fill(itself, torch.finfo(nodes.dtype).min).softmax(-1)
+    def forward(self, nodes: Tensor, listeners: int, *, shared: bool = False) -> Tensor:
+        """Rows of Ã of the first ``listeners`` nodes, ``[..., n, F] -> [..., listeners, n]``; each pair is scored once.
+
+        Args:
+            shared: whether all nodes but the first are the same along the last dimension but two, that of a task's graphs:
+                their pairs are then scored in the first graph alone.
+        """
+        count = nodes.shape[-2]
+        first, second = torch.triu_indices(listeners, count, 1, device=nodes.device)  # those of the first node come first
+        own = count - 1 if shared else len(first)
+        scores = self.scores(nodes, first[:own], second[:own])
+        if shared:
+            others = self.scores(nodes[..., :1, :, :], first[own:], second[own:])
+            scores = torch.cat([scores, others.expand(*scores.shape[:-1], -1)], dim=-1)
+        place = torch.zeros(count, count, dtype=torch.long, device=nodes.device)
+        numbers = torch.arange(len(first), device=nodes.device)
+        place[first, second] = place[second, first] = numbers
+        itself = torch.eye(listeners, count, dtype=torch.bool, device=nodes.device)
+        rows = scores.index_select(-1, place[:listeners].flatten()).unflatten(-1, (listeners, count))
+        return rows.masked_fill(itself, torch.finfo(nodes.dtype).min).softmax(-1)
+
+    def scores(self, nodes: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """The MLP of pairs of nodes, ``first`` and ``second`` of each by number: ``[..., n, F] -> [..., pairs]``."""
+        return self.network((nodes.index_select(-2, first) - nodes.index_select(-2, second)).abs()).squeeze(-1)
 
 
 class GraphLayer(nn.Module):
@@ -51,10 +70,14 @@ class GraphLayer(nn.Module):
         self.adjacency = adjacency
         self.linear = nn.Linear(2 * num_features, outputs)
 
-    def forward(self, nodes: Tensor, listeners: int | None = None) -> Tensor:
-        """The first ``listeners`` nodes, all when not given: ``[..., n, F] -> [..., listeners, outputs]``."""
+    def forward(self, nodes: Tensor, listeners: int | None = None, *, shared: bool = False) -> Tensor:
+        """The first ``listeners`` nodes, all when not given: ``[..., n, F] -> [..., listeners, outputs]``.
+
+        Args:
+            shared: see :meth:`PairwiseAdjacency.forward`.
+        """
         listeners = nodes.shape[-2] if listeners is None else listeners
-        heard = self.adjacency(nodes, listeners) @ nodes
+        heard = self.adjacency(nodes, listeners, shared=shared) @ nodes
         return self.linear(torch.cat([nodes[..., :listeners, :], heard], dim=-1))
 
 
@@ -102,8 +125,8 @@ class GraphScorer(Scorer):
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> Tensor:
         self.check_way(way)
         nodes = self.nodes(support_x, support_y, query_x, way)
-        for layer in self.layers:
-            nodes = torch.cat([nodes, F.leaky_relu(layer(nodes))], dim=-1)
+        for number, layer in enumerate(self.layers):
+            nodes = torch.cat([nodes, F.leaky_relu(layer(nodes, shared=not number))], dim=-1)
         return self.last(nodes, listeners=1).squeeze(-2)
 
     def nodes(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> Tensor:

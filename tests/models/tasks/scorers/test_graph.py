@@ -26,7 +26,7 @@ class Fixed(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, nodes, listeners):
+    def forward(self, nodes, listeners, *, shared=False):
         return self.function(nodes)[..., :listeners, :]
 
 
@@ -78,6 +78,19 @@ def test_adjacency_is_a_softmax_over_other_nodes_of_a_symmetric_score():
     torch.testing.assert_close(scores, scores.mT, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(rows, softmax_of_others(scores), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(adjacency(nodes, 2), rows[:, :2], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("listeners", "pairs"), [(5, 10), (2, 7), (1, 4)])
+def test_each_pair_is_scored_once_and_what_graphs_share_once_for_all(listeners, pairs):
+    adjacency, items = PairwiseAdjacency(4, (6,)), torch.randn(2, 1, 4, 4).expand(-1, 3, -1, -1)
+    nodes = torch.cat([torch.randn(2, 3, 1, 4), items], dim=-2)  # three graphs a task, the first node is each one's own
+    scored = []
+    adjacency.network.register_forward_hook(lambda module, given, scores: scored.append(scores.numel()))
+    apart, together = adjacency(nodes, listeners), adjacency(nodes, listeners, shared=True)
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
+    assert scored == [6 * pairs, 6 * 4, 2 * (pairs - 4)]
+    scores = adjacency.network((nodes[..., :, None, :] - nodes[..., None, :, :]).abs()).squeeze(-1)
+    torch.testing.assert_close(apart, softmax_of_others(scores)[..., :listeners, :], rtol=1e-12, atol=1e-12)
 
 
 def test_layers_hear_themselves_and_others():
