@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.seeding import draw_part
+from data.semi_supervised import UNLABELLED, sealed
 from models.tasks.scorers.base import Scorer, one_hot
 
 
@@ -117,7 +122,8 @@ class GraphScorer(Scorer):
         super().__init__()
         self.way = way
         self.embedding: nn.Module = nn.Identity() if width is None else nn.Linear(num_features, width)
-        size = (num_features if width is None else width) + way
+        self.embedded = num_features if width is None else width  # features of a node before those of its label
+        size = self.embedded + way
         sizes = [size + growth * layer for layer in range(layers + 1)]
         self.layers = nn.ModuleList(GraphLayer(PairwiseAdjacency(n, widths), n, growth) for n in sizes[:-1])
         self.last = GraphLayer(PairwiseAdjacency(sizes[-1], widths), sizes[-1], way)
@@ -127,7 +133,13 @@ class GraphScorer(Scorer):
         nodes = self.nodes(support_x, support_y, query_x, way)
         for number, layer in enumerate(self.layers):
             nodes = torch.cat([nodes, F.leaky_relu(layer(nodes, shared=not number))], dim=-1)
+            if not number:
+                nodes = self.after_first(nodes, support_y)
         return self.last(nodes, listeners=1).squeeze(-2)
+
+    def after_first(self, nodes: Tensor, support_y: Tensor) -> Tensor:
+        """What goes on from the first layer: all of it. ``[tasks, query, 1 + support, F]``, as what is returned."""
+        return nodes
 
     def nodes(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> Tensor:
         """x⁽⁰⁾ of all graphs, the query first: ``[tasks, query, 1 + support, F]``."""
@@ -136,3 +148,85 @@ class GraphScorer(Scorer):
         support = torch.cat([support, torch.where(support_y[..., None] < 0, 1 / way, known)], dim=-1)
         query = F.pad(query, (0, way), value=1 / way)
         return torch.cat([query[:, :, None], support[:, None].expand(-1, query.shape[1], -1, -1)], dim=2)
+
+
+class RequestAttention(nn.Module):
+    """Which item's label a query asks for: softmax over items i of −Σ_k a_k (x_ik − x_0k)², x_0 the query's node, a learned.
+
+    Source: Garcia and Bruna 2018, section 5.2, where any two layers score a node; this distance, and no gradient from it to the
+    nodes, are the authors' code's. There a begins uniform in [0, 1], as here. Features of a node are normalised first, where
+    that has an embedding with batch norm: the scale decides how sharp the attention is at first.
+
+    Args:
+        num_features: of a node.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(num_features))
+
+    def forward(self, nodes: Tensor, askable: Tensor) -> Tensor:
+        """Shares of the items, the nodes after the first: ``[..., 1 + n, F], [..., n] -> [..., n]``; 0 where an item is not
+        ``askable``, a bool, all 0 where none is."""
+        normal = F.layer_norm(nodes.detach(), nodes.shape[-1:])
+        away = (normal[..., 1:, :] - normal[..., :1, :]).square() @ self.weight
+        return (-away).masked_fill(~askable, torch.finfo(nodes.dtype).min).softmax(-1) * askable
+
+
+class AskingGraphScorer(GraphScorer):
+    """A graph network that asks for one label for each query after its first layer: active learning within the network.
+
+    Of the support items whose label is sealed (:func:`~data.semi_supervised.sealed`) one is asked for, by an attention w over
+    them, and w_i times its one-hot label is added where its node has its label, which was uniform. In training item i is drawn
+    with probability w_i, in evaluation it has the largest w_i. No other sealed label is read, by predictions or gradients. Each
+    query asks for itself, as in the paper, whose tasks have one query. Items with label −1 cannot be asked for.
+
+    Source: Garcia and Bruna 2018, "Few-shot learning with graph neural networks", section 5.2.
+
+    Args:
+        num_features, way: see :class:`GraphScorer`.
+        growth: likewise.
+        options: its others, with one layer at least.
+
+    Attributes:
+        at_random: whether it asks for any item instead, each as likely, and adds the largest w_i times its label, so that the
+            choice alone differs; see :meth:`choosing_at_random`.
+    """
+
+    at_random: bool = False
+
+    def __init__(self, num_features: int, way: int, *, growth: int = 48, **options: Any) -> None:
+        super().__init__(num_features, way, growth=growth, **options)
+        self.attention = RequestAttention(self.embedded + way + growth)
+
+    @contextmanager
+    def choosing_at_random(self) -> Iterator[None]:
+        """Inside, it asks for any item, by torch's random numbers, in evaluation too."""
+        self.at_random = True
+        try:
+            yield
+        finally:
+            self.at_random = False
+
+    def after_first(self, nodes: Tensor, support_y: Tensor) -> Tensor:
+        """The nodes with the labels that their queries ask for, of the same shape."""
+        askable = (support_y < UNLABELLED)[:, None]
+        attention = self.attention(nodes, askable)
+        item = self.chosen(attention, askable)
+        share = attention.amax(-1, keepdim=True) if self.at_random else attention.gather(-1, item)
+        answer = sealed(support_y)[:, None].expand_as(attention).gather(-1, item)  # [tasks, query, 1]
+        one = (item == torch.arange(attention.shape[-1], device=item.device))[..., None]  # [tasks, query, support, 1]
+        place = torch.arange(nodes.shape[-1], device=item.device) == self.embedded + answer  # [tasks, query, F]
+        told = one & (answer >= 0)[..., None] & place[:, :, None]
+        return nodes + F.pad(share[..., None] * told, (0, 0, 1, 0))
+
+    def chosen(self, attention: Tensor, askable: Tensor) -> Tensor:
+        """Which item each query asks for: ``[tasks, query, support], [tasks, 1, support] -> [tasks, query, 1]``.
+
+        At random, of independent exponential clocks with rates w_i clock i is first with probability w_i.
+        """
+        if not (self.training or self.at_random):
+            return attention.argmax(-1, keepdim=True)
+        rates = askable.to(attention) if self.at_random else attention.detach()
+        draw = partial(torch.rand, dtype=attention.dtype, device=attention.device)
+        return (rates / -draw_part(draw, attention.shape, 0).log()).argmax(-1, keepdim=True)
