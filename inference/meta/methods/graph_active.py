@@ -1,0 +1,38 @@
+"""Graph networks that ask for a label: which of the unlabelled items should be known is an attention of their own."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from data.semi_supervised import Unlabelled
+from guides.empty import EmptyGuide
+from inference.meta.choices import read_given
+from inference.meta.methods.graph import GraphOptions
+from inference.meta.settings import GuideSettings, VariantSettings
+from inference.meta.variants import Variant
+from models.tasks.conditional import ConditionalModel
+from models.tasks.scorers.graph import AskingGraphScorer
+
+OPTIONS = GraphOptions
+FIXED_WAY = True
+UNLABELLED = Unlabelled.SUPPORT
+ASKS = True
+
+
+def variants(swept: VariantSettings) -> list[Variant]:
+    """One; nothing is latent."""
+    read_given(GraphOptions, swept.given)
+    return [Variant("graph-active", "distance", None, None, 0, given=swept.given)]
+
+
+def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.Module, nn.Module]:
+    """:class:`~models.tasks.scorers.graph.AskingGraphScorer` and an empty guide, for tasks of one number of classes.
+
+    Source: Garcia and Bruna 2018, section 5.2.
+
+    Args:
+        means: of the base classes, ``[classes, D]``: they tell D.
+    """
+    own = read_given(GraphOptions, variant.given)
+    scorer = AskingGraphScorer(means.shape[-1], settings.way, width=own.width, layers=own.layers)
+    return ConditionalModel(scorer), EmptyGuide()
