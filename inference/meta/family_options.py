@@ -92,7 +92,11 @@ class MetaOptions(FewShotOptions):
         self.check_hidden()
 
     def check_hidden(self) -> None:
-        """Refuse what does not fit tasks with labels that are hidden, or that may be asked for."""
+        """Refuse what does not fit tasks with labels that are hidden, or that may be asked for.
+
+        Raises:
+            UserError: in one line.
+        """
         if not self.hidden_specs() and self.unlabelled != MetaOptions.unlabelled:
             given = f"`unlabelled={self.unlabelled:g}`"
             whose = "the semi protocol's support, and the active one's"
