@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from data.semi_supervised import Unlabelled
@@ -13,7 +15,19 @@ from inference.meta.variants import Variant
 from models.tasks.conditional import ConditionalModel
 from models.tasks.scorers.graph import AskingGraphScorer
 
-OPTIONS = GraphOptions
+
+@dataclass(frozen=True, kw_only=True)
+class GraphActiveOptions(GraphOptions):
+    """What may stand behind ``graph-active``.
+
+    Args:
+        random_training: ask for any item in training.
+    """
+
+    random_training: bool = False
+
+
+OPTIONS = GraphActiveOptions
 FIXED_WAY = True
 UNLABELLED = Unlabelled.SUPPORT
 ASKS = True
@@ -21,7 +35,7 @@ ASKS = True
 
 def variants(swept: VariantSettings) -> list[Variant]:
     """One; nothing is latent."""
-    read_given(GraphOptions, swept.given)
+    read_given(GraphActiveOptions, swept.given)
     return [Variant("graph-active", "distance", None, None, 0, given=swept.given)]
 
 
@@ -33,6 +47,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     Args:
         means: of the base classes, ``[classes, D]``: they tell D.
     """
-    own = read_given(GraphOptions, variant.given)
-    scorer = AskingGraphScorer(means.shape[-1], settings.way, width=own.width, layers=own.layers)
+    own = read_given(GraphActiveOptions, variant.given)
+    how = {"width": own.width, "layers": own.layers, "random_training": own.random_training}
+    scorer = AskingGraphScorer(means.shape[-1], settings.way, **how)
     return ConditionalModel(scorer), EmptyGuide()

@@ -186,17 +186,20 @@ class AskingGraphScorer(GraphScorer):
     Args:
         num_features, way: see :class:`GraphScorer`.
         growth: likewise.
-        options: its others, with one layer at least.
+        random_training: whether any item is asked for in training, as if by :meth:`choosing_at_random`: what stands beside a
+            choice that is learned.
+        options: others of :class:`GraphScorer`, with one layer at least.
 
     Attributes:
         at_random: whether it asks for any item instead, each as likely, and adds the largest w_i times its label, so that the
-            choice alone differs; see :meth:`choosing_at_random`.
+            choice alone differs.
     """
 
     at_random: bool = False
 
-    def __init__(self, num_features: int, way: int, *, growth: int = 48, **options: Any) -> None:
+    def __init__(self, num_features: int, way: int, *, growth: int = 48, random_training: bool = False, **options: Any) -> None:
         super().__init__(num_features, way, growth=growth, **options)
+        self.random_training = random_training
         self.attention = RequestAttention(self.embedded + way + growth)
 
     @contextmanager
@@ -208,16 +211,21 @@ class AskingGraphScorer(GraphScorer):
         finally:
             self.at_random = False
 
+    @property
+    def takes_any(self) -> bool:
+        """Whether it asks at random now."""
+        return self.at_random or (self.training and self.random_training)
+
     def after_first(self, nodes: Tensor, support_y: Tensor) -> Tensor:
         """The nodes with the labels that their queries ask for, of the same shape."""
         askable = (support_y < UNLABELLED)[:, None]
         attention = self.attention(nodes, askable)
         item = self.chosen(attention, askable)
-        share = attention.amax(-1, keepdim=True) if self.at_random else attention.gather(-1, item)
-        answer = sealed(support_y)[:, None].expand_as(attention).gather(-1, item)  # [tasks, query, 1]
+        share = attention.amax(-1, keepdim=True) if self.takes_any else attention.gather(-1, item)
+        answer = sealed(support_y)[:, None].expand_as(attention).gather(-1, item)  # [tasks, query, 1]; share 0 if not sealed
         one = (item == torch.arange(attention.shape[-1], device=item.device))[..., None]  # [tasks, query, support, 1]
         place = torch.arange(nodes.shape[-1], device=item.device) == self.embedded + answer  # [tasks, query, F]
-        told = one & (answer >= 0)[..., None] & place[:, :, None]
+        told = one & place[:, :, None]
         return nodes + F.pad(share[..., None] * told, (0, 0, 1, 0))
 
     def chosen(self, attention: Tensor, askable: Tensor) -> Tensor:
@@ -225,8 +233,8 @@ class AskingGraphScorer(GraphScorer):
 
         At random, of independent exponential clocks with rates w_i clock i is first with probability w_i.
         """
-        if not (self.training or self.at_random):
+        if not (self.training or self.takes_any):
             return attention.argmax(-1, keepdim=True)
-        rates = askable.to(attention) if self.at_random else attention.detach()
+        rates = askable.to(attention) if self.takes_any else attention.detach()
         draw = partial(torch.rand, dtype=attention.dtype, device=attention.device)
         return (rates / -draw_part(draw, attention.shape, 0).log()).argmax(-1, keepdim=True)

@@ -147,8 +147,8 @@ def normal(nodes):
     return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
-def by_hand(scorer, support_x, support_y, query_x):
-    """Logits of each query and the item that it asks for, one graph at a time."""
+def by_hand(scorer, support_x, support_y, query_x, drawn=None):
+    """Logits of each query and the item that it asks for, one graph at a time; the items ``drawn``, if they were."""
     logits, items = [], []
     for x, y, queries in zip(support_x, support_y, query_x, strict=True):
         for query in queries:
@@ -159,7 +159,7 @@ def by_hand(scorer, support_x, support_y, query_x):
             apart = normal(nodes.detach())
             away = torch.stack([((apart[1 + i] - apart[0]).square() * scorer.attention.weight).sum() for i in sealed_])
             shares = (-away).exp() / (-away).exp().sum()
-            best = int(shares.argmax())
+            best = int(shares.argmax()) if drawn is None else sealed_.index(int(drawn.flatten()[len(items)]))
             item, told = sealed_[best], torch.zeros_like(nodes)
             told[1 + item, 6 + sealed(y)[item]] = 1
             nodes = nodes + shares[best] * told
@@ -211,6 +211,24 @@ def test_no_sealed_label_is_read_but_the_one_that_is_asked_for(training):
     assert bool((changed != logits).any(-1).all()), "each query reads the label that it asks for"
 
 
+def test_in_training_it_is_the_share_of_the_item_that_was_drawn():
+    scorer, arguments, items = asking(), pools(), []
+    choose = scorer.chosen
+    scorer.chosen = lambda *given: items.append(choose(*given)) or items[-1]
+    logits = scorer(*arguments, WAY)
+    expected, _ = by_hand(scorer, *arguments, drawn=items[0])
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+    assert bool((items[0][..., 0] != by_hand(scorer, *arguments)[1]).any())
+
+
+def test_pairs_of_support_items_are_scored_once_for_all_queries_in_the_first_layer():
+    scorer, arguments, scored = asking(), pools(), []
+    for layer in (*scorer.layers, scorer.last):
+        layer.adjacency.network.register_forward_hook(lambda module, given, scores: scored.append(scores.numel()))
+    scorer(*arguments, WAY)
+    assert scored == [2 * 4 * 9, 2 * 36, 2 * 4 * 45, 2 * 4 * 9]
+
+
 def test_queries_ask_for_themselves():
     scorer, (support_x, support_y, query_x) = asking().eval(), pools()
     both = scorer(support_x, support_y, query_x, WAY)
@@ -258,6 +276,10 @@ def test_in_training_items_are_drawn_by_their_shares_and_at_random_all_alike():
         third = torch.tensor([1 / 3, 1 / 3, 0, 1 / 3])
         torch.testing.assert_close(frequencies(), third, rtol=0, atol=4 * (2 / 9 / draws) ** 0.5)
     assert frequencies().tolist() == [1, 0, 0, 0]
+    scorer.random_training = True
+    assert frequencies().tolist() == [1, 0, 0, 0], "not in evaluation"
+    scorer.train()
+    torch.testing.assert_close(frequencies(), third, rtol=0, atol=4 * (2 / 9 / draws) ** 0.5)
 
 
 def test_at_random_the_label_counts_as_the_chosen_one_would():
