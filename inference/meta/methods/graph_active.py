@@ -48,6 +48,6 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         means: of the base classes, ``[classes, D]``: they tell D.
     """
     own = read_given(GraphActiveOptions, variant.given)
-    how = {"width": own.width, "layers": own.layers, "random_training": own.random_training}
-    scorer = AskingGraphScorer(means.shape[-1], settings.way, **how)
+    features, way = means.shape[-1], settings.way
+    scorer = AskingGraphScorer(features, way, width=own.width, layers=own.layers, random_training=own.random_training)
     return ConditionalModel(scorer), EmptyGuide()
