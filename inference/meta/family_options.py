@@ -143,7 +143,7 @@ class MetaOptions(FewShotOptions):
         """Whether labels are hidden in half of the batches that a ``method`` is trained on: of one, by name, whose network has
         to learn what to make of support items without a label, or which of these to ask for."""
         known = METHODS[method]
-        return (self.semi and known.unlabelled is Unlabelled.SUPPORT) or (self.active and known.asks)
+        return known.asks or (self.semi and known.unlabelled is Unlabelled.SUPPORT)
 
     @property
     def own_networks(self) -> bool:

@@ -21,9 +21,11 @@ class GraphActiveOptions(GraphOptions):
     """What may stand behind ``graph-active``.
 
     Args:
+        hard: count the label that is asked for in full.
         random_training: ask for any item in training.
     """
 
+    hard: bool = False
     random_training: bool = False
 
 
@@ -49,5 +51,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     """
     own = read_given(GraphActiveOptions, variant.given)
     features, way = means.shape[-1], settings.way
-    scorer = AskingGraphScorer(features, way, width=own.width, layers=own.layers, random_training=own.random_training)
+    scorer = AskingGraphScorer(
+        features, way, width=own.width, layers=own.layers, hard=own.hard, random_training=own.random_training
+    )
     return ConditionalModel(scorer), EmptyGuide()

@@ -186,6 +186,8 @@ class AskingGraphScorer(GraphScorer):
     Args:
         num_features, way: see :class:`GraphScorer`.
         growth: likewise.
+        hard: whether the label counts in full, and w_i in the gradient alone, so that a weak attention is not unlearned. In the
+            authors' code it counts in full by Gumbel's softmax, whose gradient reads all sealed labels.
         random_training: whether any item is asked for in training, as if by :meth:`choosing_at_random`: what stands beside a
             choice that is learned.
         options: others of :class:`GraphScorer`, with one layer at least.
@@ -197,9 +199,18 @@ class AskingGraphScorer(GraphScorer):
 
     at_random: bool = False
 
-    def __init__(self, num_features: int, way: int, *, growth: int = 48, random_training: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        way: int,
+        *,
+        growth: int = 48,
+        hard: bool = False,
+        random_training: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(num_features, way, growth=growth, **options)
-        self.random_training = random_training
+        self.hard, self.random_training = hard, random_training
         self.attention = RequestAttention(self.embedded + way + growth)
 
     @contextmanager
@@ -222,6 +233,8 @@ class AskingGraphScorer(GraphScorer):
         attention = self.attention(nodes, askable)
         item = self.chosen(attention, askable)
         share = attention.amax(-1, keepdim=True) if self.takes_any else attention.gather(-1, item)
+        if self.hard:
+            share = share + (askable.any(-1, keepdim=True).to(share) - share).detach()
         answer = sealed(support_y)[:, None].expand_as(attention).gather(-1, item)  # [tasks, query, 1]; share 0 if not sealed
         one = (item == torch.arange(attention.shape[-1], device=item.device))[..., None]  # [tasks, query, support, 1]
         place = torch.arange(nodes.shape[-1], device=item.device) == self.embedded + answer  # [tasks, query, F]

@@ -182,10 +182,39 @@ def test_the_label_that_is_asked_for_is_added_by_its_share(layers):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_no_sealed_label_is_read_but_the_one_that_is_asked_for(training):
+def test_a_hard_label_counts_in_full_and_learns_by_its_share():
+    scorer, arguments = asking().eval(), pools()
+    soft, (shares,) = scorer(*arguments, WAY), attentions(scorer, *arguments)
+    scorer.hard = True
+    logits = scorer(*arguments, WAY)
+    assert not torch.allclose(logits, soft)
+    weight = scorer.attention.weight
+    (found,) = torch.autograd.grad(logits[0, 0].square().sum(), weight)
+    scorer.attention.forward = lambda nodes, askable: (shares == shares.amax(-1, keepdim=True)).to(shares)
+    scorer.hard = False
+    torch.testing.assert_close(scorer(*arguments, WAY), logits, rtol=1e-12, atol=1e-12)
+    scale = torch.ones((), requires_grad=True)
+    scorer.attention.forward = lambda nodes, askable: scale * (shares == shares.amax(-1, keepdim=True))
+    (by_share,) = torch.autograd.grad(scorer(*arguments, WAY)[0, 0].square().sum(), scale)
+    del scorer.attention.forward
+    (of_share,) = torch.autograd.grad(attentions(scorer, *arguments)[0][0, 0].max(), weight)
+    torch.testing.assert_close(found, by_share * of_share, rtol=1e-9, atol=1e-12)
+
+
+def attentions(scorer, *arguments):
+    """The attention over items, in a list, of a call."""
+    found: list[torch.Tensor] = []
+    handle = scorer.attention.register_forward_hook(lambda module, given, shares: found.append(shares))
+    scorer(*arguments, WAY)
+    handle.remove()
+    return found
+
+
+@pytest.mark.parametrize(("training", "hard"), [(False, False), (True, False), (True, True)])
+def test_no_sealed_label_is_read_but_the_one_that_is_asked_for(training, hard):
     """Neither by predictions nor, as they are trained, by gradients."""
     scorer, (support_x, support_y, query_x) = asking().train(training), pools()
+    scorer.hard = hard
     items: list[torch.Tensor] = []
     choose = scorer.chosen
     scorer.chosen = lambda *given: items.append(choose(*given)) or items[-1]
@@ -241,6 +270,7 @@ def test_queries_ask_for_themselves():
 def test_where_no_label_may_be_asked_for_it_is_the_graph_network():
     scorer, (support_x, support_y, query_x) = asking(), pools()
     usual = GraphScorer(DIM, WAY, width=6, layers=2, growth=5, widths=(7, 8))
+    scorer.hard = True
     usual.load_state_dict({name: value for name, value in scorer.state_dict().items() if name != "attention.weight"})
     for mode in (True, False):
         for labels in (support_y.clamp_min(-1), sealed(support_y).where(support_y < -1, support_y).abs()):
