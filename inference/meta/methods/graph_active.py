@@ -21,11 +21,11 @@ class GraphActiveOptions(GraphOptions):
     """What may stand behind ``graph-active``.
 
     Args:
-        hard: count the label that is asked for in full.
+        hard: count the label that is asked for in full, and not times the attention it has.
         random_training: ask for any item in training.
     """
 
-    hard: bool = False
+    hard: bool = True
     random_training: bool = False
 
 

@@ -177,9 +177,10 @@ class AskingGraphScorer(GraphScorer):
     """A graph network that asks for one label for each query after its first layer: active learning within the network.
 
     Of the support items whose label is sealed (:func:`~data.semi_supervised.sealed`) one is asked for, by an attention w over
-    them, and w_i times its one-hot label is added where its node has its label, which was uniform. In training item i is drawn
-    with probability w_i, in evaluation it has the largest w_i. No other sealed label is read, by predictions or gradients. Each
-    query asks for itself, as in the paper, whose tasks have one query. Items with label −1 cannot be asked for.
+    them, and its one-hot label is added where its node has its label, which was uniform. Where labels are not hard it is added
+    w_i times, as in the paper. In training item i is drawn with probability w_i, in evaluation it has the largest w_i. No other
+    sealed label is read, by predictions or gradients. Each query asks for itself, as in the paper, whose tasks have one query.
+    Items with label −1 cannot be asked for.
 
     Source: Garcia and Bruna 2018, "Few-shot learning with graph neural networks", section 5.2.
 
@@ -205,7 +206,7 @@ class AskingGraphScorer(GraphScorer):
         way: int,
         *,
         growth: int = 48,
-        hard: bool = False,
+        hard: bool = True,
         random_training: bool = False,
         **options: Any,
     ) -> None:

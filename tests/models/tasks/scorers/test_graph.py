@@ -138,7 +138,7 @@ def pools(seed: int = 0):
 
 def asking(layers: int = 2) -> AskingGraphScorer:
     torch.manual_seed(1)
-    return AskingGraphScorer(DIM, WAY, width=6, layers=layers, growth=5, widths=(7, 8)).double()
+    return AskingGraphScorer(DIM, WAY, width=6, layers=layers, growth=5, widths=(7, 8), hard=False).double()
 
 
 def normal(nodes):
