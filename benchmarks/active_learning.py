@@ -5,7 +5,8 @@
 RUN is a run on regression or on features (of images, those that the run kept). Regression: a pool of 30 points, of which 2 are
 labelled at first, and 20 queries. Classes: one label of each at first, ``--pool`` items of each without, and the run's own
 queries. Then labels are asked for one by one; all acquisitions have the same tasks, the same first labels and the same draws.
-Gains are differences on the same tasks. Writes ``active.json`` and ``plots/active_*.png`` in RUN and prints the table.
+Gains are differences on the same tasks. Writes ``active.json`` and ``plots/active_*.png`` in RUN and prints the table. On
+classes ``svi_meta --protocols active`` says the same in a run's own table, of as many items as its tasks have.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 
 from data.episodes import Episode, EpisodeSampler
 from data.seeding import mix_seed
-from inference.active import Acquisition, curves, first_known
+from inference.active import Acquisition, acquisitions_of, curves, first_known
 from inference.evaluation.evaluate import batches, readings
 from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.predictive import place_of, predictive
 from inference.evaluation.tables import align
-from inference.meta.active_pictures import worth_of_labels
+from inference.meta.active import FIRST_LABELS
+from inference.meta.active_pictures import Curve, worth_of_labels
 from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import TEST_SEED, Learner
@@ -43,7 +45,6 @@ from inference.runs.tensors import dataset_name, load_features
 
 POINTS, FIRST, QUERIES = 30, 2, 20
 AT_ONCE = 50
-FIRST_LABELS = 7  # a stream of random numbers
 
 
 class Programs(NamedTuple):
@@ -91,12 +92,15 @@ def measured(programs: Programs, labels: int) -> dict[Acquisition, dict[str, Ten
     wanted: tuple[Acquisition, ...] = ()
     for number, pool in enumerate(programs.pools):
         if not wanted:
-            certain = Acquisition.VARIANCE if pool.support_y.is_floating_point() else Acquisition.ENTROPY
-            has_posterior = predictive(programs.model, programs.guide, pool).num_draws > 1
-            wanted = (Acquisition.RANDOM, certain, *([Acquisition.BALD] if has_posterior else []))
+            wanted = acquisitions_of(predictive(programs.model, programs.guide, pool))
         known = first_known(pool, programs.first, seed=mix_seed(TEST_SEED, number, FIRST_LABELS))
         found.append(curves(programs.model, programs.guide, pool, known, wanted, labels=labels, seed=number))
     return {a: {m: torch.cat([part[a][m] for part in found], dim=1) for m in found[0][a]} for a in wanted}
+
+
+def curve_of(values: Tensor) -> Curve:
+    """Means and intervals over tasks, of ``[turns + 1, tasks]``."""
+    return Curve(values.mean(-1).tolist(), [confidence_interval(turn) for turn in values])
 
 
 def rows_of(name: str, asked: dict[Acquisition, dict[str, Tensor]], measure: str) -> Iterator[dict[str, Any]]:
@@ -142,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(rows, given.labels))
     write_json(run.path / "active.json", {"tasks": given.tasks, "labels": given.labels, "results": rows})
     measure, factor, words = ("mse", 1.0, "mean squared error") if regression else ("accuracy", 100.0, "test accuracy (%)")
-    picked = {name: {a: curve[measure] for a, curve in asked.items()} for name, asked in kept.items()}
+    picked = {name: {a: curve_of(curve[measure]) for a, curve in asked.items()} for name, asked in kept.items()}
     known = f"{POINTS} points" if regression else f"{1 + given.pool} items per class, {options.way}-way"
     about = f"{options.data if regression else dataset_name(run.features)}, a pool of {known}, {given.tasks} test tasks"
 

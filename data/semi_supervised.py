@@ -14,7 +14,7 @@ from data.errors import UserError
 from data.seeding import mix_seed
 
 UNLABELLED = -1
-"""In place of a label that is not known."""
+"""In place of a label that is not known; what is below is :func:`sealed`."""
 HIDDEN = 1  # a stream of random numbers
 
 
@@ -29,7 +29,13 @@ class Unlabelled(StrEnum):
     """They stand behind the queries, for methods that make something of queries."""
 
 
-def partly_unlabelled(episode: Episode, share: float, *, seed: int, keep_one: bool = False) -> Episode:
+def sealed(labels: Tensor) -> Tensor:
+    """Labels that may be asked for, −2 − y of label y: below 0, as whoever does not ask takes those that are not known. Sealed
+    once more they are what they were."""
+    return UNLABELLED - 1 - labels
+
+
+def partly_unlabelled(episode: Episode, share: float, *, seed: int, keep_one: bool = False, askable: bool = False) -> Episode:
     """The same tasks, where a share of each class's support items have the label −1, a random choice of them.
 
     Of a class with n items round(share · n) lose their label, halves to the even number, so that classes with equally many
@@ -40,6 +46,7 @@ def partly_unlabelled(episode: Episode, share: float, *, seed: int, keep_one: bo
         episode: tasks with classes.
         share: from 0 to below 1.
         keep_one: whether each class keeps one label at least, instead of an error.
+        askable: whether these labels are :func:`sealed` instead, for a method that asks for some of them.
 
     Raises:
         UserError: a class would have no label left, a share that is none, or regression.
@@ -54,7 +61,9 @@ def partly_unlabelled(episode: Episode, share: float, *, seed: int, keep_one: bo
     if bool((hidden >= count).any()):
         least = int(count[hidden >= count].min())
         raise UserError(f"`share={share}` leaves a class with {least} support items no label: lower it, or raise `shot`")
-    return episode._replace(support_y=keep(episode.support_y, rank >= hidden))
+    known = (rank >= hidden).to(episode.support_y.device)
+    others = sealed(episode.support_y) if askable else UNLABELLED
+    return episode._replace(support_y=episode.support_y.where(known, others))
 
 
 def ranks(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -75,12 +84,12 @@ def labelled_part(episode: Episode, known: Tensor | None = None) -> Episode:
     """The same tasks with those support items alone whose labels are known, in their order.
 
     Args:
-        known: which, ``[tasks, support]``; those whose label is not −1 when not given.
+        known: which, ``[tasks, support]``; those whose label is not below 0 when not given.
 
     Raises:
         UserError: not equally many of each task.
     """
-    known = episode.support_y != UNLABELLED if known is None else known.to(episode.support_y.device)
+    known = episode.support_y > UNLABELLED if known is None else known.to(episode.support_y.device)
     counts = known.sum(-1)
     if bool((counts != counts[0]).any()):
         raise UserError("tasks of one batch have equally many labels, and these have not: give tasks of each number apart")
@@ -106,7 +115,7 @@ def present(episode: Episode, how: Unlabelled, known: Tensor | None = None) -> E
     """
     if how is Unlabelled.SUPPORT:
         return episode if known is None else episode._replace(support_y=keep(episode.support_y, known))
-    known = episode.support_y != UNLABELLED if known is None else known.to(episode.support_y.device)
+    known = episode.support_y > UNLABELLED if known is None else known.to(episode.support_y.device)
     seen = labelled_part(episode, known)
     if how is Unlabelled.LEFT_OUT:
         return seen
@@ -124,10 +133,11 @@ class SemiSampler:
         sampler: of tasks with classes.
         share: hidden of each class.
         every: hides them in one batch of so many; with more than one, for training, each class keeps one label at least.
+        askable: see :func:`partly_unlabelled`.
     """
 
-    def __init__(self, sampler: Any, share: float, *, every: int = 1) -> None:
-        self.sampler, self.share, self.every = sampler, share, every
+    def __init__(self, sampler: Any, share: float, *, every: int = 1, askable: bool = False) -> None:
+        self.sampler, self.share, self.every, self.askable = sampler, share, every, askable
 
     @property
     def spec(self) -> TaskSpec:
@@ -137,4 +147,6 @@ class SemiSampler:
     def sample(self, tasks: int, *, seed: int) -> Episode:
         """``tasks`` tasks as one :class:`~data.episodes.Episode`; equal seeds give equal tasks."""
         episode, own = self.sampler.sample(tasks, seed=seed), mix_seed(seed, HIDDEN)
-        return episode if own % self.every else partly_unlabelled(episode, self.share, seed=own, keep_one=self.every > 1)
+        if own % self.every:
+            return episode
+        return partly_unlabelled(episode, self.share, seed=own, keep_one=self.every > 1, askable=self.askable)

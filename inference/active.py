@@ -37,6 +37,15 @@ class Acquisition(StrEnum):
     """The item whose label says most about the weights: their mutual information under the posterior."""
     VARIANCE = "variance"
     """The item with the largest predictive variance; of regression alone."""
+    ATTENTION = "attention"
+    """The item that a program asks for by itself, one for each query; of no other."""
+
+
+def acquisitions_of(predicted: Predictive) -> tuple[Acquisition, ...]:
+    """What can be asked for by the predictions of a program that does not ask by itself: at random, what is least certain, and
+    with a posterior what says most about it."""
+    certain = Acquisition.ENTROPY if predicted.labels.has_enumerate_support else Acquisition.VARIANCE
+    return Acquisition.RANDOM, certain, *([Acquisition.BALD] if predicted.num_draws > 1 else [])
 
 
 class Turn(NamedTuple):
@@ -95,8 +104,10 @@ def ask(
         seed: of draws, which are each task's own, and of what is random in the choice.
 
     Raises:
-        UserError: more labels than items are left, or an acquisition that is not for such labels.
+        UserError: more labels than items are left, or an acquisition that is not for such labels or programs.
     """
+    if acquisition is Acquisition.ATTENTION:
+        raise UserError("attention is a program's own, which asks while it predicts: choose `acquisition=entropy`, or another")
     labels, at_once = as_whole(labels, "labels"), as_whole(at_once, "at_once", 1)
     left = int((~known).sum(-1).min())
     if labels > left:

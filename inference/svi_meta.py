@@ -17,6 +17,7 @@ from data.errors import UserError, choose
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import place_of
+from inference.meta.active import active_figures, compare_active
 from inference.meta.comparison import MetaRecord, compare, figures, format_comparison
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import Learner
@@ -27,6 +28,7 @@ from inference.meta.report import UNITS, guessing, mark_selected, selected_varia
 from inference.meta.semi import compare_semi
 from inference.meta.source import Source, check_test_tasks, load_source, name_of_source
 from inference.meta.stages import check_training, features_of, fit
+from inference.meta.task_options import Protocol
 from inference.meta.variants import Variant
 from inference.runs.commands import flags_in_errors, given_value, read_command, run_process
 from inference.runs.folder import RunFolder
@@ -45,7 +47,10 @@ NOTES = (
     f"* chosen on validation tasks; T: transductive, sees the other queries; {UNITS}\n"
     "temperatures are fitted on training and validation tasks, but for β of 1 or more, whose bound they would loosen"
 )
-GAINS = "gain: of accuracy, over the same method on the same tasks with the unlabelled support items left out"
+GAINS = {
+    Protocol.SEMI: "gain: of accuracy, over the same method on the same tasks with the unlabelled support items left out",
+    Protocol.ACTIVE: "gain of labels that are asked for: over the same method on the same tasks with as many at random",
+}
 SAVED_DRAWS, SAVED_TASKS = 200, 4
 
 Fits = Mapping[Variant, Learner]
@@ -62,13 +67,16 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
     def check(self, data: Source) -> None:
         check_training(self.options, data.images, data.features)
         check_test_tasks(self.options, data.part("test"))
+        for spec in self.options.hidden_specs():
+            EpisodeSampler(data.part("test"), spec, split="test split")
 
     def fit(self, data: Source, run: RunFolder) -> Fits:
         return fit(self.options, data.images, run)
 
     def evaluate(self, data: Source, fitted: Fits, run: RunFolder) -> Sequence[MetaRecord]:
         usual = compare(fitted, self.options, data.images, run)
-        return [*usual, *compare_semi(fitted, self.options, data.images, run)]
+        asked = compare_active(fitted, self.options, data.images, run)
+        return [*usual, *compare_semi(fitted, self.options, data.images, run), *asked]
 
     def choose(self, records: Sequence[MetaRecord]) -> Sequence[MetaRecord]:
         return mark_selected(records)  # type: ignore[return-value]
@@ -94,13 +102,14 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
         return f"{row['variant']}/{row['way']}-way {row['shot']}-shot {kind}"
 
     def figures(self, data: Source, fitted: Fits, records: Sequence[MetaRecord], run: RunFolder) -> Figures:
-        return figures(fitted, data.images, records, self.options, run)
+        usual = figures(fitted, data.images, records, self.options, run)
+        return {**usual, **active_figures(records, self.dataset(data), self.options.test_tasks)}
 
     def report(self, data: Source, records: Sequence[MetaRecord]) -> str:
         test = [record for record in records if record.split == "test"]
         title = f"{self.dataset(data)}, {self.options.test_tasks} test tasks, trained features: {self.options.train_features}"
         costs = "".join(dict.fromkeys(f"\n{guessing(record)}" for record in test))
-        gains = f"\n{GAINS}" if self.options.semi else ""
+        gains = "".join(f"\n{GAINS[name]}" for name in self.options.protocols if name in GAINS)
         return f"{title}\n{format_comparison(test)}\n\n{NOTES}{gains}{costs}"
 
     def dataset(self, data: Source) -> str:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from inference.active import Acquisition
-from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.style import STYLE, headline, key, looks
 
 PER_ROW = 3
 
 
+class Curve(NamedTuple):
+    """Means over tasks before the first label that is asked for and after each, and half-widths of their 95 % intervals."""
+
+    mean: Sequence[float]
+    ci95: Sequence[float]
+
+
 def worth_of_labels(
-    curves: Mapping[str, Mapping[Acquisition, Tensor]], measure: str, *, factor: float = 1.0, log: bool = False, about: str = ""
+    curves: Mapping[str, Mapping[Acquisition, Curve]], measure: str, *, factor: float = 1.0, log: bool = False, about: str = ""
 ) -> Figure:
     """What predictions are worth after so many labels, a panel for each method; bands are 95 % intervals of means over tasks.
 
     Args:
-        curves: by the method's name and by what was asked for, ``[turns + 1, tasks]``; one label a turn.
+        curves: by the method's name and by what was asked for; one label a turn.
         measure: in words, with its unit.
         factor: of the numbers.
         log: whether the axis is logarithmic.
@@ -40,7 +47,7 @@ def worth_of_labels(
         for axis, (name, asked) in zip(axes.flat, curves.items(), strict=False):
             for acquisition, values in asked.items():
                 colour, marker, _ = styles[acquisition]
-                mean, half = factor * values.mean(-1), factor * values.new_tensor([confidence_interval(v) for v in values])
+                mean, half = factor * torch.tensor(values.mean), factor * torch.tensor(values.ci95)
                 turns = range(len(mean))
                 axis.fill_between(turns, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
                 axis.plot(turns, mean, color=colour, marker=marker, ms=4, label=acquisition.value)

@@ -18,6 +18,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
 from data.semi_supervised import Unlabelled
+from inference.active import Acquisition
 from inference.diagnostics.dependence import is_transductive, query_information, support_information
 from inference.evaluation.evaluate import evaluate_readings, predictions, readings
 from inference.evaluation.predictive import place_of, trace_guide
@@ -64,10 +65,13 @@ class MetaRecord(TaskRecord):
         adapt_ms: from a task's features to its predictions, milliseconds a task, up to fifty at once.
         adapted: numbers that are a task's own.
         diverged: share of tasks whose distortion is not finite, or beyond 1000 times the median.
-        labels: of a class's support that are known in tasks of the semi protocol; ``None`` where all are.
-        unlabelled: what became of the other support items there: left-out, support or queries.
-        gain, gain_ci95: accuracy less that of the same method on the same tasks without these items, and the half-width of its
-            95 % interval over tasks.
+        labels: of a class's support that are known, at first, in tasks of semi and active protocols; ``None`` where all are.
+        unlabelled: what became of the other support items in the semi protocol: left-out, support or queries.
+        asked: how many labels of a task, or of each query, were asked for before the scores in the active protocol.
+        acquisition: by what: random, entropy, bald or attention.
+        after, after_ci95: accuracy before the first of these labels and after each, and half-widths of their intervals.
+        gain, gain_ci95: accuracy less that of the same method on the same tasks without these items, or with as many labels
+            asked for at random, and the half-width of its 95 % interval over tasks.
     """
 
     given: str = ""
@@ -83,6 +87,10 @@ class MetaRecord(TaskRecord):
     diverged: float | None = None
     labels: int | None = None
     unlabelled: str | None = None
+    asked: int | None = None
+    acquisition: str | None = None
+    after: Sequence[float] | None = None
+    after_ci95: Sequence[float] | None = None
     gain: float | None = None
     gain_ci95: float | None = None
 
@@ -91,6 +99,9 @@ class MetaRecord(TaskRecord):
         """The kind of tasks, in words."""
         if self.labels is None:
             return "balanced" if self.balanced else "imbalanced"
+        if self.acquisition is not None:
+            how = "at random" if self.acquisition == Acquisition.RANDOM else f"by {self.acquisition}"
+            return f"{self.labels} of {self.shot} labels, {self.asked} more {how}"
         rest = "others left out" if self.unlabelled == Unlabelled.LEFT_OUT else "others unlabelled"
         return f"{self.labels} of {self.shot} labels, {rest}"
 

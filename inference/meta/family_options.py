@@ -40,9 +40,10 @@ class MetaOptions(FewShotOptions):
     Args:
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); glyph-descriptions (zero-shot: a
             description of each class); linear, network, sinusoids, memorisable, ambiguous (regression).
-        methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, tpn, r2d2, anil,
-            nil, llama, bmaml, maml (which adapts a whole network), platipus, sib, and without training nearest-mean,
-            gaussian-classes, fine-tuning; each with its own options behind it, as in anil:steps=10.
+        methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, graph-active (which
+            asks for a label), tpn, r2d2, anil, nil, llama, bmaml, maml (which adapts a whole network), platipus, sib, and
+            without training nearest-mean, gaussian-classes, fine-tuning; each with its own options behind it, as in
+            anil:steps=10.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         train_features: what of the features each method trains with itself: none, linear (a map between network and method) or
             all (a network of its own, from the pre-trained one on, or from scratch with epochs 0).
@@ -50,8 +51,10 @@ class MetaOptions(FewShotOptions):
             alone.
         tasks: meta-training tasks of each method.
         protocols: test protocols: standard, imbalanced, semi (a part of the support has no labels: with them, for methods that
-            make something of such items, and without).
-        unlabelled: share of a class's support items that have no label in the semi protocol.
+            make something of such items, and without), active (some of these labels are asked for).
+        unlabelled: share of a class's support items that have no label in the semi and active protocols.
+        asked: labels of a task that are asked for in the active protocol, one by one; of methods that ask by themselves one for
+            each query.
         out: run folder; runs/svi_meta-<time> when not given.
     """
 
@@ -64,6 +67,7 @@ class MetaOptions(FewShotOptions):
     _evaluation: ClassVar[Group] = Group.EVALUATION
     protocols: MetaProtocols = MetaProtocols((Protocol.STANDARD, Protocol.IMBALANCED))
     unlabelled: PositiveNumber = 0.8
+    asked: PositiveInt = 5
 
     def check(self) -> None:
         super().check()
@@ -85,15 +89,31 @@ class MetaOptions(FewShotOptions):
             raise UserError(f"{whole[0]} adapts a network for images, and a feature file has none: start from images")
         if Protocol.LWOF in self.protocols:
             raise UserError("the lwof protocol is SIB's: choose `protocols=standard,imbalanced`, or run svi_sib")
-        if not self.semi and self.unlabelled != MetaOptions.unlabelled:
+        self.check_hidden()
+
+    def check_hidden(self) -> None:
+        """Refuse what does not fit tasks with labels that are hidden, or that may be asked for.
+
+        Raises:
+            UserError: in one line.
+        """
+        if not self.hidden_specs() and self.unlabelled != MetaOptions.unlabelled:
             given = f"`unlabelled={self.unlabelled:g}`"
-            raise UserError(f"{given} is a share of the semi protocol's support: add it to `protocols`, or leave it out")
-        for shot in (self.test_shot or (self.shot,)) if self.semi else ():
-            if not 0 < self.hidden(shot) < shot:
+            whose = "the semi protocol's support, and the active one's"
+            raise UserError(f"{given} is a share of {whose}: add one of them to `protocols`, or leave it out")
+        if not self.active and self.asked != MetaOptions.asked:
+            raise UserError(f"`asked={self.asked}` is about the active protocol: add it to `protocols`, or leave it out")
+        if not self.active and (asking := [name for name, _ in map(split_choice, self.methods) if METHODS[name].asks]):
+            raise UserError(f"{asking[0]} learns which label to ask for: add active to `protocols`, or choose graph")
+        for spec in self.hidden_specs():
+            hidden = self.hidden(spec.shot)
+            if not 0 < hidden < spec.shot:
                 raise UserError(
-                    f"by `unlabelled={self.unlabelled:g}` the semi protocol hides {self.hidden(shot)} of a class's {shot} "
-                    "labels, and must hide one and leave one: change it, or give `shot=5` or `test_shot=5`"
+                    f"by `unlabelled={self.unlabelled:g}` the {'semi' if self.semi else 'active'} protocol hides {hidden} of a "
+                    f"class's {spec.shot} labels, and must hide one and leave one: change it, or give `shot=5` or `test_shot=5`"
                 )
+            if self.active and self.asked > spec.way * hidden:
+                raise UserError(f"`asked={self.asked}` is more than the {spec.way * hidden} hidden labels of a task: lower it")
 
     def variants(self) -> list[Variant]:
         found: list[Variant] = []
@@ -106,18 +126,24 @@ class MetaOptions(FewShotOptions):
         """Whether there are test tasks with a part of the support unlabelled."""
         return Protocol.SEMI in self.protocols
 
+    @property
+    def active(self) -> bool:
+        """Whether there are test tasks where some of these labels are asked for."""
+        return Protocol.ACTIVE in self.protocols
+
     def hidden(self, shot: int) -> int:
-        """How many labels of a class with so many are hidden there."""
+        """How many labels of a class with so many are hidden in both."""
         return round(self.unlabelled * shot)
 
-    def semi_specs(self) -> list[TaskSpec]:
+    def hidden_specs(self) -> list[TaskSpec]:
         """The shapes of these tasks."""
-        return self.specs_under([PROTOCOLS[Protocol.STANDARD]]) if self.semi else []
+        return self.specs_under([PROTOCOLS[Protocol.STANDARD]]) if self.semi or self.active else []
 
     def hides(self, method: str) -> bool:
         """Whether labels are hidden in half of the batches that a ``method`` is trained on: of one, by name, whose network has
-        to learn what to make of support items without a label."""
-        return self.semi and METHODS[method].unlabelled is Unlabelled.SUPPORT
+        to learn what to make of support items without a label, or which of these to ask for."""
+        known = METHODS[method]
+        return known.asks or (self.semi and known.unlabelled is Unlabelled.SUPPORT)
 
     @property
     def own_networks(self) -> bool:

@@ -50,7 +50,7 @@ def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own:
         own: what does not depend on the tasks, of :func:`~inference.meta.comparison.own_measures`.
     """
     found, views = [], dict.fromkeys((Unlabelled.LEFT_OUT, METHODS[learner.variant.method].unlabelled))
-    for spec in options.semi_specs():
+    for spec in options.hidden_specs():
         sampler = SemiSampler(EpisodeSampler(part, spec, split="test split"), options.unlabelled)
         without: Tensor | None = None
         for view in views:

@@ -320,7 +320,7 @@ def own_tasks(learner: Learner, options: FewShotOptions, part: LabelledItems) ->
     has to learn what to make of that."""
     tasks = training_tasks(options, part)
     if isinstance(options, MetaOptions) and options.hides(learner.variant.method):
-        return SemiSampler(tasks, options.unlabelled, every=2)
+        return SemiSampler(tasks, options.unlabelled, every=2, askable=METHODS[learner.variant.method].asks)
     return tasks
 
 

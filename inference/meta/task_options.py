@@ -41,6 +41,8 @@ class Protocol(StrEnum):
     """Learning without forgetting: new classes beside the base classes."""
     SEMI = "semi"
     """A part of the support without labels; equally many queries of each class."""
+    ACTIVE = "active"
+    """The same, and some of these labels may be asked for."""
 
 
 PROTOCOLS = {Protocol.STANDARD: None, Protocol.IMBALANCED: 2.0}

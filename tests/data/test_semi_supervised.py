@@ -6,7 +6,7 @@ import torch
 from data.episodes import Episode, EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.regression import sinusoid_tasks
-from data.semi_supervised import UNLABELLED, SemiSampler, Unlabelled, labelled_part, partly_unlabelled, present
+from data.semi_supervised import UNLABELLED, SemiSampler, Unlabelled, labelled_part, partly_unlabelled, present, sealed
 from tests.conftest import gaussian_bank
 
 
@@ -108,3 +108,19 @@ def test_a_sampler_of_such_tasks():
     left = [int((now_and_then.sample(1, seed=seed).support_y != UNLABELLED).sum()) for seed in range(40)]
     assert set(left) == {4, 20}
     assert 8 <= left.count(20) <= 32
+
+
+def test_sealed_labels_are_those_that_are_hidden_and_can_be_opened():
+    episode = tasks()
+    hidden, asked = (partly_unlabelled(episode, 0.6, seed=1, askable=askable) for askable in (False, True))
+    gone = hidden.support_y == UNLABELLED
+    assert torch.equal(asked.support_y < UNLABELLED, gone), "the same items, and no label that anybody takes for one"
+    assert torch.equal(asked.support_y.where(~gone, sealed(asked.support_y)), episode.support_y)
+    assert torch.equal(asked.support_y[~gone], episode.support_y[~gone])
+    for how in (Unlabelled.LEFT_OUT, Unlabelled.QUERIES):
+        for one, other in zip(present(asked, how), present(hidden, how), strict=True):
+            assert one is other or torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+    sampler = EpisodeSampler(gaussian_bank(), TaskSpec(4, 5, 3))
+    one, other = (SemiSampler(sampler, 0.6, askable=askable).sample(7, seed=2) for askable in (False, True))
+    assert torch.equal(other.support_y.clamp_min(UNLABELLED), one.support_y)
+    assert bool((other.support_y < UNLABELLED).any())

@@ -110,6 +110,28 @@ def test_support_items_without_a_label_have_rows_of_their_own(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_labels_that_are_asked_for_have_rows_and_a_picture(tmp_path, capsys):
+    methods = "prototypical,r2d2:posterior=full,graph-active:width=4:layers=1"
+    arguments = ["--features", feature_file(tmp_path), "--methods", methods, *TINY, "--shot", "3", "--unlabelled", "0.6"]
+    run = svi_meta([*arguments, "--asked", "2", "--protocols", "active", "--out", str(tmp_path / "run")])
+    tests = [r for r in json.loads(run.metrics.read_text())["results"] if r["split"] == "test"]
+    assert {(r["method"], r["acquisition"], r["asked"]) for r in tests} == {
+        *(("prototypical", a, 2) for a in ("random", "entropy")),
+        *(("r2d2", a, 2) for a in ("random", "entropy", "bald")),
+        *(("graph-active", a, 1) for a in ("random", "attention")),
+    }
+    assert all((r["gain"] is None) is (r["acquisition"] == "random") for r in tests)
+    assert all(r["accuracy"] == pytest.approx(r["after"][-1]) and len(r["after_ci95"]) == r["asked"] + 1 for r in tests)
+    said = capsys.readouterr().out
+    assert "1 of 3 labels, 2 more by bald" in said
+    assert "gain of labels that are asked for" in said
+    assert (run.plots / "labels_asked_for.png").exists()
+    assert_tags(run, {"pictures", "test", "train", "val"})
+    resumed = svi_meta(["--resume", str(run.path)])
+    assert [r for r in json.loads(resumed.metrics.read_text())["results"] if r["split"] == "test"] == tests
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path):
     arguments = ["--features", feature_file(tmp_path), "--methods", "prototypical,anil", *TINY, "--tasks", "320"]
     whole = svi_meta([*arguments, "--out", str(tmp_path / "whole")])
@@ -159,6 +181,10 @@ def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
         (["--protocols", "semi"], "by --unlabelled 0.8 the semi protocol hides 1 of a class's 1 labels"),
         (["--unlabelled", "2"], "--unlabelled 2 is a share of the semi protocol's support"),
         (["--protocols", "semi", "--shot", "5", "--unlabelled", "2"], "hides 10 of a class's 5 labels"),
+        (["--protocols", "active"], "by --unlabelled 0.8 the active protocol hides 1 of a class's 1 labels"),
+        (["--asked", "3"], "--asked 3 is about the active protocol: add it to --protocols"),
+        (["--protocols", "active", "--shot", "5", "--asked", "21"], "--asked 21 is more than the 20 hidden labels of a task"),
+        (["--methods", "graph-active"], "graph-active learns which label to ask for: add active to --protocols"),
         (["--data", "sinusoid"], "unknown data set 'sinusoid'"),
     ],
 )

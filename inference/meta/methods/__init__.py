@@ -29,6 +29,7 @@ class Method(NamedTuple):
         options: what may stand behind its name, as in ``anil:steps=10``, see :mod:`inference.meta.choices`.
         fixed_way: whether it takes tasks of one number of classes alone.
         unlabelled: what it makes of support items without a label.
+        asks: whether it asks for labels of support items itself, see :func:`~data.semi_supervised.sealed`.
         earlier: weight in the training loss of each step before the last, whose weight is 1.
     """
 
@@ -38,6 +39,7 @@ class Method(NamedTuple):
     earlier: float = MetaSchedule.earlier
     fixed_way: bool = False
     unlabelled: Unlabelled = Unlabelled.LEFT_OUT
+    asks: bool = False
 
 
 FILES = {
@@ -50,6 +52,7 @@ FILES = {
     "siamese": "siamese",
     "cnp": "cnp",
     "graph": "graph",
+    "graph-active": "graph_active",
     "tpn": "propagation",
     "r2d2": "r2d2",
     "anil": "anil",
@@ -71,7 +74,13 @@ def method_of(module: Any) -> Method:
     return Method(module.variants, module.build, **beside)
 
 
-OWN = {"options": "OPTIONS", "earlier": "EARLIER", "fixed_way": "FIXED_WAY", "unlabelled": "UNLABELLED"}
+OWN = {
+    "options": "OPTIONS",
+    "earlier": "EARLIER",
+    "fixed_way": "FIXED_WAY",
+    "unlabelled": "UNLABELLED",
+    "asks": "ASKS",
+}
 """What a method's file may have beside its two functions, and what it is called there."""
 
 METHODS = {name: method_of(module) for name, module in MODULES.items()}

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from inference.active import Acquisition
-from inference.meta.active_pictures import worth_of_labels
+from inference.evaluation.metrics import confidence_interval
+from inference.meta.active_pictures import Curve, worth_of_labels
 from tests.pictures import assert_readable
 
 
@@ -18,8 +19,9 @@ def close():
 def test_each_method_has_a_panel_with_means_and_intervals_after_each_label():
     generator = torch.Generator().manual_seed(0)
     values = {a: torch.rand(4, 30, generator=generator) for a in (Acquisition.RANDOM, Acquisition.BALD)}
+    curves = {a: Curve(v.mean(-1).tolist(), [confidence_interval(turn) for turn in v]) for a, v in values.items()}
     figure = worth_of_labels(
-        {"sib": values, "tpn": {Acquisition.RANDOM: values["random"]}}, "accuracy (%)", factor=100, about="x"
+        {"sib": curves, "tpn": {Acquisition.RANDOM: curves["random"]}}, "accuracy (%)", factor=100, about="x"
     )
     assert_readable(figure, "x")
     one, two = figure.axes
@@ -38,5 +40,5 @@ def test_each_method_has_a_panel_with_means_and_intervals_after_each_label():
 
 
 def test_errors_may_be_on_a_logarithmic_axis():
-    values = {Acquisition.RANDOM: torch.rand(3, 9) + 1}
-    assert worth_of_labels({"sib": values}, "MSE", log=True).axes[0].get_yscale() == "log"
+    curve = Curve([3.0, 2.0, 1.0], [0.1, 0.1, 0.1])
+    assert worth_of_labels({"sib": {Acquisition.RANDOM: curve}}, "MSE", log=True).axes[0].get_yscale() == "log"

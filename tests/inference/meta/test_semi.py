@@ -86,13 +86,13 @@ def test_unlabelled_queries_are_seen_by_the_guide_and_scored_by_nobody():
 
 def test_what_options_hide():
     options = MetaOptions(methods="graph,tpn,sib", test_shot="5,10", unlabelled=0.4, **SEMI)
-    assert [(s.shot, options.hidden(s.shot), s.balanced) for s in options.semi_specs()] == [(5, 2, True), (10, 4, True)]
+    assert [(s.shot, options.hidden(s.shot), s.balanced) for s in options.hidden_specs()] == [(5, 2, True), (10, 4, True)]
     assert [s.shot for s in options.test_specs()] == [5, 10], "of the standard protocol"
     assert [options.hides(name) for name in ("graph", "tpn", "sib")] == [True, True, False]
     assert not MetaOptions(methods="graph", shot=5).hides("graph")
-    assert MetaOptions(methods="graph", shot=5).semi_specs() == []
+    assert MetaOptions(methods="graph", shot=5).hidden_specs() == []
     assert MetaOptions(methods="graph", shot=5, protocols="semi").test_specs() == []
-    assert len(MetaOptions(methods="graph", shot=5, protocols="imbalanced,semi", unlabelled=0.4).semi_specs()) == 1
+    assert len(MetaOptions(methods="graph", shot=5, protocols="imbalanced,semi", unlabelled=0.4).hidden_specs()) == 1
     for refused in ({"shot": 1}, {"unlabelled": 0.05}, {"unlabelled": 1.0}, {"unlabelled": 2.0}, {"test_shot": "5,1"}):
         with pytest.raises(UserError, match="must hide one and leave one"):
             MetaOptions(methods="tpn", **{**SEMI, **refused})
