@@ -29,7 +29,8 @@ from inference.meta.methods import METHODS
 from inference.meta.report import make_record
 from inference.meta.stages import features_of
 from inference.meta.variants import Variant
-from inference.runs.folder import RunFolder, finite
+from inference.runs.files import finite
+from inference.runs.folder import RunFolder
 from inference.runs.study import Figures
 
 FIRST_LABELS, CHOICES = 7, 8  # streams of random numbers
