@@ -24,6 +24,7 @@ from data.episodes import Episode
 from data.seeding import draw_part, mix_seed, part_of_batch, seeded, shared_draws
 from inference.elbo import innermost
 from models.distributions.support_gaussian import SupportGaussian
+from models.likelihoods import softmax
 from models.networks.layers import evaluating
 from models.plates import ordered_like
 from models.sites import FROM_PRIOR
@@ -72,10 +73,10 @@ class Predictive:
 
 
 def class_probabilities(labels: Any) -> Tensor:
-    """``labels.probs``, ``[..., classes]``. A categorical distribution made of logits has normalised them, so that these are
-    logarithms of probabilities: torch's softmax, which would start anew, takes ten times as long for few classes on a CPU."""
-    normalised = isinstance(labels, torch.distributions.Categorical) and "logits" in vars(labels)
-    return labels.logits.exp() if normalised else labels.probs
+    """``labels.probs``, ``[..., classes]``; of a categorical distribution made of logits by
+    :func:`~models.likelihoods.softmax`, which has them sooner."""
+    of_logits = isinstance(labels, torch.distributions.Categorical) and "logits" in vars(labels)
+    return softmax(labels.logits) if of_logits else labels.probs
 
 
 class CommonNoise(Messenger):
