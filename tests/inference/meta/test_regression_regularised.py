@@ -122,7 +122,7 @@ def test_the_bound_is_of_the_bounded_loss_of_training_tasks():
 
 def test_records_and_what_the_table_says_of_them(tmp_path):
     setup = setup_of(shot=5)
-    tasks = setup.draw(20, seed=4, new=True)
+    tasks = setup.draw(20, seed=4, split="test")
     reference = exact_reference(setup.problem, tasks, tmp_path)
     variant, fit = made("mr-cnp", setup)
     record = score(fit, variant, setup, tasks, TEST, reference=reference)
@@ -148,8 +148,8 @@ def test_a_network_blind_to_the_support_has_no_information():
 
 def test_training_tasks_tell_their_amplitude_and_new_ones_a_wrong_one():
     setup = setup_of(shot=4)
-    for new, known in ((False, True), (True, False)):
-        tasks = setup.draw(400, seed=2, new=new)
+    for split, known in (("train", True), ("test", False)):
+        tasks = setup.draw(400, seed=2, split=split)
         assert tasks.support_x.shape == (400, 4, 21)
         number = tasks.support_x[:, 0, 1:].argmax(-1)
         assert int(number.max()) == 15
@@ -174,7 +174,7 @@ def test_penalised_codes_make_it_read_the_support():
     for name in ("cnp:width=100:code=5:noise=0.1", "mr-cnp:weight=0.05:noise=0.1"):
         variant, _ = made(name, setup)
         fit = REGRESSION_METHODS[split_choice(name)[0]].train(setup, variant)
-        seen = fit.embed(setup.draw(40, seed=5, new=True))
+        seen = fit.embed(setup.draw(40, seed=5, split="test"))
         labels = fit.model.labels(fit.guide.loc, *seen[:3], 1) if hasattr(fit.guide, "loc") else None
         mean = fit.model.scorer(*seen[:3], 1)[..., 0] if labels is None else labels.mean
         errors.append(float((mean - seen.query_y).square().mean().detach()))
@@ -207,7 +207,7 @@ def test_supports_are_exchanged_among_tasks_that_tell_the_same(monkeypatch):
     seen, setup = [], setup_of()
     monkeypatch.setitem(score.__globals__, "dependence", lambda fit, episode: seen.append(episode) or NO_DEPENDENCE)
     variant, fit = made("cnp:width=8")
-    score(fit, variant, setup, setup.draw(6, seed=4, new=True), TEST)
+    score(fit, variant, setup, setup.draw(6, seed=4, split="test"), TEST)
     assert len(seen[0].support_x[..., 1:].unique(dim=0)) == 1
 
 
