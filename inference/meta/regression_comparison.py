@@ -82,9 +82,9 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
 
     def tasks(self, stream: int) -> Episode:
         """The tasks of a stream, the same for every method, with the inputs themselves."""
-        options = self.options
-        seed = stream_seed(options.seed, options.tasks, stream)
-        return options.setup().draw(options.test_tasks, seed, split="val" if stream == VALIDATION else "test")
+        options, setup = self.options, self.options.setup()
+        seed = stream_seed(options.seed, setup.schedule.tasks, stream)
+        return setup.draw(options.test_tasks, seed, split="val" if stream == VALIDATION else "test")
 
     def evaluate(self, data: Problem, fitted: Fits, run: RunFolder) -> Sequence[MetaRegressionRecord]:
         setup, seconds, found = self.options.setup(), run.seconds(), []

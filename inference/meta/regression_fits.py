@@ -28,6 +28,8 @@ LINEAR_SPEED = 10.0  # how many times faster linear models are
 PARTICLES = 4  # posterior draws per task and training step
 WIDTH = 40  # units of both hidden layers of networks on sinusoids, and on codes of images
 IMAGE_CODES = 64  # numbers that an image is read as, usually
+Adaptable = LinearPredictor | PerceptronPredictor | NetworkPredictor
+"""ŷ whose weights are adapted."""
 DRAWN = 400
 """Posterior draws of the predictive distribution."""
 
@@ -119,7 +121,7 @@ def objective_of(model: nn.Module, guide: nn.Module, beta: float, particles: int
     return elbo(model, guide)
 
 
-def predictor_of(problem: Problem) -> LinearPredictor | PerceptronPredictor | NetworkPredictor:
+def predictor_of(problem: Problem) -> Adaptable:
     """ŷ of methods that adapt all weights: linear; the network that the tasks are drawn from; for sinusoids a perceptron with
     two hidden layers of 40 rectified units (Finn et al. 2017, section 5.1; Yin et al. 2020 too, in their code); the same on
     codes of images, by convolutions."""
@@ -141,7 +143,7 @@ def encoder_of(problem: Problem, width: int, outputs: int) -> nn.Module:
     return perceptron((problem.num_inputs, width, outputs))
 
 
-def initial_weights(predictor: LinearPredictor | PerceptronPredictor | NetworkPredictor, num_features: int) -> Tensor:
+def initial_weights(predictor: Adaptable, num_features: int) -> Tensor:
     """Where the weights of a predictor start, ``[P]``: 0 of linear ones, as torch has them of layers."""
     if isinstance(predictor, NetworkPredictor):
         return predictor.network.flat()

@@ -129,7 +129,7 @@ def test_records_and_what_the_table_says_of_them(tmp_path):
     assert (record.shot, record.reference, record.adapted) == (5, "exact Bayes", 0)
     assert rate_cell(record) == f"{record.shared_rate:.0f} once"
     assert "vacuous: at 0 loss the rate may be" in bound_note(record, setup)
-    variant, fit = made("mr-maml:penalty=codes:test_steps=2", setup)
+    variant, fit = made("mr-maml:penalty=codes:test_steps=2:tested=draws", setup)
     record = score(fit, variant, setup, tasks, TEST)
     assert (record.shared_rate, record.adapted) == (None, 6 * 40 + 41 * 40 + 41)
     assert rate_cell(record) == f"{record.rate:.2f}"
@@ -186,7 +186,7 @@ def test_penalised_codes_make_it_read_the_support():
 @pytest.mark.slow
 def test_the_command(tmp_path):
     words = ["--data", "memorisable", "--shot", "5", "--tasks", "100", "--test-tasks", "18", "--queries", "4"]
-    methods = "cnp:width=8,mr-cnp:weight=0.1:hidden=8,mr-maml:penalty=codes:test_steps=2"
+    methods = "cnp:width=8,mr-cnp:weight=0.1:hidden=8,mr-maml:penalty=codes:test_steps=2:tested=draws"
     run = svi_meta([*words, "--methods", methods, "--out", str(tmp_path / "run")])
     rows = [row for row in json.loads(run.metrics.read_text())["results"] if row["split"] == "test"]
     assert {row["method"] for row in rows} == {"cnp", "mr-cnp", "mr-maml"}
