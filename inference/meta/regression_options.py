@@ -35,13 +35,19 @@ DEFAULT = {
         *("mr-maml:penalty=decay:weight=0.0001", "mr-cnp:weight=0.0003", "mr-cnp:penalty=codes:weight=0.2"),
         "mr-cnp:penalty=decay:weight=0.01",
     ),
-    "poses": (*("maml:test_steps=20", "cnp:width=100:noise=1", "cnp:width=100:noise=1:penalty=decay:weight=1e-4"),),
+    "poses": (
+        *("maml:steps=1:test_steps=5", "mr-maml:steps=5:test_steps=20:noise=1:penalty=codes:weight=0.01"),
+        "mr-maml:steps=5:test_steps=20:noise=1:scale=0.01:weight=1e-6",
+        *("mr-maml:steps=5:test_steps=20:noise=1:penalty=decay:weight=1e-3", "cnp:width=100:code=100:noise=1"),
+        *("mr-cnp:code=100:noise=1:penalty=codes:weight=0.01", "mr-cnp:code=100:noise=1:scale=0.01:weight=1e-6"),
+        "mr-cnp:code=100:noise=1:penalty=decay:weight=1e-3",
+    ),
     "ambiguous": ("maml:steps=1", "maml", "anil", "cnp", "llama:scored=queries", "platipus:noise_only", "platipus"),
 }
 """Methods of each problem where none are given."""
 
 
-TASKS, BATCH = {"linear": 50000, POSES: 10000}, {"linear": 50, POSES: 10}
+TASKS, BATCH = {"linear": 50000, POSES: 20000}, {"linear": 50, POSES: 10}
 """Training tasks of each problem, and how many of them at once, where nothing is said; those of ``linear`` are others', too."""
 
 
@@ -63,7 +69,7 @@ class RegressionOptions(FewShotOptions):
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         shot: support points per task; 10, of ambiguous 5 and of poses 15, when not given.
         queries: query points per task; whether one changes another is told by two.
-        tasks: meta-training tasks of each method; 50000, of poses 10000, when not given.
+        tasks: meta-training tasks of each method; 50000, of poses 20000, when not given.
         batch: tasks per training step; 50, of poses 10, when not given.
         learning_rate: step size of the networks' optimiser; linear models have ten times as much.
         test_tasks: test tasks; validation has as many.

@@ -94,7 +94,7 @@ def test_letters_of_each_split_are_others():
 
 def test_what_is_usual_of_poses():
     options = RegressionOptions(data="poses")
-    assert (options.problem.shot, options.queries, options.tasks, options.batch) == (15, 15, 10000, 10)
+    assert (options.problem.shot, options.queries, options.tasks, options.batch) == (15, 15, 20000, 10)
     assert (RegressionOptions().tasks, RegressionOptions().batch) == (50000, 50)
     assert (RegressionOptions(data="poses", tasks=7, batch=3).tasks, RegressionOptions(tasks=7).batch) == (7, 50)
     with pytest.raises(UserError, match="`shot=30` and `queries=15` need more than the 40 pictures"):
