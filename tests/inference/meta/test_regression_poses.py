@@ -12,11 +12,12 @@ from torch.distributions import Normal, kl_divergence
 from data.errors import UserError
 from data.sources.glyph_attributes import load_posed_glyphs
 from inference.meta.choices import split_choice
+from inference.meta.regression_comparison import MetaRegressionStudy
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_options import DEFAULT, RegressionOptions
 from inference.meta.regression_scores import bound_of, exact_reference, score
-from inference.meta.regression_tasks import LETTERS, TEST, Problem
+from inference.meta.regression_tasks import LETTERS, TEST, VALIDATION, Problem, stream_seed
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 from inference.svi_meta import main as svi_meta
 
@@ -90,6 +91,13 @@ def test_letters_of_each_split_are_others():
     ]
     assert all(some <= those for some, those in zip(seen, posed, strict=True))
     assert all(one.isdisjoint(other) for one, other in itertools.combinations(posed, 2))
+
+
+def test_a_run_validates_and_tests_on_letters_of_other_scripts():
+    study = MetaRegressionStudy(RegressionOptions(data="poses", shot=1, queries=2, test_tasks=40))
+    for stream, split in ((VALIDATION, "val"), (TEST, "test")):
+        seed = stream_seed(0, 20000, stream)
+        assert torch.equal(study.tasks(stream).query_x, study.options.setup().draw(40, seed, split=split).query_x)
 
 
 def test_what_is_usual_of_poses():

@@ -97,6 +97,21 @@ def adapted(fit):
     return [part for part in fit.modules() if type(part).__name__ == "AdaptedScorer"]
 
 
+@pytest.mark.parametrize(
+    ("name", "at_means"),
+    [
+        ("mr-maml:penalty=codes", True),
+        ("mr-maml:penalty=codes:tested=draws", False),
+        ("mr-cnp:penalty=codes", False),
+        ("mr-cnp:penalty=codes:tested=means", True),
+    ],
+)
+def test_steps_are_taken_from_the_means_of_codes_and_processes_read_draws(name, at_means):
+    _, fit = made(name)
+    assert fit.guide.at_means is at_means
+    assert fit.model.encoder.codes == 5
+
+
 def test_rates_that_are_counted_once():
     setup = setup_of()
     tasks = setup.draw(3, seed=0)
