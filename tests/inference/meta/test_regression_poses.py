@@ -189,6 +189,7 @@ def test_a_neural_process_of_images_reads_codes():
     _, fit = made("cnp:width=8:code=5:noise=1", setup)
     tasks = setup.draw(2, seed=7)
     scorer = fit.model.scorer
+    assert scorer.scorer.decoder[0].in_features == 64 + 5
     parameters = list(scorer.encoder.parameters())
     support, query = (convolved(images(x[1]), parameters) for x in (tasks.support_x, tasks.query_x))
     said = scorer.scorer.encoder(torch.cat([support, tasks.support_y[1][:, None]], -1)).mean(0)
