@@ -66,7 +66,7 @@ def of_regression(run: RunFolder, options: RegressionOptions, tasks: int) -> Ite
         def pools(fit: Any = fit) -> Iterator[Episode]:
             for start in range(0, tasks, AT_ONCE):
                 count, seed = min(AT_ONCE, tasks - start), mix_seed(TEST_SEED, start)
-                drawn = raw_tasks(problem, count, queries=QUERIES, seed=seed, new=True)
+                drawn = raw_tasks(problem, count, queries=QUERIES, seed=seed, split="test")
                 yield fit.embed(drawn)
 
         yield Programs(named(variant), fit.model, fit.guide, pools(), FIRST)

@@ -63,18 +63,26 @@ class CodesGuide(PyroModule):
 
     Args:
         encoder: q, the model's own.
+        at_means: in evaluation mode codes are the means of q, points without a rate, in the support and of queries: so the
+            authors' code tests MR-MAML, whose steps fit what draws of the support's codes happen to be. In training mode they
+            are draws all the same.
     """
 
-    def __init__(self, encoder: GaussianEncoder) -> None:
+    def __init__(self, encoder: GaussianEncoder, *, at_means: bool = False) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.at_means = encoder, at_means
+
+    def distribution(self, x: Tensor) -> dist.TorchDistribution:
+        """Of the codes of items ``[..., n, D]``: batch_shape ``[..., n]``, event_shape ``[codes]``."""
+        found = self.encoder(x)
+        return dist.Delta(found.mean, event_dim=1) if self.at_means and not self.training else found
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *args: Any, **kwargs: Any) -> None:
         """Sample both sites; arguments as of the model."""
         with task_plate(query_x, None):
             for name, items, plate in (("support_codes", support_x, "support"), ("codes", query_x, "queries")):
                 with pyro.plate(plate, items.shape[1], dim=-1):
-                    pyro.sample(name, self.encoder(items))
+                    pyro.sample(name, self.distribution(items))
 
     def says_sites(self, *args: Any, **kwargs: Any) -> bool:
         """:meth:`sites` says all of a call."""
@@ -83,4 +91,4 @@ class CodesGuide(PyroModule):
     def sites(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Site]:
         """What a call samples, by name; arguments as of the call."""
         parts = {"support_codes": support_x, "codes": query_x}
-        return {name: Site(self.encoder(items), plates=tuple(items.shape[:2])) for name, items in parts.items()}
+        return {name: Site(self.distribution(items), plates=tuple(items.shape[:2])) for name, items in parts.items()}

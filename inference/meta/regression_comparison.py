@@ -38,6 +38,7 @@ INPUTS = {
     "sinusoids": "prior, conjugate and sib are linear in radial basis functions of the input; all others read the input itself",
     "memorisable": "validation and test tasks are of amplitudes between those of training, and tell a wrong one",
     "ambiguous": "",
+    "poses": "test tasks are letters of other scripts; targets are angles in tenths of their range, 180°, of variance 8.33",
 }
 """What methods read, by problem."""
 
@@ -81,9 +82,9 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
 
     def tasks(self, stream: int) -> Episode:
         """The tasks of a stream, the same for every method, with the inputs themselves."""
-        options = self.options
-        seed = stream_seed(options.seed, options.tasks, stream)
-        return options.setup().draw(options.test_tasks, seed, new=True)
+        options, setup = self.options, self.options.setup()
+        seed = stream_seed(options.seed, setup.schedule.tasks, stream)
+        return setup.draw(options.test_tasks, seed, split="val" if stream == VALIDATION else "test")
 
     def evaluate(self, data: Problem, fitted: Fits, run: RunFolder) -> Sequence[MetaRegressionRecord]:
         setup, seconds, found = self.options.setup(), run.seconds(), []
@@ -139,6 +140,8 @@ class MetaRegressionStudy(Study[RegressionOptions, Problem, Fits]):
         if first.reference == EXACT_BAYES:
             notes += "regret: against exact Bayes under the law that tasks are drawn from"
             notes += f", whose NLL is {number(first.exact_nll)}"
+        elif first.reference is None:
+            notes += "regret: there is nothing exact to hold these tasks against"
         else:
             notes += f"regret: against {first.reference}, whose own error is ± {first.regret_error:.3f}"
             notes += ", on the first test tasks; prior and sib know the true prior and noise, as it does"

@@ -17,12 +17,19 @@ from inference.evaluation.predictive import place_of
 from inference.meta.regression_guides import descend
 from inference.meta.regression_tasks import HIDDEN, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule
+from models.networks.functional import FunctionalNetwork
+from models.networks.strided import OfPixels, strided_layers
+from models.tasks.network_predictor import NetworkPredictor
 from models.tasks.predictors import LinearPredictor, PerceptronPredictor
+from models.tasks.scorers.process import perceptron
 
 SCALE_SPEED, QUICK = 10.0, ("log_noise", "log_scale", "log_size")  # how many times faster logarithms are learned, and which
 LINEAR_SPEED = 10.0  # how many times faster linear models are
 PARTICLES = 4  # posterior draws per task and training step
-WIDTH = 40  # units of both hidden layers of networks on sinusoids
+WIDTH = 40  # units of both hidden layers of networks on sinusoids, and on codes of images
+IMAGE_CODES = 64  # numbers that an image is read as, usually
+Adaptable = LinearPredictor | PerceptronPredictor | NetworkPredictor
+"""ŷ whose weights are adapted."""
 DRAWN = 400
 """Posterior draws of the predictive distribution."""
 
@@ -43,9 +50,14 @@ class Setup:
     schedule: MetaSchedule
     queries: int
 
-    def draw(self, tasks: int, seed: int, *, new: bool = False) -> Episode:
-        """So many ``tasks`` with the inputs themselves; ``new`` ones are for validation or test."""
-        return raw_tasks(self.problem, tasks, queries=self.queries, seed=seed, new=new)
+    @property
+    def num_tasks(self) -> int:
+        """n, the training tasks that there are: as many as are drawn, but where some are drawn again."""
+        return self.problem.num_tasks or self.schedule.tasks
+
+    def draw(self, tasks: int, seed: int, *, split: str = "train") -> Episode:
+        """So many ``tasks`` of a ``split``, train, val or test, with the inputs themselves."""
+        return raw_tasks(self.problem, tasks, queries=self.queries, seed=seed, split=split)
 
 
 class Fit(nn.Module):
@@ -92,11 +104,11 @@ class Bumps(nn.Module):
         return radial_basis(x[..., 0])
 
 
-def raw_tasks(problem: Problem, tasks: int, *, queries: int, seed: int, new: bool = False) -> Episode:
-    """So many ``tasks`` of :meth:`~inference.meta.regression_tasks.Problem.tasks`, ``new`` ones or not, with the inputs
-    themselves, in double precision."""
+def raw_tasks(problem: Problem, tasks: int, *, queries: int, seed: int, split: str = "train") -> Episode:
+    """So many ``tasks`` of :meth:`~inference.meta.regression_tasks.Problem.tasks`, of a ``split``, with the inputs themselves,
+    in double precision."""
     if problem.name != "sinusoids":
-        return problem.tasks(tasks, queries=queries, seed=seed, new=new)
+        return problem.tasks(tasks, queries=queries, seed=seed, split=split)
     raw = raw_sinusoid_tasks(tasks, support=problem.shot, queries=queries, noise=problem.noise, seed=seed)
     return raw.to(dtype=torch.float64)
 
@@ -109,18 +121,32 @@ def objective_of(model: nn.Module, guide: nn.Module, beta: float, particles: int
     return elbo(model, guide)
 
 
-def predictor_of(problem: Problem) -> LinearPredictor | PerceptronPredictor:
+def predictor_of(problem: Problem) -> Adaptable:
     """ŷ of methods that adapt all weights: linear; the network that the tasks are drawn from; for sinusoids a perceptron with
-    two hidden layers of 40 rectified units (Finn et al. 2017, section 5.1; Yin et al. 2020 too, in their code)."""
+    two hidden layers of 40 rectified units (Finn et al. 2017, section 5.1; Yin et al. 2020 too, in their code); the same on
+    codes of images, by convolutions."""
     if problem.name == "linear":
         return LinearPredictor(1.0, learned=False)
     if problem.name == "network":
         return PerceptronPredictor((1, HIDDEN, 1))
+    if problem.image_shape is not None:
+        network = nn.Sequential(strided_layers(problem.image_shape, IMAGE_CODES), perceptron((IMAGE_CODES, WIDTH, WIDTH, 1)))
+        return NetworkPredictor(FunctionalNetwork(network), 1, problem.image_shape)
     return PerceptronPredictor((problem.num_inputs, WIDTH, WIDTH, 1), torch.relu)
 
 
-def initial_weights(predictor: LinearPredictor | PerceptronPredictor, num_features: int) -> Tensor:
-    """Where the weights of a predictor start, ``[P]``: 0 of linear ones, as ``nn.Linear`` has them of layers."""
+def encoder_of(problem: Problem, width: int, outputs: int) -> nn.Module:
+    """A network from inputs, ``[..., n, D]``, to so many ``outputs``: of images by convolutions, of others by one hidden layer
+    of rectified units, as many as the ``width``. As Yin et al. 2020 have them in their code."""
+    if problem.image_shape is not None:
+        return OfPixels(strided_layers(problem.image_shape, outputs), problem.image_shape)
+    return perceptron((problem.num_inputs, width, outputs))
+
+
+def initial_weights(predictor: Adaptable, num_features: int) -> Tensor:
+    """Where the weights of a predictor start, ``[P]``: 0 of linear ones, as torch has them of layers."""
+    if isinstance(predictor, NetworkPredictor):
+        return predictor.network.flat()
     if isinstance(predictor, LinearPredictor):
         return torch.zeros(num_features)
     layers = [nn.Linear(*shape) for shape in predictor.shapes]

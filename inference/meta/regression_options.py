@@ -1,4 +1,4 @@
-"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids|memorisable|ambiguous``."""
+"""Options of ``python -m inference.svi_meta --data linear|network|sinusoids|memorisable|ambiguous|poses``."""
 
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
@@ -10,7 +10,7 @@ from data.errors import UserError
 from inference.meta.choices import MethodChoices, split_choice
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
-from inference.meta.regression_tasks import Problem
+from inference.meta.regression_tasks import PICTURES, POSES, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings, settings
 from inference.meta.task_options import FewShotOptions
 from inference.meta.variants import Variant
@@ -35,9 +35,20 @@ DEFAULT = {
         *("mr-maml:penalty=decay:weight=0.0001", "mr-cnp:weight=0.0003", "mr-cnp:penalty=codes:weight=0.2"),
         "mr-cnp:penalty=decay:weight=0.01",
     ),
+    "poses": (
+        *("maml:steps=1:test_steps=5", "mr-maml:steps=5:test_steps=20:noise=1:penalty=codes:weight=0.01"),
+        "mr-maml:steps=5:test_steps=20:noise=1:scale=0.01:weight=1e-6",
+        *("mr-maml:steps=5:test_steps=20:noise=1:penalty=decay:weight=1e-3", "cnp:width=100:code=100:noise=1"),
+        *("mr-cnp:code=100:noise=1:penalty=codes:weight=0.01", "mr-cnp:code=100:noise=1:scale=0.01:weight=1e-6"),
+        "mr-cnp:code=100:noise=1:penalty=decay:weight=1e-3",
+    ),
     "ambiguous": ("maml:steps=1", "maml", "anil", "cnp", "llama:scored=queries", "platipus:noise_only", "platipus"),
 }
 """Methods of each problem where none are given."""
+
+
+TASKS, BATCH = {"linear": 50000, POSES: 20000}, {"linear": 50, POSES: 10}
+"""Training tasks of each problem, and how many of them at once, where nothing is said; those of ``linear`` are others', too."""
 
 
 class RegressionChoices(MethodChoices):
@@ -51,15 +62,15 @@ class RegressionOptions(FewShotOptions):
     """The options with what regression has as defaults.
 
     Args:
-        data: linear, network, sinusoids, memorisable (sinusoids that tell training tasks apart) or ambiguous (a sinusoid or a
-            line).
+        data: linear, network, sinusoids, memorisable (sinusoids that tell training tasks apart), ambiguous (a sinusoid or a
+            line) or poses (angles of letters, from pictures).
         methods: what is trained, on the same tasks: names, each with its own options behind it, as in maml:steps=1; those of
             the data set's own, about a dozen, when not given.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
-        shot: support points per task; 10, of ambiguous 5, when not given.
+        shot: support points per task; 10, of ambiguous 5 and of poses 15, when not given.
         queries: query points per task; whether one changes another is told by two.
-        tasks: meta-training tasks of each method.
-        batch: tasks per training step.
+        tasks: meta-training tasks of each method; 50000, of poses 20000, when not given.
+        batch: tasks per training step; 50, of poses 10, when not given.
         learning_rate: step size of the networks' optimiser; linear models have ten times as much.
         test_tasks: test tasks; validation has as many.
         out: run folder; runs/svi_meta-<time> when not given.
@@ -73,11 +84,17 @@ class RegressionOptions(FewShotOptions):
     methods: RegressionChoices | None = None
     beta: Sweep = Sweep((1.0,))
     _training: ClassVar[Group] = Group.TRAINING
-    tasks: PositiveInt = 50000
-    batch: PositiveInt = 50
+    tasks: PositiveInt | None = None  # type: ignore[assignment]
+    batch: PositiveInt | None = None  # type: ignore[assignment]
     learning_rate: PositiveNumber = 3e-3
     _evaluation: ClassVar[Group] = Group.EVALUATION
     test_tasks: TwoOrMore = 500
+
+    def __post_init__(self) -> None:
+        for name, usual in (("tasks", TASKS), ("batch", BATCH)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, usual.get(self.data, usual["linear"]))  # frozen from here on
+        super().__post_init__()
 
     def check(self) -> None:
         changed = [f for f in fields(self) if f.name not in USED and getattr(self, f.name) != f.default]
@@ -92,6 +109,9 @@ class RegressionOptions(FewShotOptions):
             if self.data in DEFAULT and self.data not in REGRESSION_METHODS[name].problems:
                 known = " or ".join(f"`data={problem}`" for problem in REGRESSION_METHODS[name].problems)
                 raise UserError(f"{name} cannot be run on `data={self.data}`: leave it out, or choose {known}")
+        if self.data == POSES and self.problem.shot + self.queries > PICTURES:
+            asked = f"`shot={self.problem.shot}` and `queries={self.queries}`"
+            raise UserError(f"{asked} need more than the {PICTURES} pictures that a letter has: lower one of them")
         if not self.variants():
             raise UserError("`beta=0` has no posterior, and these methods all have one: choose a positive one")
 

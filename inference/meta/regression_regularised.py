@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from guides.tasks.regularised import CodesGuide, EncoderGuide
-from inference.meta.regression_fits import Fit, Setup, objective_of
+from inference.meta.regression_fits import IMAGE_CODES, Fit, Setup, encoder_of, objective_of
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
@@ -15,11 +15,11 @@ from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import GaussianLikelihood, Likelihood
 from models.tasks.regularised import CodedModel, EncodedScorer, GaussianEncoder, RegularisedModel, of_encoder
 from models.tasks.scorers.base import Scorer
-from models.tasks.scorers.process import perceptron
 
 DRAWS = 20
 """Of weights or codes, that predictions are made of: each of them is adapted by itself."""
-
+CODES_OF_NUMBERS = 5  # numbers of a code, usually, of inputs that are no images
+MEANS = "means"  # of codes, in the place of draws
 
 WEIGHTS, CODES, DECAY = "weights", "codes", "decay"
 """What is penalised: KL(q(θ) ‖ N(0, I)) of the encoder's weights θ (W); KL(q(z given x) ‖ N(0, I)) of its output for each query
@@ -34,8 +34,9 @@ class RegularisedOptions(Options):
         penalty: on the encoder's weights, its codes, or (decay) the weights as a point.
         weight: of the rate beside a mean over training tasks and queries, as Yin et al. have it; the run's beta, of an
             objective that is a sum over them, when not given.
-        hidden: units of the encoder's hidden layer.
-        codes: numbers that it gives.
+        hidden: units of the encoder's hidden layer, where it is a perceptron.
+        codes: numbers that it gives; 5, of images 64, when not given.
+        tested: whether test tasks have draws of penalised codes, as many as there are predictions to average, or their means.
         scale: standard deviation of the encoder's weights at first.
         noise: standard deviation of targets given their prediction, kept; learned when not given.
     """
@@ -43,7 +44,8 @@ class RegularisedOptions(Options):
     penalty: Literal["weights", "codes", "decay"] = "weights"
     weight: PositiveNumber | None = None
     hidden: PositiveInt = 100
-    codes: PositiveInt = 5
+    codes: PositiveInt | None = None
+    tested: Literal["draws", "means"] = "draws"
     scale: PositiveNumber = 0.05
     noise: PositiveNumber | None = None
 
@@ -65,7 +67,7 @@ def beta_of(penalty: str, weight: float | None, setup: Setup, variant: Variant) 
     if variant.beta is not None:
         return variant.beta
     assert weight is not None
-    return weight if penalty == CODES else weight * setup.schedule.tasks * setup.queries
+    return weight if penalty == CODES else weight * setup.num_tasks * setup.queries
 
 
 def build_regularised(
@@ -73,18 +75,19 @@ def build_regularised(
 ) -> Fit:
     """A model whose scorer reads what an encoder gives, and its guide.
 
-    Sources: Yin et al. 2020, equations 4 and 5; the encoder is their code's, one hidden layer of rectified units.
+    Sources: Yin et al. 2020, equations 4 and 5; the encoder is their code's.
 
     Args:
         inner: from the numbers of a code to the scorer of codes.
         likelihood: of its outputs.
     """
-    inputs, beta = setup.problem.num_inputs, beta_of(own.penalty, own.weight, setup, variant)
+    beta = beta_of(own.penalty, own.weight, setup, variant)
+    codes = own.codes or (CODES_OF_NUMBERS if setup.problem.image_shape is None else IMAGE_CODES)
     if own.penalty == CODES:
-        encoder = GaussianEncoder(inputs, width=own.hidden, codes=own.codes)
-        coded = CodedModel(encoder, inner(own.codes), likelihood)
-        return Fit(objective_of(coded, CodesGuide(encoder), beta), draws=DRAWS)
-    scorer = EncodedScorer(perceptron((inputs, own.hidden, own.codes)), inner(own.codes))
+        encoder = GaussianEncoder(encoder_of(setup.problem, own.hidden, 2 * codes), codes)
+        coded = CodedModel(encoder, inner(codes), likelihood)
+        return Fit(objective_of(coded, CodesGuide(encoder, at_means=own.tested == MEANS), beta), draws=DRAWS)
+    scorer = EncodedScorer(encoder_of(setup.problem, own.hidden, codes), inner(codes))
     scale = own.scale if own.penalty == WEIGHTS else None
     return build_random(setup, scorer, likelihood, scale, beta, of_encoder)
 
@@ -99,7 +102,7 @@ def build_random(
         scale: standard deviation of the weights at first; ``None`` for a point.
         random: which weights, by name.
     """
-    model = RegularisedModel(scorer, likelihood, random=random, num_tasks=setup.schedule.tasks)
+    model = RegularisedModel(scorer, likelihood, random=random, num_tasks=setup.num_tasks)
     return Fit(objective_of(model, EncoderGuide(model.start, scale), beta), draws=DRAWS)
 
 

@@ -115,12 +115,15 @@ class MetaRegressionRecord:
     selected: bool = False
 
 
-def exact_reference(problem: Problem, episode: Episode, folder: Path) -> Reference:
-    """The right posterior of tasks with the inputs themselves: exact Bayes, or NUTS on the first of them.
+def exact_reference(problem: Problem, episode: Episode, folder: Path) -> Reference | None:
+    """The right posterior of tasks with the inputs themselves: exact Bayes, or NUTS on the first of them; ``None`` of images,
+    whose law no formula has.
 
     Args:
         folder: where NUTS's draws are kept, so that runs beside each other share them.
     """
+    if problem.image_shape is not None:
+        return None
     if problem.name != "sinusoids":
         return reference_for(problem, problem.model(), episode, folder)
     parts = []
@@ -275,7 +278,7 @@ def generalisation(fit: Fit, setup: Setup) -> dict[str, float | None]:
 
 def bound_of(loss: float, rate: float, setup: Setup) -> PacBayesBound:
     """The bound on new tasks of a bounded ``loss`` of training tasks and the ``rate`` of what they share."""
-    return PacBayesBound(loss, rate, tasks=max(2, setup.schedule.tasks), queries=max(2, setup.queries))
+    return PacBayesBound(loss, rate, tasks=max(2, setup.num_tasks), queries=max(2, setup.queries))
 
 
 def noise_of(model: nn.Module) -> float | None:

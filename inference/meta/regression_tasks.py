@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from data.curves import (
     sinusoid_or_line_tasks,
 )
 from data.episodes import Episode
+from data.poses import TargetSampler
 from data.regression import (
     linear_posterior,
     linear_tasks,
@@ -27,6 +30,7 @@ from data.regression import (
     sinusoid_tasks,
 )
 from data.seeding import mix_seed
+from data.sources.glyph_attributes import LARGEST, load_posed_glyphs
 from inference.diagnostics.regret import linear_log_predictive
 from models.likelihoods import GaussianLikelihood
 from models.tasks.model import EmpiricalBayesModel
@@ -39,11 +43,16 @@ MEMORISABLE, USED = "memorisable", 16
 2020."""
 AMBIGUOUS = "ambiguous"
 """The problem whose few points leave open what a task is: a sinusoid or a line."""
-NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1, MEMORISABLE: 0.1, AMBIGUOUS: 0.3}
+POSES, PIXELS, LETTERS, PICTURES = "poses", 16, 240, 40
+"""The problem whose tasks are letters, turned from how they lie; height and width of its pictures; training letters, of which
+each is a task, and pictures of each."""
+UNIT = 10 / (2 * LARGEST)
+"""What makes angles tenths of their range, as the authors' code of Yin et al. 2020 has them."""
+NOISE = {"linear": 0.5, "network": 0.2, "sinusoids": 0.1, MEMORISABLE: 0.1, AMBIGUOUS: 0.3, POSES: 0.0}
 """The true standard deviation of each problem's targets."""
 HIDDEN = 20  # units of the network that tasks of `network` are drawn from
 SUPPORT = 10
-FEWER = {AMBIGUOUS: 5}
+SUPPORTS = {AMBIGUOUS: 5, POSES: 15}
 """Support points of problems that usually have not ten."""
 SINUSOIDS_AT_ONCE = 20  # tasks whose phases are integrated at once
 
@@ -53,7 +62,7 @@ class Problem:
     """A family of regression tasks, by name.
 
     Attributes:
-        name: ``linear``, ``network``, ``sinusoids``, ``memorisable`` or ``ambiguous``.
+        name: ``linear``, ``network``, ``sinusoids``, ``memorisable``, ``ambiguous`` or ``poses``.
         shot: support points per task; the problem's usual number when not given.
     """
 
@@ -62,7 +71,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.shot:
-            object.__setattr__(self, "shot", FEWER.get(self.name, SUPPORT))  # frozen from here on
+            object.__setattr__(self, "shot", SUPPORTS.get(self.name, SUPPORT))  # frozen from here on
 
     @property
     def is_linear(self) -> bool:
@@ -83,23 +92,37 @@ class Problem:
     @property
     def num_inputs(self) -> int:
         """Numbers of an input, as it is."""
+        if self.image_shape is not None:
+            return math.prod(self.image_shape)
         return {"linear": len(LINEAR_PRIOR[0]), MEMORISABLE: 1 + KNOWN_AMPLITUDES[2]}.get(self.name, 1)
 
-    def tasks(self, count: int, *, queries: int, seed: int, new: bool = False) -> Episode:
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of inputs that are images, as vectors of their pixels; ``None`` of others."""
+        return (1, PIXELS, PIXELS) if self.name == POSES else None
+
+    @property
+    def num_tasks(self) -> int | None:
+        """How many training tasks there are; ``None`` where each is a new one."""
+        return LETTERS if self.name == POSES else None
+
+    def tasks(self, count: int, *, queries: int, seed: int, split: str = "train") -> Episode:
         """A batch of ``count`` tasks with :attr:`shot` support points, in double precision: the precision matrix of forty
         overlapping basis functions is nearly singular.
 
         Args:
-            new: whether they are for validation or test: those of ``memorisable`` are then of any amplitude, and what they
-                tell of it is wrong (Yin et al. 2020).
+            split: train, val or test. Tasks of ``memorisable`` for validation and test are of any amplitude, and what they tell
+                of it is wrong (Yin et al. 2020); ``poses`` have letters of other scripts in each.
         """
+        if self.name == POSES:
+            return posed_letters(split, self.shot, queries).sample(count, seed=seed).to(dtype=torch.float64)
         sizes: dict[str, Any] = {"support": self.shot, "noise": self.noise, "seed": seed}
         if self.name == "linear":
             episode = linear_tasks(count, queries, *LINEAR_PRIOR, **sizes)
         elif self.name == "network":
             episode = network_tasks(count, queries, *network_prior(HIDDEN), **sizes)
         elif self.name == MEMORISABLE:
-            episode = memorisable_sinusoid_tasks(count, queries=queries, used=USED, new=new, **sizes)
+            episode = memorisable_sinusoid_tasks(count, queries=queries, used=USED, new=split != "train", **sizes)
         elif self.name == AMBIGUOUS:
             episode = sinusoid_or_line_tasks(count, queries=queries, **sizes)
         else:
@@ -120,6 +143,19 @@ class Problem:
             likelihood = GaussianLikelihood(self.noise, learned=False)
             model = EmpiricalBayesModel(prior, PerceptronPredictor((1, HIDDEN, 1)), likelihood)
         return model.double()
+
+
+@functools.lru_cache(maxsize=8)
+def posed_letters(split: str, support: int, queries: int) -> TargetSampler:
+    """Tasks of ``poses``: the letters of a ``split``, always the same ones, as pixels in [0, 1], and their angles in
+    :data:`UNIT`, with so many pictures in ``support`` and ``queries``.
+
+    How a letter lies is its secret: who knows it tells the angle from one picture, of a letter that is new only with a support.
+    Source: Yin et al. 2020, section 6.2, with letters in the place of objects.
+    """
+    posed = load_posed_glyphs(split, PIXELS, images=PICTURES, max_letters=LETTERS)
+    pixels = replace(posed.source, items=posed.source.items.flatten(1).float() / 255)
+    return TargetSampler(pixels, UNIT * posed.targets, support=support, queries=queries)
 
 
 def regression_tasks(name: str, tasks: int, *, queries: int, seed: int) -> Episode:

@@ -20,7 +20,6 @@ from models.networks.functional import flat_weights, split_weights
 from models.plates import task_plate
 from models.sites import Site
 from models.tasks.scorers.base import Scorer
-from models.tasks.scorers.process import perceptron
 
 LEAST = 1e-6
 """Of a code's standard deviation."""
@@ -161,17 +160,16 @@ class RegularisedModel(Scored):
 
 
 class GaussianEncoder(nn.Module):
-    """q(z given x) = N(m(x), diag s(x)²), m and s by one perceptron.
+    """q(z given x) = N(m(x), diag s(x)²), m and s by one network.
 
     Args:
-        num_features: numbers of an input.
-        width: hidden units, rectified.
+        layers: ``[..., n, D]`` to ``[..., n, 2 · codes]``: m, and what softplus makes s of.
         codes: numbers of z.
     """
 
-    def __init__(self, num_features: int, *, width: int = 80, codes: int = 5) -> None:
+    def __init__(self, layers: nn.Module, codes: int) -> None:
         super().__init__()
-        self.layers, self.codes = perceptron((num_features, width, 2 * codes)), codes
+        self.layers, self.codes = layers, codes
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """``[..., n, D]`` to batch_shape ``[..., n]``, event_shape ``[codes]``."""

@@ -12,7 +12,7 @@ from data.seeding import seeded
 from guides.tasks.gradient_networks import ExactGradient
 from guides.tasks.particles import ParticleStart, SteinGuide, SteinStep
 from inference.meta.choices import read_given
-from inference.meta.regression_fits import Fit, Setup, initial_weights, meta_train, objective_of, predictor_of
+from inference.meta.regression_fits import Adaptable, Fit, Setup, initial_weights, meta_train, objective_of, predictor_of
 from inference.meta.regression_methods.maml import SIZES, SQUARED_ERROR
 from inference.meta.regression_tasks import Problem
 from inference.meta.settings import VariantSettings
@@ -21,7 +21,7 @@ from inference.runs.options import Options
 from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import GaussianLikelihood
 from models.tasks.particles import ParticleModel
-from models.tasks.predictors import LinearPredictor, PerceptronPredictor
+from models.tasks.predictors import LinearPredictor
 from models.tasks.priors import GaussianPrior
 
 
@@ -95,7 +95,7 @@ def build(setup: Setup, variant: Variant) -> Fit:
     return Fit(objective_of(model, guide, 0.0, own.particles))
 
 
-def start_of(predictor: LinearPredictor | PerceptronPredictor, num_features: int, scale: float) -> Tensor:
+def start_of(predictor: Adaptable, num_features: int, scale: float) -> Tensor:
     """Where a particle starts, ``[P]``: a network as any, a linear model at a draw of the prior of this ``scale``."""
     weights = initial_weights(predictor, num_features)
     return scale * torch.randn_like(weights) if isinstance(predictor, LinearPredictor) else weights

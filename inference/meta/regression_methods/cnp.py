@@ -8,15 +8,17 @@ from typing import Literal
 from data.seeding import seeded
 from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
-from inference.meta.regression_fits import Fit, Setup, meta_train, objective_of
+from inference.meta.regression_fits import IMAGE_CODES, Fit, Setup, encoder_of, meta_train, objective_of
 from inference.meta.regression_regularised import WEIGHTS, beta_of, build_random, variants_of
-from inference.meta.regression_tasks import AMBIGUOUS, MEMORISABLE, Problem
+from inference.meta.regression_tasks import AMBIGUOUS, MEMORISABLE, POSES, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
 from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import GaussianLikelihood, Likelihood
 from models.tasks.conditional import ConditionalModel
+from models.tasks.regularised import EncodedScorer
+from models.tasks.scorers.base import Scorer
 from models.tasks.scorers.process import MeanAndScale, NeuralProcessScorer
 
 
@@ -44,7 +46,7 @@ class ProcessOptions(Options):
 
 
 OPTIONS = ProcessOptions
-PROBLEMS = ("linear", "network", "sinusoids", MEMORISABLE, AMBIGUOUS)
+PROBLEMS = ("linear", "network", "sinusoids", MEMORISABLE, AMBIGUOUS, POSES)
 
 
 def variants(swept: VariantSettings, problem: Problem) -> list[Variant]:
@@ -64,12 +66,19 @@ def build(setup: Setup, variant: Variant) -> Fit:
     own = read_given(ProcessOptions, variant.given)
     with seeded(setup.schedule.seed):
         size = own.code or own.width
-        scorer = NeuralProcessScorer(setup.problem.num_inputs, width=own.width, code=size, depth=own.depth)
+        scorer = scorer_of(setup.problem, width=own.width, code=size, depth=own.depth)
     likelihood = likelihood_of(own.noise)
     if own.penalty == "none":
         return Fit(objective_of(ConditionalModel(scorer, likelihood), EmptyGuide(), 1.0))
     scale, beta = own.scale if own.penalty == WEIGHTS else None, beta_of(own.penalty, own.weight, setup, variant)
     return build_random(setup, scorer, likelihood, scale, beta, lambda name: True)
+
+
+def scorer_of(problem: Problem, **sizes: int) -> Scorer:
+    """A process of these ``sizes`` on inputs, or on what convolutions make of images."""
+    if problem.image_shape is None:
+        return NeuralProcessScorer(problem.num_inputs, **sizes)
+    return EncodedScorer(encoder_of(problem, 0, IMAGE_CODES), NeuralProcessScorer(IMAGE_CODES, **sizes))
 
 
 def likelihood_of(noise: float | None) -> Likelihood:

@@ -15,7 +15,7 @@ from guides.tasks.starts import LearnedStart
 from guides.tasks.unrolled import Evidence, Reduction, UnrolledGuide
 from inference.meta.choices import read_given
 from inference.meta.regression_fits import Fit, Setup, initial_weights, meta_train, objective_of, predictor_of
-from inference.meta.regression_tasks import AMBIGUOUS, MEMORISABLE, Problem
+from inference.meta.regression_tasks import AMBIGUOUS, MEMORISABLE, POSES, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.options import Options
@@ -25,7 +25,7 @@ from models.tasks.model import EmpiricalBayesModel
 from models.tasks.predictors import LinearPredictor, Predictor
 from models.tasks.priors import GaussianPrior
 
-SIZES = {"linear": 0.1, "network": 0.03, "sinusoids": 0.01, MEMORISABLE: 0.01, AMBIGUOUS: 0.01}
+SIZES = {"linear": 0.1, "network": 0.03, "sinusoids": 0.01, MEMORISABLE: 0.01, AMBIGUOUS: 0.01, POSES: 0.01}
 """Of steps on the mean squared error."""
 SQUARED_ERROR = 0.5**0.5
 """The noise with which −log p is the squared error, up to a constant: so steps have the size of those of the paper, whatever

@@ -9,7 +9,7 @@ from inference.meta.choices import read_given
 from inference.meta.regression_fits import Fit, Setup, meta_train
 from inference.meta.regression_methods.cnp import likelihood_of
 from inference.meta.regression_regularised import RegularisedOptions, build_regularised, variants_of
-from inference.meta.regression_tasks import MEMORISABLE, Problem
+from inference.meta.regression_tasks import MEMORISABLE, POSES, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.values import PositiveInt
@@ -34,7 +34,7 @@ class MrProcessOptions(RegularisedOptions):
 
 
 OPTIONS = MrProcessOptions
-PROBLEMS = (MEMORISABLE,)
+PROBLEMS = (MEMORISABLE, POSES)
 
 
 def variants(swept: VariantSettings, problem: Problem) -> list[Variant]:

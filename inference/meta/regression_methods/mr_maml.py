@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -12,7 +13,7 @@ from inference.meta.choices import read_given
 from inference.meta.regression_fits import WIDTH, Fit, Setup, initial_weights, meta_train
 from inference.meta.regression_methods.maml import SIZES, MamlOptions, descent
 from inference.meta.regression_regularised import RegularisedOptions, build_regularised, gaussian, variants_of
-from inference.meta.regression_tasks import MEMORISABLE, Problem
+from inference.meta.regression_tasks import MEMORISABLE, POSES, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
 from inference.runs.values import PositiveInt
@@ -27,15 +28,18 @@ class MrMamlOptions(MamlOptions, RegularisedOptions):
     Args:
         steps: K, gradient steps on the support.
         test_steps: of test tasks.
+        tested: whether test tasks have draws of penalised codes, as many as there are predictions to average, or, as in the
+            authors' code, their means.
         penalty: on the encoder's weights (their W), its codes (their A), or, decay, the weights as a point.
     """
 
     steps: PositiveInt = 1
     test_steps: PositiveInt | None = 100
+    tested: Literal["draws", "means"] = "means"
 
 
 OPTIONS = MrMamlOptions
-PROBLEMS = (MEMORISABLE,)
+PROBLEMS = (MEMORISABLE, POSES)
 
 
 def variants(swept: VariantSettings, problem: Problem) -> list[Variant]:

@@ -97,6 +97,21 @@ def adapted(fit):
     return [part for part in fit.modules() if type(part).__name__ == "AdaptedScorer"]
 
 
+@pytest.mark.parametrize(
+    ("name", "at_means"),
+    [
+        ("mr-maml:penalty=codes", True),
+        ("mr-maml:penalty=codes:tested=draws", False),
+        ("mr-cnp:penalty=codes", False),
+        ("mr-cnp:penalty=codes:tested=means", True),
+    ],
+)
+def test_steps_are_taken_from_the_means_of_codes_and_processes_read_draws(name, at_means):
+    _, fit = made(name)
+    assert fit.guide.at_means is at_means
+    assert fit.model.encoder.codes == 5
+
+
 def test_rates_that_are_counted_once():
     setup = setup_of()
     tasks = setup.draw(3, seed=0)
@@ -122,14 +137,14 @@ def test_the_bound_is_of_the_bounded_loss_of_training_tasks():
 
 def test_records_and_what_the_table_says_of_them(tmp_path):
     setup = setup_of(shot=5)
-    tasks = setup.draw(20, seed=4, new=True)
+    tasks = setup.draw(20, seed=4, split="test")
     reference = exact_reference(setup.problem, tasks, tmp_path)
     variant, fit = made("mr-cnp", setup)
     record = score(fit, variant, setup, tasks, TEST, reference=reference)
     assert (record.shot, record.reference, record.adapted) == (5, "exact Bayes", 0)
     assert rate_cell(record) == f"{record.shared_rate:.0f} once"
     assert "vacuous: at 0 loss the rate may be" in bound_note(record, setup)
-    variant, fit = made("mr-maml:penalty=codes:test_steps=2", setup)
+    variant, fit = made("mr-maml:penalty=codes:test_steps=2:tested=draws", setup)
     record = score(fit, variant, setup, tasks, TEST)
     assert (record.shared_rate, record.adapted) == (None, 6 * 40 + 41 * 40 + 41)
     assert rate_cell(record) == f"{record.rate:.2f}"
@@ -148,8 +163,8 @@ def test_a_network_blind_to_the_support_has_no_information():
 
 def test_training_tasks_tell_their_amplitude_and_new_ones_a_wrong_one():
     setup = setup_of(shot=4)
-    for new, known in ((False, True), (True, False)):
-        tasks = setup.draw(400, seed=2, new=new)
+    for split, known in (("train", True), ("test", False)):
+        tasks = setup.draw(400, seed=2, split=split)
         assert tasks.support_x.shape == (400, 4, 21)
         number = tasks.support_x[:, 0, 1:].argmax(-1)
         assert int(number.max()) == 15
@@ -174,7 +189,7 @@ def test_penalised_codes_make_it_read_the_support():
     for name in ("cnp:width=100:code=5:noise=0.1", "mr-cnp:weight=0.05:noise=0.1"):
         variant, _ = made(name, setup)
         fit = REGRESSION_METHODS[split_choice(name)[0]].train(setup, variant)
-        seen = fit.embed(setup.draw(40, seed=5, new=True))
+        seen = fit.embed(setup.draw(40, seed=5, split="test"))
         labels = fit.model.labels(fit.guide.loc, *seen[:3], 1) if hasattr(fit.guide, "loc") else None
         mean = fit.model.scorer(*seen[:3], 1)[..., 0] if labels is None else labels.mean
         errors.append(float((mean - seen.query_y).square().mean().detach()))
@@ -186,7 +201,7 @@ def test_penalised_codes_make_it_read_the_support():
 @pytest.mark.slow
 def test_the_command(tmp_path):
     words = ["--data", "memorisable", "--shot", "5", "--tasks", "100", "--test-tasks", "18", "--queries", "4"]
-    methods = "cnp:width=8,mr-cnp:weight=0.1:hidden=8,mr-maml:penalty=codes:test_steps=2"
+    methods = "cnp:width=8,mr-cnp:weight=0.1:hidden=8,mr-maml:penalty=codes:test_steps=2:tested=draws"
     run = svi_meta([*words, "--methods", methods, "--out", str(tmp_path / "run")])
     rows = [row for row in json.loads(run.metrics.read_text())["results"] if row["split"] == "test"]
     assert {row["method"] for row in rows} == {"cnp", "mr-cnp", "mr-maml"}
@@ -207,7 +222,7 @@ def test_supports_are_exchanged_among_tasks_that_tell_the_same(monkeypatch):
     seen, setup = [], setup_of()
     monkeypatch.setitem(score.__globals__, "dependence", lambda fit, episode: seen.append(episode) or NO_DEPENDENCE)
     variant, fit = made("cnp:width=8")
-    score(fit, variant, setup, setup.draw(6, seed=4, new=True), TEST)
+    score(fit, variant, setup, setup.draw(6, seed=4, split="test"), TEST)
     assert len(seen[0].support_x[..., 1:].unique(dim=0)) == 1
 
 

@@ -49,11 +49,11 @@ def random_weights(num_tasks=N, scale=0.2):
     return model.double(), EncoderGuide(model.start, scale).double()
 
 
-def codes():
+def codes(at_means=False):
     torch.manual_seed(0)
-    encoder = GaussianEncoder(D, width=6, codes=3)
+    encoder = GaussianEncoder(nn.Sequential(nn.Linear(D, 6), nn.ReLU(), nn.Linear(6, 6)), 3)
     model = CodedModel(encoder, SlopeScorer(3), GaussianLikelihood(0.7, learned=False))
-    return model.double(), CodesGuide(encoder).double()
+    return model.double(), CodesGuide(encoder, at_means=at_means).double()
 
 
 def by_hand(theta, tasks):
@@ -141,6 +141,23 @@ def test_predictions_read_a_query_through_its_code_alone(tasks):
     assert (support.shape, query.shape) == ((4, TASKS, SUPPORT, 3), (4, TASKS, QUERY, 3))
     slope = support.mean(2) @ torch.linspace(-1, 1, 3).double() + tasks.support_y.mean(1)
     torch.testing.assert_close(labels, 0.3 + slope[..., None] * query.sum(-1), rtol=1e-6, atol=1e-6)
+
+
+def test_codes_that_are_tested_at_their_means_are_trained_by_draws(tasks):
+    model, guide = codes(at_means=True)
+    means = [model.encoder(x).mean.detach() for x in (tasks.support_x, tasks.query_x)]
+    slope = means[0].mean(1) @ torch.linspace(-1, 1, 3).double() + tasks.support_y.mean(1)
+    predicted = predictive(model, guide, tasks, num_samples=6)
+    torch.testing.assert_close(predicted.labels.mean, (0.3 + slope[:, None] * means[1].sum(-1))[None], rtol=1e-6, atol=1e-6)
+    assert predicted.rate is None
+    losses = []
+    for other in (guide, codes()[1]):
+        other.load_state_dict(guide.state_dict())
+        torch.manual_seed(4)
+        losses.append(RateDistortionELBO(beta=0.5)(model.train(), other.train())(*tasks))
+    torch.testing.assert_close(*losses)
+    kinds = {name: type(site.distribution).__name__ for name, site in guide.eval().sites(*tasks).items()}
+    assert kinds == {"support_codes": "Delta", "codes": "Delta"}
 
 
 @pytest.mark.parametrize("made", [random_weights, codes])

@@ -34,12 +34,20 @@ PENALISED = (
     *("mr-maml:test_steps=2", "mr-maml:test_steps=2:penalty=codes", "mr-maml:test_steps=2:penalty=decay:weight=0.1"),
     *("mr-cnp", "mr-cnp:penalty=codes", "mr-cnp:penalty=decay", "cnp:penalty=weights", "cnp:penalty=decay", "maml", "cnp"),
 )
+POSED = (
+    *("maml:steps=2", "cnp:width=8", "cnp:width=8:penalty=decay", "mr-cnp:width=8:codes=6", "mr-cnp:width=8:penalty=codes"),
+    *(
+        "mr-maml:test_steps=2:penalty=weights",
+        "mr-maml:test_steps=2:penalty=codes:codes=6",
+        "mr-maml:test_steps=2:penalty=decay",
+    ),
+)
 PLAIN = [name for name in REGRESSION_METHODS if not name.startswith("mr-")]
 CASES = [
     (name, problem)
     for name, problem in itertools.product([*PLAIN, *OTHERS], ("linear", "network", "sinusoids", "ambiguous"))
     if problem in REGRESSION_METHODS[split_choice(name)[0]].problems
-] + [(name, "memorisable") for name in PENALISED]
+] + [(name, problem) for problem, names in (("memorisable", PENALISED), ("poses", POSED)) for name in names]
 UNTRAINED = {"fine-tuning"}
 KNOWN = {("prior", "network")}  # prior and noise are the true ones
 
