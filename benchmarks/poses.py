@@ -32,7 +32,7 @@ from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_scores import measure, shared_rate
 from inference.meta.regression_tasks import POSES, TEST, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
-from inference.runs.folder import read_json, write_json
+from inference.runs.files import read_json, write_json
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 
 QUERIES, TASKS = 15, 200  # of a task; tasks that are scored
