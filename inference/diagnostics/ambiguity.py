@@ -21,7 +21,7 @@ class Ambiguity(NamedTuple):
             noise of their likelihoods: read it beside ``reached``.
         reached: of each answer, the accuracy of the best of all draws on its queries; mean over answers. It is 1 only where
             every answer has a draw that is right.
-        given: how many draws each answer is given, ``[tasks, answers]``; of all of them :func:`expected_coverage` tells how many
+        given: how many draws each answer is given, ``[tasks, answers]``: :func:`expected_coverage` tells from them how many
             answers fewer draws cover.
         nll: −log of the mean over draws of Π_i p(y_i given x_i), each answer's queries taken together, nats per query; mean
             over answers. A mixture of right answers pays log(answers) once for all queries.
