@@ -33,8 +33,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from data.ambiguous import NUM_ATTRIBUTES, AttributeSampler
-from data.episodes import Episode
+from data.ambiguous import NUM_ATTRIBUTES, AttributeSampler, OnePairSampler
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from data.sources.glyph_attributes import load_attributed_glyphs
@@ -81,28 +80,6 @@ no test task is looked at to choose it."""
 WHOLE_ROWS = ("maml", "platipus-0.05", "platipus-0.15", LEARNED)
 FEW, MANY = 4, 16
 """Draws whose coverage is reported; it is estimated from all draws that are independent of one another."""
-
-
-class OnePair:
-    """Tasks with the queries of one pair, a part of them ambiguous.
-
-    Args:
-        source: features of the eight kinds.
-    """
-
-    def __init__(self, source: LabelledItems) -> None:
-        how: dict[str, Any] = {"shot": SHOT, "queries": QUERIES, "contested": True}
-        self.plain, self.ambiguous = (AttributeSampler(source, ambiguous=yes, **how) for yes in (False, True))
-
-    def sample(self, tasks: int, *, seed: int) -> Episode:
-        """Half of each kind."""
-        plain = self.plain.sample(tasks - tasks // 2, seed=mix_seed(seed, 0))
-        other = self.ambiguous.sample(tasks // 2, seed=mix_seed(seed, 1))
-        block = torch.randint(NUM_ATTRIBUTES, (tasks // 2,), generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
-        x, y = (part.unflatten(1, (NUM_ATTRIBUTES, -1)) for part in (other.query_x, other.query_y))
-        rows = torch.arange(tasks // 2)
-        other = other._replace(query_x=x[rows, block], query_y=y[rows, block])
-        return Episode(*(torch.cat(both) for both in zip(plain[:4], other[:4], strict=True)), WAY)
 
 
 class Setting(NamedTuple):
@@ -207,7 +184,7 @@ def build(row: str, setting: Setting, noise: float | None = None) -> RateDistort
     return RateDistortionELBO(beta=0.0 if noise_only else WAY * QUERIES * float(number))(model, informed)
 
 
-def train(objective: RateDistortionModule, tasks: OnePair, schedule: MetaSchedule) -> None:
+def train(objective: RateDistortionModule, tasks: OnePairSampler, schedule: MetaSchedule) -> None:
     """Adam, with a cosine decay, in place."""
     quick = {id(p) for name, p in objective.named_parameters() if name.rpartition(".")[2].startswith("log_")}
     learned = [p for p in objective.parameters() if p.requires_grad]
@@ -348,7 +325,7 @@ def frontier(rows: Sequence[Row], about: str = "") -> Figure:
     return figure
 
 
-def run_row(name: str, setting: Setting, tasks: OnePair, done: Mapping[str, Row]) -> Row:
+def run_row(name: str, setting: Setting, tasks: OnePairSampler, done: Mapping[str, Row]) -> Row:
     """Train a row on ``tasks`` and test it.
 
     Args:
@@ -390,7 +367,7 @@ def main() -> None:
         if missing := [name for name in names if name not in done]:
             images = load_attributed_glyphs(seed=seed)
             setting = (whole_networks if given.whole else linear_heads)(images, seed, given.tasks)
-            tasks = OnePair(setting.parts["train"])
+            tasks = OnePairSampler(setting.parts["train"], shot=SHOT, queries=QUERIES)
         for name in missing:
             done[name] = run_row(name, setting, tasks, done)
             rows.append(done[name])

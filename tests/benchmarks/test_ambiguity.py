@@ -1,4 +1,4 @@
-"""The tasks of benchmarks/ambiguity.py: half of them ambiguous, each with the queries of one pair; rows have their β."""
+"""Rows of benchmarks/ambiguity.py: their β, their noise, their draws and the picture of them."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,10 +11,7 @@ from benchmarks import ambiguity
 from benchmarks.ambiguity import (
     KAPPA,
     LEARNED,
-    QUERIES,
     ROWS,
-    SHOT,
-    OnePair,
     Row,
     Setting,
     build,
@@ -25,9 +22,10 @@ from benchmarks.ambiguity import (
     measure,
     run_row,
 )
+from data.ambiguous import OnePairSampler
 from inference.evaluation.predictive import CommonNoise, trace_guide
 from inference.meta.settings import MetaSchedule
-from tests.data.test_ambiguous import PAIRS, attributes, numbered
+from tests.data.test_ambiguous import attributes, numbered
 
 
 @pytest.fixture
@@ -38,18 +36,6 @@ def setting():
     parts = dict.fromkeys(("train", "val", "test"), replace(bare, items=seen))
     make = partial(head_of, 4)
     return Setting(parts, make, size=1.0, scale=0.3, tests=2, draws=40, schedule=MetaSchedule(4, batch=2))
-
-
-def test_half_of_the_training_tasks_are_ambiguous_and_go_by_a_random_pair():
-    episode = OnePair(numbered((45,) * 8)).sample(60, seed=1)
-    support, query = (attributes(part) for part in (episode.support_x, episode.query_x))
-    assert episode.support_y.shape == (60, 2 * SHOT)
-    assert episode.query_y.shape == (60, 2 * QUERIES)
-    ambiguous = (support == episode.support_y[..., None]).all((1, 2))
-    assert int(ambiguous.sum()) == 30
-    by = torch.stack([(query[..., a] * query[..., b] == episode.query_y).all(1) for a, b in PAIRS], -1)
-    assert (by.sum(-1) == 1).all()
-    assert (by[ambiguous].sum(0) > 3).all()
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -63,7 +49,7 @@ def test_a_kl_weight_beside_a_mean_loss_is_beta(setting, row):
 
 
 def test_noise_is_what_platipus_has_learned(setting):
-    tasks = OnePair(setting.parts["train"])
+    tasks = OnePairSampler(setting.parts["train"])
     with pytest.raises(SystemExit, match="add it"):
         run_row(LEARNED, setting, tasks, {})
     done = {KAPPA: run_row(KAPPA, setting, tasks, {})}
@@ -73,7 +59,7 @@ def test_noise_is_what_platipus_has_learned(setting):
 
 def test_every_other_draw_is_independent(setting):
     guide = build("noise-0.3", setting).guide
-    episode = OnePair(setting.parts["train"]).sample(3, seed=0)
+    episode = OnePairSampler(setting.parts["train"]).sample(3, seed=0)
     with torch.no_grad(), CommonNoise(0):
         drawn = trace_guide(guide, episode, 8).nodes["weights"]["value"]
     centred = independent(drawn) - drawn.mean(0)
@@ -89,7 +75,7 @@ def test_a_few_draws_cover_no_more_than_many(setting):
 
 
 def test_curves_of_a_seed_go_by_the_size_of_the_noise():
-    measures = {name: (0.5, 0.1) for name in ("accuracy", "many", "reached", "nll")}
+    measures = dict.fromkeys(("accuracy", "many", "reached", "nll"), (0.5, 0.1))
     rows = [Row(name, seed, measures | {"few": (i + seed, 0.1)}, None, 1.0) for seed in (0, 1) for i, name in enumerate(ROWS)]
     figure = frontier(rows)
     lines = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].get_lines()}
