@@ -148,7 +148,7 @@ class OnePairSampler:
 
 
 def sampler_of(source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> Any:
-    """What draws tasks of any ``spec``, of attributes too, from the items of a ``source``; ``split`` is named in error messages.
+    """What draws tasks of any ``spec``, of attributes too, from the items of a ``source``; errors name the ``split``.
 
     Raises:
         UserError: items that cannot give such tasks.
