@@ -49,8 +49,8 @@ NOTES = (
 GAINS = "gain: of accuracy, over the same method on the same tasks with the unlabelled support items left out"
 ANSWERS = (
     "plain: the support tells which two of three attributes decide; ambiguous: it does not, and queries ask for each of three\n"
-    f"coverage: how many of these three are found by {FEW} draws, by chance too where draws are alike; joint NLL: of all queries "
-    "of one together, nats per query"
+    f"coverage: how many of these three are found by {FEW} draws, by chance too where draws are alike; joint NLL: of all "
+    "queries of one together, nats per query"
 )
 SAVED_DRAWS, SAVED_TASKS = 200, 4
 
