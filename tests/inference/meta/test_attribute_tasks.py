@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import sibyl
 from data.ambiguous import AttributeSampler, OnePairSampler
 from data.catalogue import load_data
 from data.episodes import Attributes, TaskSpec
@@ -21,6 +22,8 @@ from inference.meta.tasks import kinds, training_tasks
 from inference.predict import main as predict
 from inference.svi_meta import main as svi_meta
 from tests.data.test_ambiguous import attributes, numbered
+
+NAME = "prototypical-distance-k0"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def test_sib_alone_does_not_draw_them():
 
 
 def test_descriptions_are_refused_where_supports_are_none():
-    with pytest.raises(UserError, match="prototypical:descriptions is for supports that describe classes.*`data=glyphs`"):
+    with pytest.raises(UserError, match=r"prototypical:descriptions is for supports that describe classes.*`data=glyphs`"):
         MetaOptions(methods="sib,prototypical:descriptions")
     assert MetaOptions(methods="prototypical:descriptions", data="glyph-descriptions").described
     assert MetaOptions(methods="prototypical:descriptions=false").methods == ("prototypical",)
@@ -120,19 +123,16 @@ def test_a_run_tests_both_kinds_and_predicts_on_its_own(tmp_path):
     assert sorted(r["attributes"] for r in records) == 2 * ["ambiguous"] + 2 * ["mixed"] + 2 * ["plain"]
     assert all((r["coverage"] is not None) == (r["attributes"] == "ambiguous") for r in records)
     assert (run.plots / "reliability.png").exists()
-    assert Learner.load(run, "prototypical-distance-k0").spec == TaskSpec(2, 5, 5, attributes="mixed")
-    ((record,),) = (
-        predict(["--run", str(run.path), "--way", "2", "--shot", "5", "--tasks", "10", "--variant", v])
-        for v in ["prototypical-distance-k0"]
-    )
-    assert record.way == 2
-    with pytest.raises(UserError, match="give `way=2`"):
-        predict(["--run", str(run.path), "--tasks", "10", "--way", "3", "--variant", "prototypical-distance-k0"])
+    assert Learner.load(run, NAME).spec == TaskSpec(2, 5, 5, attributes="mixed")
+    (record,) = predict(["--run", str(run.path), "--way", "2", "--shot", "5", "--tasks", "10", "--variant", NAME])
+    assert record.guess == TaskSpec(2, 5, 15, attributes="mixed").guess
+    with pytest.raises(UserError, match="give --way 2"):
+        predict(["--run", str(run.path), "--tasks", "10", "--way", "3", "--variant", NAME])
 
 
 @pytest.mark.slow
-def test_any_method_is_fitted_to_them(tmp_path):
+def test_any_method_is_fitted_to_them():
     data = load_data("glyph-attributes")
     given = {"way": 2, "shot": 5, "protocols": "standard", "tasks": 16, "validations": 1, "validation_tasks": 10, "epochs": 0}
-    fitted = Learner.fit(data, method="platipus", backbone="conv4-4", **given)
+    fitted = sibyl.Learner.fit(data, method="platipus", backbone="conv4-4", **given)
     assert fitted.spec.attributes is Attributes.MIXED
