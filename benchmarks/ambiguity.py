@@ -156,8 +156,8 @@ def whole_networks(images: ImageSplits, seed: int, tasks: int | None = None) -> 
         split: LabelledItems(images[split].items.flatten(1).float() / 255, images[split].labels, images[split].class_names)
         for split in ("train", "val", "test")
     }
-    schedule = MetaSchedule(tasks or 3200, batch=8, learning_rate=1e-3, seed=seed)
-    return Setting(parts, make, size=0.01, scale=0.01, tests=100, draws=32, schedule=schedule)
+    schedule = MetaSchedule(tasks or 1600, batch=8, learning_rate=1e-3, seed=seed)
+    return Setting(parts, make, size=0.01, scale=0.03, tests=50, draws=32, schedule=schedule)
 
 
 def build(row: str, setting: Setting, noise: float | None = None) -> RateDistortionModule:
