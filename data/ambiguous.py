@@ -141,10 +141,13 @@ class OnePairSampler:
         plain = self.plain.sample(tasks - tasks // 2, seed=mix_seed(seed, 0))
         other = self.ambiguous.sample(tasks // 2, seed=mix_seed(seed, 1))
         block = torch.randint(NUM_ATTRIBUTES, (tasks // 2,), generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
-        x, y = (part.unflatten(1, (NUM_ATTRIBUTES, -1)) for part in (other.query_x, other.query_y))
         rows = torch.arange(tasks // 2)
-        other = other._replace(query_x=x[rows, block], query_y=y[rows, block])
-        return Episode(*(torch.cat(both) for both in zip(plain[:4], other[:4], strict=True)), 2)
+
+        def both(name: str) -> Tensor:
+            one, more = getattr(plain, name), getattr(other, name)
+            return torch.cat([one, more.unflatten(1, (NUM_ATTRIBUTES, -1))[rows, block] if "query" in name else more])
+
+        return Episode(both("support_x"), both("support_y"), both("query_x"), both("query_y"), 2)
 
 
 def sampler_of(source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> Any:

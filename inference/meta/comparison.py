@@ -284,9 +284,9 @@ def figures(
 ) -> Figures:
     """All pictures of the run by name."""
     learner = next(iter(fitted.values()))
-    standard = [record for record in records if record.labels is None]
-    test = [r for r in usual_records(standard, learner.spec) if r.balanced and r.attributes != Attributes.AMBIGUOUS]
-    about = f"{learner.dataset}, {learner.spec.shape}, {test[0].kind if test else 'balanced'} test tasks"
+    standard = [record for record in records if record.labels is None and record.attributes != Attributes.AMBIGUOUS]
+    test = [record for record in usual_records(standard, learner.spec) if record.balanced]
+    about = f"{learner.dataset}, {learner.spec.shape}, {'plain' if options.attributed else 'balanced'} test tasks"
     watched = f"{learner.dataset}, mean over kinds of validation tasks"
 
     @cache
