@@ -46,7 +46,7 @@ from inference.diagnostics.ambiguity import ambiguity, expected_coverage
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.evaluation.evaluate import predictions
 from inference.evaluation.metrics import confidence_interval
-from inference.evaluation.style import BLACK, BLUE, MARKERS, ORANGE, STYLE, VERMILLION, headline, key
+from inference.evaluation.style import BLACK, BLUE, STYLE, VERMILLION, headline, key
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta.platipus import build_platipus
 from inference.meta.regression_guides import descend
@@ -293,35 +293,39 @@ def seed_by_seed(rows: Sequence[Row]) -> str:
     return format_table(named.items(), columns)
 
 
+FAMILIES = {"noise": ("MAML with noise, by σ", VERMILLION, "s"), "platipus": ("PLATIPUS, by κ", BLUE, "o")}
+
+
 def frontier(rows: Sequence[Row], about: str = "") -> Figure:
-    """NLL against coverage of a few draws: a curve over σ of noise, one over κ of PLATIPUS, one of each for every seed.
+    """NLL against coverage of a few draws: a curve over σ of noise and one over κ of PLATIPUS, a panel for each seed.
 
     Args:
         rows: of any seeds.
         about: the run, for the title.
     """
     seeds = sorted({row.seed for row in rows})
-    at = {(row.name, row.seed): (row.measures["few"][0], row.measures["nll"][0]) for row in rows}
-    families = {"noise": ("MAML with noise, by σ", VERMILLION), "platipus": ("PLATIPUS, by κ", BLUE)}
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
-        for seed, marker in zip(seeds, MARKERS, strict=False):
-            for family, (label, colour) in families.items():
-                names = [name for name in ROWS if name.startswith(family) and name != LEARNED and (name, seed) in at]
-                points = [at[name, seed] for name in names]
-                axis.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=5, lw=1.2, label=f"{label}, seed {seed}")
-                if seed == seeds[0]:
-                    for name, point in zip(names, points, strict=True):
-                        where = {"textcoords": "offset points", "xytext": (-6, -11) if family == "platipus" else (7, 4)}
-                        axis.annotate(name.partition("-")[2], point, color=colour, fontsize=8.5, **where)
-            for name, label, colour in (("maml", "MAML", BLACK), (LEARNED, f"noise of the σ that {KAPPA} learned", ORANGE)):
-                if (name, seed) in at:
-                    axis.plot(
-                        *at[name, seed], color=colour, marker=marker, ms=7, mfc="none", ls="", label=f"{label}, seed {seed}"
-                    )
-        axis.set(xlabel=f"coverage with {FEW} draws: right answers found, of 3", ylabel="NLL (nats per query)")
+        shape: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
+        figure, axes = plt.subplots(1, len(seeds), figsize=(max(4.5, 3.4 * len(seeds)), 4.2), **shape)
+        for axis, seed in zip(axes[0], seeds, strict=True):
+            at = {row.name: (row.measures["few"][0], row.measures["nll"][0]) for row in rows if row.seed == seed}
+            for family, (label, colour, marker) in FAMILIES.items():
+                names = [name for name in ROWS if name.startswith(family) and name != LEARNED and name in at]
+                axis.plot(*zip(*map(at.__getitem__, names), strict=True), color=colour, marker=marker, label=label)
+                for name in names:
+                    how: dict[str, Any] = {"textcoords": "offset points", "xytext": (5, 5), "ha": "left"}
+                    if family == "platipus":
+                        how |= {"xytext": (-5, -11), "ha": "right"}
+                    axis.annotate(name.partition("-")[2], at[name], color=colour, fontsize=8, **how)
+            if LEARNED in at:
+                axis.plot(*at[LEARNED], "^", ms=8, mfc="none", color=BLACK, label=f"noise of the σ that {KAPPA} learned")
+            if "maml" in at:
+                axis.axhline(at["maml"][1], color=BLACK, ls="--", lw=1, label="MAML, which finds one answer")
+            axis.set(title=f"seed {seed}", xlabel=f"coverage: answers found by {FEW} draws, of 3")
+            axis.margins(0.12)
+        axes[0, 0].set_ylabel("NLL of an answer (nats per query)")
         headline(figure, "What does it cost to find several right answers?", about)
-        key(figure, [axis], columns=2)
+        key(figure, axes[0])
     return figure
 
 
@@ -376,7 +380,8 @@ def main() -> None:
         print(format_table([done[name] for name in names], COLUMNS), flush=True)
     print(seed_by_seed(rows))
     if not given.whole:
-        save_figure(frontier(rows), given.out / "frontier.png")
+        about = "letters with three attributes, linear heads; numbers: σ and κ; below and to the right is better"
+        save_figure(frontier(rows, about), given.out / "frontier.png")
 
 
 if __name__ == "__main__":

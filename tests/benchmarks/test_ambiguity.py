@@ -78,9 +78,11 @@ def test_curves_of_a_seed_go_by_the_size_of_the_noise():
     measures = dict.fromkeys(("accuracy", "many", "reached", "nll"), (0.5, 0.1))
     rows = [Row(name, seed, measures | {"few": (i + seed, 0.1)}, None, 1.0) for seed in (0, 1) for i, name in enumerate(ROWS)]
     figure = frontier(rows)
-    lines = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].get_lines()}
-    assert lines["MAML with noise, by σ, seed 1"] == [2, 3, 4, 5, 6]
-    assert lines["PLATIPUS, by κ, seed 0"] == [6, 7, 8, 9]
-    assert {text.get_text() for text in figure.axes[0].texts} == {"0.1", "0.2", "0.3", "0.5", "1", "0.02", "0.05", "0.15"}
+    lines = [{line.get_label(): list(line.get_xdata()) for line in axis.get_lines()} for axis in figure.axes]
+    assert lines[1]["MAML with noise, by σ"] == [2, 3, 4, 5, 6]
+    assert lines[0]["PLATIPUS, by κ"] == [6, 7, 8, 9]
+    assert [axis.get_title() for axis in figure.axes] == ["seed 0", "seed 1"]
+    said = {text.get_text() for text in figure.axes[1].texts}
+    assert said == {"0.1", "0.2", "0.3", "0.5", "1", "0.02", "0.05", "0.15"}
     plt.close(figure)
     assert ambiguity.seed_by_seed(rows).count(" / ") == 5 * len(ROWS)
