@@ -143,7 +143,7 @@ def record_of(
 
 @torch.no_grad()
 def answers_found(learner: Learner, sampler: Any, tasks: int, seed: int) -> dict[str, object]:
-    """``coverage`` and ``joint_nll`` on so many ``tasks``, see :class:`MetaRecord`."""
+    """``coverage`` and ``joint_nll`` on so many ``tasks`` of a ``sampler`` of ambiguous ones, see :class:`MetaRecord`."""
     found: dict[str, list[torch.Tensor]] = {"coverage": [], "joint_nll": []}
     for episode, predicted in predictions(learner.model, learner.guide, sampler, tasks=tasks, seed=seed, num_samples=DRAWS):
         logits = predicted.labels.logits
@@ -177,7 +177,7 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 
 @torch.no_grad()
 def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
-    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks, see :class:`MetaRecord`."""
+    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks of a ``sampler``, see :class:`MetaRecord`."""
     how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
     for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
@@ -204,7 +204,7 @@ def wait() -> None:
 
 
 def dependence(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
-    """``transductive``, ``support_information`` and ``query_information`` on a few tasks, see :class:`MetaRecord`."""
+    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, see :class:`MetaRecord`."""
     device, dtype = place_of(learner.guide, learner.model)
     episode = sampler.sample(DEPENDENT_TASKS, seed=seed).to(device, dtype=dtype)
     about = learner.model, learner.guide, episode
