@@ -177,7 +177,8 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 
 @torch.no_grad()
 def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
-    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks of a ``sampler``, see :class:`MetaRecord`."""
+    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks of a ``sampler``, see
+    :class:`MetaRecord`."""
     how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
     for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
@@ -204,7 +205,8 @@ def wait() -> None:
 
 
 def dependence(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
-    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, see :class:`MetaRecord`."""
+    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, see
+    :class:`MetaRecord`."""
     device, dtype = place_of(learner.guide, learner.model)
     episode = sampler.sample(DEPENDENT_TASKS, seed=seed).to(device, dtype=dtype)
     about = learner.model, learner.guide, episode
