@@ -39,7 +39,6 @@ EXAMPLES = (
     Example("", "eight methods on embedded letters"),
     Example("--methods prototypical,anil:steps=10,r2d2:posterior=full", "some, with options of their own"),
     Example("--data folder --root my_images --image-size 64 --train-features all", "each trains a network of its own"),
-    Example("--data glyph-attributes", "tasks with three right answers: how many are found?"),
     Example("--data linear", "regression; or network, sinusoids, ambiguous, memorisable"),
 )
 NOTES = (
