@@ -1,6 +1,7 @@
 """Tasks with three right answers: MAML, MAML with noise and PLATIPUS on letters with three attributes.
 
-    python -m benchmarks.ambiguity [--tasks 64000] [--seed 0] [--rows maml platipus-0.15]
+    python -m benchmarks.ambiguity runs/ambiguity --seeds 0 1 2
+    python -m benchmarks.ambiguity runs/ambiguity --whole
 
 The support of a test task shows letters that have all of three attributes (ink, slant, stroke) against letters that have none;
 what is asked is whether a letter has both of a pair, and three pairs fit (``data.ambiguous.AttributeSampler`` with
@@ -8,23 +9,31 @@ what is asked is whether a letter has both of a pair, and three pairs fit (``dat
 half the support tells the pair. Training, validation and test letters are of different scripts.
 
 A small convolutional network is trained once to tell the eight kinds of training letters apart. Its features are then kept, and
-each row adapts a linear head on them: the same features, tasks and steps. Source of the comparison: Finn, Xu and Levine 2018,
+each row adapts a linear head on them: the same features, tasks and steps. With ``--whole`` each row adapts all weights of the
+network, which start as it was trained, and whose batch norm keeps the statistics of that training.
+
+Rows are kept in the folder as they come, ``rows.json`` or ``whole.json``: started again, the script goes on where it was. It
+prints a table for each seed and one of all, and draws ``frontier.png``. Source of the comparison: Finn, Xu and Levine 2018,
 "Probabilistic model-agnostic meta-learning", table 1; a KL weight κ beside the mean loss of n queries is β = n κ.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from data.ambiguous import NUM_ATTRIBUTES, AttributeSampler
-from data.episodes import Episode
+from data.ambiguous import NUM_ATTRIBUTES, AttributeSampler, OnePairSampler
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from data.sources.glyph_attributes import load_attributed_glyphs
@@ -33,54 +42,70 @@ from guides.tasks.gradient_networks import ExactGradient
 from guides.tasks.rules import GradientStep
 from guides.tasks.starts import LearnedStart
 from guides.tasks.unrolled import Evidence, Reduction, UnrolledGuide
-from inference.diagnostics.ambiguity import ambiguity
+from inference.diagnostics.ambiguity import ambiguity, expected_coverage
 from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.evaluation.evaluate import predictions
 from inference.evaluation.metrics import confidence_interval
-from inference.evaluation.tables import Column, format_table
+from inference.evaluation.style import BLACK, BLUE, STYLE, VERMILLION, headline, key
+from inference.evaluation.tables import Column, format_table, number
 from inference.meta.platipus import build_platipus
 from inference.meta.regression_guides import descend
 from inference.meta.settings import MetaSchedule
+from inference.runs.files import write_json
+from inference.runs.study import save_figure
 from models.likelihoods import CategoricalLikelihood
 from models.networks.backbones import build_backbone
 from models.networks.feature_space import FeatureSpace
+from models.networks.functional import FunctionalNetwork
 from models.networks.layers import embed
+from models.networks.norms import Norm, with_norm
+from models.tasks.adapted import AdaptedModel
 from models.tasks.model import EmpiricalBayesModel
-from models.tasks.predictors import LinearPredictor
+from models.tasks.network_predictor import NetworkPredictor
+from models.tasks.predictors import LinearPredictor, Predictor
 from models.tasks.priors import GaussianPrior
 
 WAY, SHOT, QUERIES = 2, 5, 15
 BACKBONE, EPOCHS, BATCH = "conv4-16", 6, 64
-STEPS, SIZE, SCALE = 5, 1.0, 0.3
-ROWS = ("maml", "noise-0.1", "noise-0.3", "noise-0.5", "noise-1", "platipus-0.05", "platipus-0.15", "platipus-0.5")
-"""MAML; MAML with noise of a standard deviation; PLATIPUS with a KL weight beside a mean loss."""
-TEST_TASKS, DRAWS, FEW = 500, 16, 4
+STEPS, LEARNED, KAPPA = 5, "noise-learned", "platipus-0.05"
+ROWS = (
+    "maml",
+    *(f"noise-{sigma:g}" for sigma in (0.1, 0.2, 0.3, 0.5, 1)),
+    *(f"platipus-{kappa:g}" for kappa in (0.02, 0.05, 0.15, 0.5)),
+    LEARNED,
+)
+"""MAML; MAML with noise of a standard deviation; PLATIPUS with a KL weight beside a mean loss; and MAML with noise of the
+standard deviation that PLATIPUS of :data:`KAPPA` has learned for its prior under the same seed (root mean square over weights):
+no test task is looked at to choose it."""
+WHOLE_ROWS = ("maml", "platipus-0.05", "platipus-0.15", LEARNED)
+FEW, MANY = 4, 16
+"""Draws whose coverage is reported; it is estimated from all draws that are independent of one another."""
 
 
-class OnePair:
-    """Tasks with the queries of one pair, a part of them ambiguous.
+class Setting(NamedTuple):
+    """What is adapted, and how long it is trained and tested.
 
-    Args:
-        source: features of the eight kinds.
+    Attributes:
+        parts: items by split.
+        make: ŷ, and the start of its weights.
+        size: initial step size.
+        scale: initial standard deviation of PLATIPUS.
+        tests: test tasks of each kind.
+        draws: posterior draws, in pairs on both sides of their mean.
+        schedule: of training.
     """
 
-    def __init__(self, source: LabelledItems) -> None:
-        how: dict[str, Any] = {"shot": SHOT, "queries": QUERIES, "contested": True}
-        self.plain, self.ambiguous = (AttributeSampler(source, ambiguous=yes, **how) for yes in (False, True))
-
-    def sample(self, tasks: int, *, seed: int) -> Episode:
-        """Half of each kind."""
-        plain = self.plain.sample(tasks - tasks // 2, seed=mix_seed(seed, 0))
-        other = self.ambiguous.sample(tasks // 2, seed=mix_seed(seed, 1))
-        block = torch.randint(NUM_ATTRIBUTES, (tasks // 2,), generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
-        x, y = (part.unflatten(1, (NUM_ATTRIBUTES, -1)) for part in (other.query_x, other.query_y))
-        rows = torch.arange(tasks // 2)
-        other = other._replace(query_x=x[rows, block], query_y=y[rows, block])
-        return Episode(*(torch.cat(both) for both in zip(plain[:4], other[:4], strict=True)), WAY)
+    parts: Mapping[str, LabelledItems]
+    make: Callable[[], tuple[Predictor, LearnedStart]]
+    size: float
+    scale: float
+    tests: int
+    draws: int
+    schedule: MetaSchedule
 
 
-def features_of(images: ImageSplits, seed: int) -> dict[str, LabelledItems]:
-    """Discriminant directions of the features of a network that tells the eight kinds of training letters apart, and 1."""
+def trained_backbone(images: ImageSplits, seed: int) -> Any:
+    """A network that tells the eight kinds of training letters apart, without its head."""
     with seeded(seed):
         backbone: Any = build_backbone(BACKBONE, images.image_shape)
         network = nn.Sequential(backbone, nn.Linear(backbone.num_features, 2**NUM_ATTRIBUTES))
@@ -91,37 +116,75 @@ def features_of(images: ImageSplits, seed: int) -> dict[str, LabelledItems]:
                 optimizer.zero_grad()
                 F.cross_entropy(network(pixels[some]), labels[some]).backward()
                 optimizer.step()
-    backbone.eval()
+    return backbone.eval()
+
+
+def linear_heads(images: ImageSplits, seed: int, tasks: int | None = None) -> Setting:
+    """Linear heads on discriminant directions of the network's features, and 1.
+
+    Args:
+        tasks: training tasks of each row.
+    """
+    backbone = trained_backbone(images, seed)
     found = {split: embed(backbone, images[split].items.float() / 255) for split in ("train", "val", "test")}
-    space = FeatureSpace(backbone.num_features, 2**NUM_ATTRIBUTES - 1).fit(found["train"], labels)
+    space = FeatureSpace(backbone.num_features, 2**NUM_ATTRIBUTES - 1).fit(found["train"], images.train.labels)
     parts = {}
     for split, part in found.items():
         mapped = space(part)
         items = torch.cat([4 * mapped, torch.ones_like(mapped[:, :1])], -1)
         parts[split] = LabelledItems(items, images[split].labels, images[split].class_names)
-    return parts
+    num_features = parts["train"].items.shape[-1]
+    schedule = MetaSchedule(tasks or 64000, batch=32, learning_rate=1e-2, seed=seed)
+    return Setting(parts, lambda: head_of(num_features), size=1.0, scale=0.3, tests=500, draws=128, schedule=schedule)
 
 
-def build(row: str, num_features: int) -> RateDistortionModule:
-    """Model, guide and objective of a row of the table."""
-    predictor, start = LinearPredictor(1.0, learned=False), LearnedStart(0.01 * torch.randn(WAY, num_features))
-    gradient, likelihood = ExactGradient(CategoricalLikelihood()), CategoricalLikelihood()
+def head_of(num_features: int) -> tuple[Predictor, LearnedStart]:
+    """A linear head with a start of its own for each class."""
+    return LinearPredictor(1.0, learned=False), LearnedStart(0.01 * torch.randn(WAY, num_features))
+
+
+def whole_networks(images: ImageSplits, seed: int, tasks: int | None = None) -> Setting:
+    """All weights of the network and of a new head; arguments as of :func:`linear_heads`."""
+    backbone = trained_backbone(images, seed)
+
+    def make() -> tuple[Predictor, LearnedStart]:
+        network = nn.Sequential(backbone, nn.Linear(backbone.num_features, WAY))
+        functional = FunctionalNetwork(with_norm(network, Norm.RUNNING))
+        return NetworkPredictor(functional, WAY, images.image_shape), LearnedStart.from_network(functional)
+
+    parts = {
+        split: LabelledItems(images[split].items.flatten(1).float() / 255, images[split].labels, images[split].class_names)
+        for split in ("train", "val", "test")
+    }
+    schedule = MetaSchedule(tasks or 1600, batch=8, learning_rate=1e-3, seed=seed)
+    return Setting(parts, make, size=0.01, scale=0.03, tests=50, draws=32, schedule=schedule)
+
+
+def build(row: str, setting: Setting, noise: float | None = None) -> RateDistortionModule:
+    """Model, guide and objective of a row of the table.
+
+    Args:
+        noise: σ of the row :data:`LEARNED`.
+    """
+    predictor, start = setting.make()
+    likelihood, gradient = CategoricalLikelihood(), ExactGradient(CategoricalLikelihood())
     if row == "maml":
-        prior = GaussianPrior(torch.zeros(num_features), torch.ones(num_features), learned=False)
-        rule = GradientStep(STEPS, num_features, size=SIZE, learned=True, point=True)
+        one = torch.ones(start.loc.shape[-1])
+        prior = GaussianPrior(torch.zeros_like(one), one, learned=False)
+        rule = GradientStep(STEPS, len(one), size=setting.size, learned=True, point=True)
         how: dict[str, Any] = {"on": Evidence.SUPPORT, "reduction": Reduction.MEAN, "family": Family.DELTA, "beta": 0.0}
         start.log_scale.requires_grad_(False)
         guide = UnrolledGuide(prior, predictor, start, gradient, rule, steps=STEPS, **how)
         return RateDistortionELBO(beta=0.0)(EmpiricalBayesModel(prior, predictor, likelihood), guide)
     name, _, number = row.partition("-")
     noise_only = name == "noise"
-    how = {"steps": STEPS, "size": SIZE, "learned": True, "prior_size": SIZE, "noise_only": noise_only}
-    how["scale"] = float(number) if noise_only else SCALE
+    how = {"steps": STEPS, "size": setting.size, "learned": True, "prior_size": setting.size, "noise_only": noise_only}
+    how["scale"] = (noise if row == LEARNED else float(number)) if noise_only else setting.scale
     model, informed = build_platipus(predictor, start, gradient, likelihood, **how)
     return RateDistortionELBO(beta=0.0 if noise_only else WAY * QUERIES * float(number))(model, informed)
 
 
-def train(objective: RateDistortionModule, tasks: OnePair, schedule: MetaSchedule) -> None:
+def train(objective: RateDistortionModule, tasks: OnePairSampler, schedule: MetaSchedule) -> None:
     """Adam, with a cosine decay, in place."""
     quick = {id(p) for name, p in objective.named_parameters() if name.rpartition(".")[2].startswith("log_")}
     learned = [p for p in objective.parameters() if p.requires_grad]
@@ -133,31 +196,56 @@ def train(objective: RateDistortionModule, tasks: OnePair, schedule: MetaSchedul
     descend(lambda episode: objective(*episode), tasks.sample, optimizer, schedule)
 
 
-class Row(NamedTuple):
-    """A row of the table: its name, mean and half-width of the 95 % interval over tasks of each measure, and seconds."""
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        name: of :data:`ROWS`.
+        seed: of everything.
+        measures: mean and half-width of the 95 % interval over test tasks of each.
+        noise: standard deviation of what is drawn, root mean square over weights; ``None`` of MAML.
+        seconds: of training.
+    """
 
     name: str
+    seed: int
     measures: Mapping[str, tuple[float, float]]
+    noise: float | None
     seconds: float
 
 
-def measure(objective: RateDistortionModule, test: LabelledItems, seed: int) -> dict[str, tuple[float, float]]:
-    """Of ambiguous test tasks :class:`~inference.diagnostics.ambiguity.Ambiguity` with all draws, coverage with a few of them
-    too, and of tasks whose support tells the pair the accuracy."""
+def learned_noise(model: Any) -> float | None:
+    """Root mean square over weights of the standard deviation of a ``model``'s prior, where it has seen the support."""
+    return float(model.prior.scale.detach().square().mean().sqrt()) if isinstance(model, AdaptedModel) else None
+
+
+def independent(draws: Tensor) -> Tensor:
+    """Of draws that come in pairs on both sides of their mean, one of each pair."""
+    return draws[::2]
+
+
+@torch.no_grad()
+def measure(objective: RateDistortionModule, setting: Setting) -> dict[str, tuple[float, float]]:
+    """Of ambiguous test tasks :class:`~inference.diagnostics.ambiguity.Ambiguity` with all draws, the coverage of a few and of
+    many of them, what the many reach, and of tasks whose support tells the pair the accuracy."""
     how: dict[str, Any] = {"shot": SHOT, "queries": QUERIES, "contested": True}
     parts: dict[str, list[Tensor]] = {}
-    drawn: dict[str, Any] = {"tasks": TEST_TASKS, "seed": seed, "num_samples": DRAWS}
+    drawn: dict[str, Any] = {"seed": mix_seed(setting.schedule.seed, 1), "num_samples": setting.draws}
     for yes in (True, False):
-        sampler = AttributeSampler(test, ambiguous=yes, **how)
-        for episode, predicted in predictions(objective.model, objective.guide, sampler, **drawn):
-            logits = predicted.labels.logits
+        sampler = AttributeSampler(setting.parts["test"], ambiguous=yes, **how)
+        for episode, predicted in predictions(objective.model, objective.guide, sampler, tasks=setting.tests, **drawn):
+            logits, labels = predicted.labels.logits, episode.query_y
             if yes:
-                found = ambiguity(logits, episode.query_y)._asdict()
-                found["few"] = ambiguity(logits[:: DRAWS // FEW], episode.query_y).coverage
+                found, alone = ambiguity(logits, labels), independent(logits)
+                given = ambiguity(alone, labels).given
+                values = {name: getattr(found, name) for name in ("accuracy", "nll", "marginal_nll")}
+                values |= {name: expected_coverage(given, min(n, len(alone))) for name, n in (("few", FEW), ("many", MANY))}
+                values["reached"] = ambiguity(alone[:MANY], labels).reached
             else:
-                found = {"plain": (predicted.probabilities().argmax(-1) == episode.query_y).float().mean(-1)}
-            for name, values in found.items():
-                parts.setdefault(name, []).append(values)
+                values = {"plain": (predicted.probabilities().argmax(-1) == labels).float().mean(-1)}
+            for name, value in values.items():
+                parts.setdefault(name, []).append(value)
     return {name: (float(torch.cat(part).mean()), confidence_interval(torch.cat(part))) for name, part in parts.items()}
 
 
@@ -173,9 +261,10 @@ def cell(title: str, name: str, digits: int = 2, factor: float = 1.0) -> Column:
 
 COLUMNS = (
     Column("method", lambda r: r.name, left=True),
+    Column("σ", lambda r: number(r.noise, ".2g")),
     cell("accuracy %", "accuracy", 1, 100),
     cell(f"coverage, {FEW} draws", "few"),
-    cell(f"{DRAWS} draws", "coverage"),
+    cell(f"{MANY} draws", "many"),
     cell("reached %", "reached", 1, 100),
     cell("NLL", "nll", 3),
     cell("each query's", "marginal_nll", 3),
@@ -184,24 +273,115 @@ COLUMNS = (
 )
 
 
+def seed_by_seed(rows: Sequence[Row]) -> str:
+    """Coverage, what is reached and NLL of every method, one number for each seed."""
+    named: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda r: (ROWS.index(r.name), r.seed)):
+        named.setdefault(row.name, []).append(row)
+
+    def of_all(title: str, name: str, digits: int, factor: float = 1.0) -> Column:
+        return Column(title, lambda both: " / ".join(f"{factor * r.measures[name][0]:.{digits}f}" for r in both[1]))
+
+    columns = (
+        Column("method", lambda both: both[0], left=True),
+        Column("σ", lambda both: " / ".join(number(r.noise, ".2g") for r in both[1])),
+        of_all(f"coverage, {FEW} draws", "few", 3),
+        of_all(f"{MANY} draws", "many", 3),
+        of_all("reached %", "reached", 1, 100),
+        of_all("NLL", "nll", 3),
+    )
+    return format_table(named.items(), columns)
+
+
+FAMILIES = {"noise": ("MAML with noise, by σ", VERMILLION, "s"), "platipus": ("PLATIPUS, by κ", BLUE, "o")}
+
+
+def frontier(rows: Sequence[Row], about: str = "") -> Figure:
+    """NLL against coverage of a few draws: a curve over σ of noise and one over κ of PLATIPUS, a panel for each seed.
+
+    Args:
+        rows: of any seeds.
+        about: the run, for the title.
+    """
+    seeds = sorted({row.seed for row in rows})
+    with plt.rc_context(STYLE):
+        shape: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
+        figure, axes = plt.subplots(1, len(seeds), figsize=(max(4.5, 3.4 * len(seeds)), 4.2), **shape)
+        for axis, seed in zip(axes[0], seeds, strict=True):
+            at = {row.name: (row.measures["few"][0], row.measures["nll"][0]) for row in rows if row.seed == seed}
+            for family, (label, colour, marker) in FAMILIES.items():
+                names = [name for name in ROWS if name.startswith(family) and name != LEARNED and name in at]
+                axis.plot(*zip(*map(at.__getitem__, names), strict=True), color=colour, marker=marker, label=label)
+                for name in names:
+                    how: dict[str, Any] = {"textcoords": "offset points", "xytext": (5, 5), "ha": "left"}
+                    if family == "platipus":
+                        how |= {"xytext": (-5, -11), "ha": "right"}
+                    axis.annotate(name.partition("-")[2], at[name], color=colour, fontsize=8, **how)
+            if LEARNED in at:
+                axis.plot(*at[LEARNED], "^", ms=8, mfc="none", color=BLACK, label=f"noise of the σ that {KAPPA} learned")
+            if "maml" in at:
+                axis.axhline(at["maml"][1], color=BLACK, ls="--", lw=1, label="MAML, which finds one answer")
+            axis.set(title=f"seed {seed}", xlabel=f"coverage: answers found by {FEW} draws, of 3")
+            axis.margins(0.12)
+        axes[0, 0].set_ylabel("NLL of an answer (nats per query)")
+        headline(figure, "What does it cost to find several right answers?", about)
+        key(figure, axes[0])
+    return figure
+
+
+def run_row(name: str, setting: Setting, tasks: OnePairSampler, done: Mapping[str, Row]) -> Row:
+    """Train a row on ``tasks`` and test it.
+
+    Args:
+        name, setting: of what.
+        done: rows of the same seed, by name.
+
+    Raises:
+        SystemExit: the row takes its σ from one that there is not.
+    """
+    if name == LEARNED and KAPPA not in done:
+        raise SystemExit(f"{LEARNED} takes its σ from {KAPPA}: add it to --rows")
+    with seeded(setting.schedule.seed):
+        objective = build(name, setting, done[KAPPA].noise if name == LEARNED else None)
+    begun = time.process_time()
+    train(objective, tasks, setting.schedule)
+    seconds = time.process_time() - begun
+    return Row(name, setting.schedule.seed, measure(objective, setting), learned_noise(objective.model), seconds)
+
+
+def kept_rows(path: Path) -> list[Row]:
+    """Rows that earlier calls have written."""
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+
+
 def main() -> None:
-    """Run the rows and print the table."""
+    """Run the rows, print the tables and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=64000, help="training tasks of each row")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("out", type=Path, help="folder of rows and picture")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--whole", action="store_true", help="adapt all weights of the network")
+    parser.add_argument("--tasks", type=int, help="training tasks of each row")
     given = parser.parse_args()
-    parts = features_of(load_attributed_glyphs(seed=given.seed), given.seed)
-    tasks, rows = OnePair(parts["train"]), []
-    for name in given.rows:
-        with seeded(given.seed):
-            objective = build(name, parts["train"].items.shape[-1])
-        begun = time.perf_counter()
-        train(objective, tasks, MetaSchedule(given.tasks, batch=32, learning_rate=given.learning_rate, seed=given.seed))
-        seconds = time.perf_counter() - begun
-        rows.append(Row(name, measure(objective, parts["test"], mix_seed(given.seed, 1)), seconds))
-        print(format_table(rows, COLUMNS), flush=True)
+    path = given.out / ("whole.json" if given.whole else "rows.json")
+    names = sorted(given.rows or (WHOLE_ROWS if given.whole else ROWS), key=ROWS.index)
+    rows = kept_rows(path)
+    for seed in given.seeds:
+        done = {row.name: row for row in rows if row.seed == seed}
+        if missing := [name for name in names if name not in done]:
+            images = load_attributed_glyphs(seed=seed)
+            setting = (whole_networks if given.whole else linear_heads)(images, seed, given.tasks)
+            tasks = OnePairSampler(setting.parts["train"], shot=SHOT, queries=QUERIES)
+        for name in missing:
+            done[name] = run_row(name, setting, tasks, done)
+            rows.append(done[name])
+            write_json(path, [asdict(row) for row in rows])
+            print(f"{name}, seed {seed}: {done[name].seconds:.0f} s", flush=True)
+        print(format_table([done[name] for name in names], COLUMNS), flush=True)
+    print(seed_by_seed(rows))
+    if not given.whole:
+        about = "letters with three attributes, linear heads; numbers: σ and κ; below and to the right is better"
+        save_figure(frontier(rows, about), given.out / "frontier.png")
 
 
 if __name__ == "__main__":

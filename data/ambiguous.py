@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.arguments import as_whole
-from data.episodes import Episode, TaskSpec, rows_of
+from data.episodes import Attributes, Episode, EpisodeSampler, TaskSpec, rows_of
 from data.errors import UserError
 from data.items import LabelledItems
+from data.seeding import mix_seed
 
 NUM_ATTRIBUTES = 3
 LEFT_OUT = 2, 1, 0
@@ -45,7 +47,8 @@ class AttributeSampler:
     ) -> None:
         if source.num_classes != 2**NUM_ATTRIBUTES:
             raise UserError(f"{source.num_classes} classes: items with three attributes have {2**NUM_ATTRIBUTES}")
-        self.spec = TaskSpec(way=2, shot=as_whole(shot, "shot", 1), queries=queries)
+        kind = Attributes.AMBIGUOUS if ambiguous else Attributes.PLAIN
+        self.spec = TaskSpec(way=2, shot=as_whole(shot, "shot", 1), queries=queries, attributes=kind)
         if (least := int(source.counts.min())) < self.spec.shot + self.spec.queries:
             needed = f"shot + queries = {self.spec.shot} + {self.spec.queries}"
             raise UserError(f"one of the classes has {least} items, fewer than {needed}: lower `shot` or `queries`")
@@ -102,3 +105,60 @@ class AttributeSampler:
         rank = (one_hot.cumsum(1) - 1).gather(-1, kinds[..., None])[..., 0]  # 0, 1, … among a task's items of one kind
         own = order[torch.arange(len(kinds))[:, None], kinds, rank]
         return self._by_kind[self._start[kinds] + own]
+
+
+class OnePairSampler:
+    """Draws tasks of two attributes to train on: half of them tell the pair by their support, half are ambiguous, each with the
+    queries of one pair, drawn at random. All are contested, see :class:`AttributeSampler`.
+
+    Args:
+        source: items whose class numbers, 0 to 7, have one bit for each attribute.
+        shot, queries: items of each class in the support, and in the queries.
+
+    Raises:
+        UserError: as of :class:`AttributeSampler`.
+    """
+
+    def __init__(self, source: LabelledItems, *, shot: int = 5, queries: int = 15) -> None:
+        self.plain, self.ambiguous = (
+            AttributeSampler(source, shot=shot, queries=queries, ambiguous=yes, contested=True) for yes in (False, True)
+        )
+        self.spec = replace(self.plain.spec, attributes=Attributes.MIXED)
+
+    @property
+    def items(self) -> Tensor:
+        """What tasks are made of."""
+        return self.plain.items
+
+    def on(self, items: Tensor) -> OnePairSampler:
+        """The same tasks of other ``items`` of the same order, such as the images' features."""
+        other = copy.copy(self)
+        other.plain, other.ambiguous = self.plain.on(items), self.ambiguous.on(items)
+        return other
+
+    def sample(self, tasks: int, *, seed: int) -> Episode:
+        """``tasks`` tasks as one :class:`~data.episodes.Episode`, the ambiguous ones last; equal seeds give equal tasks."""
+        plain = self.plain.sample(tasks - tasks // 2, seed=mix_seed(seed, 0))
+        other = self.ambiguous.sample(tasks // 2, seed=mix_seed(seed, 1))
+        block = torch.randint(NUM_ATTRIBUTES, (tasks // 2,), generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
+        rows = torch.arange(tasks // 2)
+
+        def both(name: str) -> Tensor:
+            one, more = getattr(plain, name), getattr(other, name)
+            return torch.cat([one, more.unflatten(1, (NUM_ATTRIBUTES, -1))[rows, block] if "query" in name else more])
+
+        return Episode(both("support_x"), both("support_y"), both("query_x"), both("query_y"), 2)
+
+
+def sampler_of(source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> Any:
+    """What draws tasks of any ``spec``, of attributes too, from the items of a ``source``; errors name the ``split``.
+
+    Raises:
+        UserError: items that cannot give such tasks.
+    """
+    if spec.attributes is None:
+        return EpisodeSampler(source, spec, split=split)
+    if spec.attributes is Attributes.MIXED:
+        return OnePairSampler(source, shot=spec.shot, queries=spec.queries)
+    ambiguous = spec.attributes is Attributes.AMBIGUOUS
+    return AttributeSampler(source, shot=spec.shot, queries=spec.queries, ambiguous=ambiguous, contested=True)

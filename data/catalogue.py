@@ -19,6 +19,7 @@ from data.items import ImageSplits, SupervisedData
 from data.regression import load_curve
 from data.sources.domains import LetterDomains
 from data.sources.folder import load_folder, load_train_test_folder
+from data.sources.glyph_attributes import load_attributed_glyphs
 from data.sources.glyphs import load_capitals, load_digits, load_glyphs
 from data.sources.mini_imagenet import load_mini_imagenet
 from data.sources.omniglot import Places, load_omniglot
@@ -38,6 +39,7 @@ class DataSet(Generic[Loaded]):
         choices: names of what can be chosen of this data set alone.
         several: whether its root may be several places.
         described: whether the first image of each class is a description of it, for zero-shot tasks.
+        attributed: whether classes are what images have of three attributes, for tasks of two of them.
     """
 
     load: Callable[..., Loaded]
@@ -46,6 +48,7 @@ class DataSet(Generic[Loaded]):
     choices: tuple[str, ...] = ()
     several: bool = False
     described: bool = False
+    attributed: bool = False
 
 
 FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
@@ -54,6 +57,10 @@ FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
     # the same letters, each described by a clean one in another face: zero-shot
     "glyph-descriptions": DataSet(
         lambda root, size, seed: load_glyphs(size, seed=seed, described=True), 28, embedded=True, described=True
+    ),
+    # letters that are bright or dark, lean right or left, are thick or thin: ambiguous tasks of two of these attributes
+    "glyph-attributes": DataSet(
+        lambda root, size, seed: load_attributed_glyphs(size, seed=seed), 28, embedded=True, attributed=True
     ),
     # root/{train,val,test}/<class>/* or root/<class>/*, a folder or a zip archive
     "folder": DataSet(lambda root, size, seed: load_folder(root, size, seed=seed), 84),
@@ -93,6 +100,11 @@ SUPERVISED: Mapping[str, DataSet[SupervisedData]] = {
 def is_described(name: str) -> bool:
     """Whether tasks of the few-shot data set of this ``name`` are zero-shot: the support is a description of each class."""
     return name in FEW_SHOT and FEW_SHOT[name].described
+
+
+def is_attributed(name: Any) -> bool:
+    """Whether tasks of the few-shot data set of this ``name`` are of two out of three attributes."""
+    return name in FEW_SHOT and FEW_SHOT[name].attributed
 
 
 def load_data(

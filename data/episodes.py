@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,17 @@ class Episode(NamedTuple):
         return self._replace(query_y=None)
 
 
+class Attributes(StrEnum):
+    """Tasks of two attributes out of three, see :class:`~data.ambiguous.AttributeSampler`."""
+
+    PLAIN = "plain"
+    """The support tells which two."""
+    AMBIGUOUS = "ambiguous"
+    """It does not, and the queries are a block for each of the three pairs that fit it."""
+    MIXED = "mixed"
+    """Half of the tasks are plain; the other half are ambiguous, each with the queries of one pair alone."""
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What a task looks like.
@@ -83,9 +95,11 @@ class TaskSpec:
             names. Each alphabet is as likely as any other.
         described: whether the support of a class is its first item, a description of it, and not one of its other items, which
             are the queries: zero-shot tasks, whose ``shot`` is 1.
+        attributes: which tasks of two attributes, whose items are of eight kinds and whose classes are two; ``None`` where
+            classes of items are those of tasks.
 
     Raises:
-        UserError: an argument that is no such number, or several descriptions of a class.
+        UserError: an argument that is no such number, several descriptions of a class, or attributes of other tasks.
     """
 
     way: int = 5
@@ -94,6 +108,7 @@ class TaskSpec:
     imbalance: float | None = None
     within_alphabet: bool = False
     described: bool = False
+    attributes: Attributes | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("way", 2), ("shot", 0), ("queries", 1)):
@@ -104,6 +119,12 @@ class TaskSpec:
             object.__setattr__(self, name, as_truth(getattr(self, name), name))
         if self.described and self.shot != 1:
             raise UserError(f"`shot={self.shot}`: classes have one description each: leave out `shot`")
+        if self.attributes is not None:
+            object.__setattr__(self, "attributes", Attributes(self.attributes))
+            if self.way != 2:
+                raise UserError(f"`way={self.way}`: a task of attributes has two classes: give `way=2`")
+            if self.imbalance is not None or self.within_alphabet or self.described:
+                raise UserError("a task of attributes is balanced, and its classes are attributes: leave out what says else")
 
     @property
     def shape(self) -> str:
@@ -113,7 +134,8 @@ class TaskSpec:
     @property
     def guess(self) -> float:
         """What equal probabilities cost, nats per task."""
-        return self.way * self.queries * math.log(self.way)
+        blocks = 3 if self.attributes is Attributes.AMBIGUOUS else 1
+        return blocks * self.way * self.queries * math.log(self.way)
 
     @property
     def balanced(self) -> bool:

@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from data.catalogue import is_described, load_data
-from data.episodes import TaskSpec
+from data.catalogue import is_attributed, is_described, load_data
+from data.episodes import Attributes, TaskSpec
 from data.errors import UserError
 from data.inputs import fit_images
 from data.items import LabelledItems
@@ -255,7 +255,10 @@ def drawn_tasks(options: PredictOptions, learner: Learner, run: RunFolder) -> tu
     """Records on tasks drawn from classes, and what these are in words."""
     part = excluding(features_for(options, learner, run), options.exclude)
     described = is_described(options.data) if options.data else learner.spec.described
-    spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance, options.within_alphabet, described)
+    kind = Attributes.MIXED if is_attributed(options.data or "") else None
+    if options.data is None and options.root is None:
+        kind = learner.spec.attributes
+    spec = TaskSpec(options.way, options.shot, options.queries, options.imbalance, options.within_alphabet, described, kind)
     learner.check_way(spec.way, spec.way * spec.queries)
     records = evaluate_learner(learner, part, spec, split=options.split, tasks=options.tasks, steps=options.steps)
     return records, f"{spec.shape} on {part.num_classes} classes"

@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from data.catalogue import FEW_SHOT
+from data.ambiguous import sampler_of
+from data.catalogue import FEW_SHOT, is_attributed
 from data.episodes import EpisodeSampler
 from data.errors import UserError, choose
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import place_of
 from inference.meta.active import active_figures, compare_active
-from inference.meta.comparison import MetaRecord, compare, figures, format_comparison
-from inference.meta.family_options import MetaOptions
+from inference.meta.comparison import FEW, MetaRecord, compare, figures, format_comparison
+from inference.meta.family_options import AttributeOptions, MetaOptions
 from inference.meta.learner import Learner
 from inference.meta.mapping import map_items
 from inference.meta.regression_comparison import MetaRegressionStudy
@@ -51,6 +52,11 @@ GAINS = {
     Protocol.SEMI: "gain: of accuracy, over the same method on the same tasks with the unlabelled support items left out",
     Protocol.ACTIVE: "gain of labels that are asked for: over the same method on the same tasks with as many at random",
 }
+ANSWERS = (
+    "plain: the support tells which two of three attributes decide; ambiguous: it does not, and queries ask for each of three\n"
+    f"coverage: how many of these three are found by {FEW} draws, by chance too where draws are alike; joint NLL: of all "
+    "queries of one together, nats per query"
+)
 SAVED_DRAWS, SAVED_TASKS = 200, 4
 
 Fits = Mapping[Variant, Learner]
@@ -88,7 +94,7 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
 
         def content(learner: Learner) -> Any:
             part = map_items(learner.space, features_of(learner, data.images, run, "test"))
-            episode = EpisodeSampler(part, spec, split="test split").sample(SAVED_TASKS, seed=seed)
+            episode = sampler_of(part, spec, split="test split").sample(SAVED_TASKS, seed=seed)
             device, dtype = place_of(learner.guide, learner.model)
             known = learner.attributes()
             posterior = infer(learner.model, learner.guide, episode.to(device, dtype=dtype), command=self.command, **known)
@@ -108,9 +114,10 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
     def report(self, data: Source, records: Sequence[MetaRecord]) -> str:
         test = [record for record in records if record.split == "test"]
         title = f"{self.dataset(data)}, {self.options.test_tasks} test tasks, trained features: {self.options.train_features}"
-        costs = "".join(dict.fromkeys(f"\n{guessing(record)}" for record in test))
-        gains = "".join(f"\n{GAINS[name]}" for name in self.options.protocols if name in GAINS)
-        return f"{title}\n{format_comparison(test)}\n\n{NOTES}{gains}{costs}"
+        costs = "".join(dict.fromkeys(f"\n{guessing(r)}{f' ({r.kind})' if r.attributes else ''}" for r in test))
+        notes = [GAINS[name] for name in self.options.protocols if name in GAINS] + [ANSWERS] * self.options.attributed
+        more = "".join(f"\n{note}" for note in notes)
+        return f"{title}\n{format_comparison(test)}\n\n{NOTES}{more}{costs}"
 
     def dataset(self, data: Source) -> str:
         return name_of_source(self.options)
@@ -126,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> RunFolder:
     if given_value(MetaOptions, "data", arguments) in DEFAULT:
         given, run = read_command(RegressionOptions, "svi_meta", DESCRIPTION, arguments, examples=EXAMPLES)
         return MetaRegressionStudy(given).run(run)
-    options, run = read_command(MetaOptions, "svi_meta", DESCRIPTION, arguments, examples=EXAMPLES)
+    kind = AttributeOptions if is_attributed(given_value(MetaOptions, "data", arguments)) else MetaOptions
+    options, run = read_command(kind, "svi_meta", DESCRIPTION, arguments, examples=EXAMPLES)
     if options.data not in FEW_SHOT:
         raise UserError(f"unknown data set {options.data!r}: {choose(options.data, (*FEW_SHOT, *DEFAULT))}")
     return MetaStudy(options).run(run)

@@ -71,7 +71,7 @@ def load_attributed_glyphs(image_size: int = 28, *, images: int = 200, seed: int
         slant[:, 0, 1] = SLANT * (2 * right - 1)
         pictures = picture(drawing, slant, 2 * bright - 1, image_size, HAND, generator)
         parts[split] = LabelledItems(pictures, labels, tuple(f"{split} {name}" for name in words))
-    return ImageSplits("attributed-glyphs", parts["train"], parts["val"], parts["test"], mirror=False)
+    return ImageSplits("glyph-attributes", parts["train"], parts["val"], parts["test"], mirror=False)
 
 
 def load_posed_glyphs(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Ambiguity(NamedTuple):
-    """How draws of a posterior answer tasks that have several right answers; each ``[tasks]``.
+    """How draws of a posterior answer tasks that have several right answers; each ``[tasks]`` where nothing else is said.
 
     Every draw is a classifier. It is given to the answer under which the labels of that answer's queries are the most likely.
 
@@ -21,6 +21,8 @@ class Ambiguity(NamedTuple):
             noise of their likelihoods: read it beside ``reached``.
         reached: of each answer, the accuracy of the best of all draws on its queries; mean over answers. It is 1 only where
             every answer has a draw that is right.
+        given: how many draws each answer is given, ``[tasks, answers]``: :func:`expected_coverage` tells from them how many
+            answers fewer draws cover.
         nll: −log of the mean over draws of Π_i p(y_i given x_i), each answer's queries taken together, nats per query; mean
             over answers. A mixture of right answers pays log(answers) once for all queries.
         marginal_nll: the same of each query by itself, which tells a mixture of sure classifiers from one that is as unsure
@@ -30,6 +32,7 @@ class Ambiguity(NamedTuple):
     accuracy: Tensor
     coverage: Tensor
     reached: Tensor
+    given: Tensor
     nll: Tensor
     marginal_nll: Tensor
 
@@ -59,6 +62,30 @@ def ambiguity(logits: Tensor, labels: Tensor, *, answers: int = 3) -> Ambiguity:
         accuracy=(right * own).sum(-1).mean(0),
         coverage=own.amax(0).sum(-1).to(logs),
         reached=right.amax(0).mean(-1),
+        given=own.sum(0),
         nll=((draws - joint.logsumexp(0)) / logs.shape[-1]).mean(-1),
         marginal_nll=(draws - logs.logsumexp(0)).mean((-2, -1)),
     )
+
+
+def expected_coverage(given: Tensor, draws: int) -> Tensor:
+    """How many answers so many ``draws`` cover on average, where these are any of all draws, without replacement: ``[tasks]``.
+
+    Σ_a 1 − C(N − c_a, n) / C(N, n), of N draws of which c_a are given to answer a (hypergeometric). From N independent draws it
+    is an unbiased estimate of the coverage of n, and varies less than that of any n of them; draws that come in pairs on both
+    sides of their mean are not independent, and every other one is.
+
+    Args:
+        given: c, ``[tasks, answers]``.
+        draws: n.
+
+    Raises:
+        ValueError: more draws than there are, or none.
+    """
+    total = given.sum(-1, keepdim=True)
+    if not 1 <= draws <= int(total.min()):
+        raise ValueError(f"{draws} of {int(total.min())} draws: 1 to all of them can be taken")
+    taken = torch.arange(draws, device=given.device)
+    left = (total - given)[..., None] - taken  # draws given to other answers, after so many of them are taken
+    missed = (left.clamp_min(0).double() / (total[..., None] - taken)).prod(-1)
+    return (1 - missed).sum(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from data.episodes import EpisodeSampler, TaskSpec
+from data.ambiguous import sampler_of
+from data.episodes import Attributes, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
 from data.semi_supervised import Unlabelled
 from inference.active import Acquisition
+from inference.diagnostics.ambiguity import ambiguity, expected_coverage
 from inference.diagnostics.dependence import is_transductive, query_information, support_information
 from inference.evaluation.evaluate import evaluate_readings, predictions, readings
 from inference.evaluation.predictive import place_of, trace_guide
@@ -41,6 +43,8 @@ TIMED_TASKS = 100
 """Test tasks that are timed, up to fifty at once."""
 DEPENDENT_TASKS = 10
 """Tasks on which what predictions depend on is measured."""
+FEW, DRAWS = 4, 64
+"""Posterior draws that are to find the answers of an ambiguous task; of so many the mean over choices is taken."""
 RUNAWAY = 1e3
 """Times the median loss, beyond which a task has diverged."""
 
@@ -70,6 +74,10 @@ class MetaRecord(TaskRecord):
         asked: how many labels of a task, or of each query, were asked for before the scores in the active protocol.
         acquisition: by what: random, entropy, bald or attention.
         after, after_ci95: accuracy before the first of these labels and after each, and half-widths of their intervals.
+        attributes: which tasks of two out of three attributes, see :class:`~data.episodes.Attributes`; ``None`` of others.
+        coverage: of ambiguous ones, how many of the three right answers :data:`FEW` posterior draws find on average, see
+            :func:`~inference.diagnostics.ambiguity.expected_coverage`; a point finds one.
+        joint_nll: of these, −log of the mean over draws of the likelihood of all queries of an answer, nats per query.
         gain, gain_ci95: accuracy less that of the same method on the same tasks without these items, or with as many labels
             asked for at random, and the half-width of its 95 % interval over tasks.
     """
@@ -91,12 +99,17 @@ class MetaRecord(TaskRecord):
     acquisition: str | None = None
     after: Sequence[float] | None = None
     after_ci95: Sequence[float] | None = None
+    attributes: str | None = None
+    coverage: float | None = None
+    joint_nll: float | None = None
     gain: float | None = None
     gain_ci95: float | None = None
 
     @property
     def kind(self) -> str:
         """The kind of tasks, in words."""
+        if self.attributes is not None:
+            return str(self.attributes)
         if self.labels is None:
             return "balanced" if self.balanced else "imbalanced"
         if self.acquisition is not None:
@@ -129,13 +142,28 @@ def record_of(
     Args:
         own: what does not depend on the tasks, of :func:`own_measures`.
     """
-    sampler, seed = EpisodeSampler(part, spec, split=f"{split} split"), mix_seed(TEST_SEED)
+    sampler, seed = sampler_of(part, spec, split=f"{split} split"), mix_seed(TEST_SEED)
     *_, guide = readings(learner.guide).values()
     with pyro.validation_enabled(False):  # a task on which steps run away has no probabilities, and is counted
         (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
         usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
         measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
-    return MetaRecord(**finite({**asdict(usual), **own, **measured}))
+        if spec.attributes is Attributes.AMBIGUOUS:
+            measured |= answers_found(learner, sampler, tasks, seed)
+    return MetaRecord(**finite({**asdict(usual), **own, **measured}), attributes=spec.attributes)
+
+
+@torch.no_grad()
+def answers_found(learner: Learner, sampler: Any, tasks: int, seed: int) -> dict[str, object]:
+    """``coverage`` and ``joint_nll`` on so many ``tasks`` of a ``sampler`` of ambiguous ones, see :class:`MetaRecord`."""
+    found: dict[str, list[torch.Tensor]] = {"coverage": [], "joint_nll": []}
+    for episode, predicted in predictions(learner.model, learner.guide, sampler, tasks=tasks, seed=seed, num_samples=DRAWS):
+        logits = predicted.labels.logits
+        alone = logits[::2] if len(logits) == DRAWS else logits  # draws come in pairs around their mean, particles do not
+        given = ambiguity(alone, episode.query_y).given
+        found["coverage"].append(expected_coverage(given, min(FEW, len(alone))))
+        found["joint_nll"].append(ambiguity(logits, episode.query_y).nll)
+    return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
 
 
 def share_of_runaways(losses: torch.Tensor) -> float:
@@ -160,8 +188,9 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 
 
 @torch.no_grad()
-def timing(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
-    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks, see :class:`MetaRecord`."""
+def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
+    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks of a ``sampler``, see
+    :class:`MetaRecord`."""
     how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
     for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
@@ -187,8 +216,9 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def dependence(learner: Learner, sampler: EpisodeSampler, seed: int) -> dict[str, object]:
-    """``transductive``, ``support_information`` and ``query_information`` on a few tasks, see :class:`MetaRecord`."""
+def dependence(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
+    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, see
+    :class:`MetaRecord`."""
     device, dtype = place_of(learner.guide, learner.model)
     episode = sampler.sample(DEPENDENT_TASKS, seed=seed).to(device, dtype=dtype)
     about = learner.model, learner.guide, episode
@@ -220,6 +250,10 @@ def prior_sees_support(learner: Learner) -> bool:
 
 
 ACCURACY = Column("accuracy %", lambda r: f"{100 * r.accuracy:.2f} ± {100 * r.ci95:.2f}")
+FOUND = (
+    Column(f"coverage, {FEW} draws", lambda r: number(r.coverage, ".2f")),
+    Column("joint NLL", lambda r: number(r.joint_nll)),
+)
 GAIN = Column("gain %", lambda r: "-" if r.gain is None else f"{100 * r.gain:+.2f} ± {100 * r.gain_ci95:.2f}")
 COLUMNS = (
     Column("", lambda r: "*" if r.selected else " ", left=True),
@@ -250,6 +284,8 @@ def format_comparison(records: Iterable[MetaRecord]) -> str:
     shapes, columns = {(r.way, r.shot) for r in ordered}, list(COLUMNS)
     if any(r.gain is not None for r in ordered):
         columns.insert(columns.index(ACCURACY) + 1, GAIN)
+    if any(r.coverage is not None for r in ordered):
+        columns[(place := columns.index(ACCURACY) + 2) : place] = FOUND
     return format_table(ordered, columns if len(shapes) > 1 else (columns[0], *columns[2:]))
 
 
@@ -262,9 +298,9 @@ def figures(
 ) -> Figures:
     """All pictures of the run by name."""
     learner = next(iter(fitted.values()))
-    standard = [record for record in records if record.labels is None]
+    standard = [record for record in records if record.labels is None and record.attributes != Attributes.AMBIGUOUS]
     test = [record for record in usual_records(standard, learner.spec) if record.balanced]
-    about = f"{learner.dataset}, {learner.spec.shape}, balanced test tasks"
+    about = f"{learner.dataset}, {learner.spec.shape}, {'plain' if options.attributed else 'balanced'} test tasks"
     watched = f"{learner.dataset}, mean over kinds of validation tasks"
 
     @cache
@@ -295,7 +331,9 @@ def probabilities_of(
     """Predictive probabilities ``[n, way]`` and labels ``[n]`` of the queries of 200 balanced test tasks."""
     part = map_items(learner.space, features_of(learner, images, run, "test"))
     spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet)
-    sampler = EpisodeSampler(part, spec, split="test split")
+    if options.attributed:
+        spec = replace(spec, attributes=Attributes.PLAIN)
+    sampler = sampler_of(part, spec, split="test split")
     both = list(predictions(learner.model, learner.guide, sampler, tasks=200, seed=mix_seed(TEST_SEED)))
     probabilities = torch.cat([predicted.probabilities().flatten(0, 1) for _, predicted in both])
     return probabilities, torch.cat([episode.query_y.flatten() for episode, _ in both])

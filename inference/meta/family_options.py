@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 from data.episodes import TaskSpec
 from data.errors import UserError
 from data.semi_supervised import Unlabelled
-from inference.meta.choices import MethodChoices, split_choice
+from inference.meta.choices import MethodChoices, read_given, split_choice
 from inference.meta.methods import METHODS
 from inference.meta.settings import NETWORK, VariantSettings
 from inference.meta.task_options import PROTOCOLS, FewShotOptions, Protocol, Protocols
 from inference.meta.variants import Variant
 from inference.runs.help import Group
-from inference.runs.values import PositiveInt, PositiveNumber, Sweep, plain
+from inference.runs.values import PositiveInt, PositiveNumber, Sweep, TwoOrMore, plain
 
 
 class ImageMethods(MethodChoices):
@@ -31,6 +31,7 @@ class MetaProtocols(Protocols):
 
 
 DEFAULT = ("prototypical", "matching", "relation", "anil", "r2d2", "r2d2:posterior=full", "llama", "tpn", "sib")
+ATTRIBUTE_METHODS = ("prototypical", "anil", "r2d2:posterior=full", "llama", "bmaml", "platipus:noise_only", "platipus", "sib")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class MetaOptions(FewShotOptions):
 
     Args:
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); glyph-descriptions (zero-shot: a
-            description of each class); linear, network, sinusoids, memorisable, ambiguous (regression).
+            description of each class), glyph-attributes (which two of three attributes decide is for the support to tell, or
+            for nobody); linear, network, sinusoids, memorisable, ambiguous (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, graph-active (which
             asks for a label), tpn, r2d2, anil, nil, llama, bmaml, maml (which adapts a whole network), platipus, sib, and
             without training nearest-mean, gaussian-classes, fine-tuning; each with its own options behind it, as in
@@ -71,6 +73,8 @@ class MetaOptions(FewShotOptions):
 
     def check(self) -> None:
         super().check()
+        if self.attributed:
+            self.check_attributes()
         if self.holdout or self.test_steps is not None:
             name = "holdout" if self.holdout else "test_steps"
             raise UserError(f"`{name}={plain(getattr(self, name))}` says nothing to svi_meta: leave it out")
@@ -84,6 +88,11 @@ class MetaOptions(FewShotOptions):
         for name, given in map(split_choice, self.methods):
             if not METHODS[name].variants(VariantSettings(beta=self.beta, given=given)):
                 raise UserError(f"{name} has no posterior at β = 0: leave it out, or give a `beta` above 0")
+            if getattr(read_given(METHODS[name].options, given), "descriptions", False) and not self.described:
+                raise UserError(
+                    f"{name}:descriptions is for supports that describe classes, which `data={self.data}` has not: choose "
+                    "`data=glyph-descriptions`, or leave out `descriptions`"
+                )
         whole = [v.method for v in self.variants() if v.predictor == NETWORK]
         if whole and self.features:
             raise UserError(f"{whole[0]} adapts a network for images, and a feature file has none: start from images")
@@ -114,6 +123,24 @@ class MetaOptions(FewShotOptions):
                 )
             if self.active and self.asked > spec.way * hidden:
                 raise UserError(f"`asked={self.asked}` is more than the {spec.way * hidden} hidden labels of a task: lower it")
+
+    def check_attributes(self) -> None:
+        """Refuse what says nothing of tasks of attributes.
+
+        Raises:
+            UserError: in one line.
+        """
+        if self.way != 2:
+            raise UserError(f"`way={self.way}`: a task of attributes (`data={self.data}`) has two classes: give `way=2`")
+        usual = {"train_way": None, "test_way": None, "imbalance": None, "within_alphabet": "none", "mixed": True}
+        for name, value in usual.items():
+            if (given := getattr(self, name)) != value:
+                raise UserError(
+                    f"a task of attributes (`data={self.data}`) has two classes and equally many queries of both: leave out "
+                    f"`{name}={str(given).lower() if isinstance(given, bool) else plain(given)}`"
+                )
+        if self.protocols != (Protocol.STANDARD,):
+            raise UserError(f"tasks of attributes (`data={self.data}`) have a test of their own: give `protocols=standard`")
 
     def variants(self) -> list[Variant]:
         found: list[Variant] = []
@@ -152,3 +179,28 @@ class MetaOptions(FewShotOptions):
     @property
     def any_way(self) -> bool:
         return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeOptions(MetaOptions):
+    """The options with what tasks of attributes have as defaults.
+
+    Args:
+        data: letters with attributes.
+        methods: as of :class:`MetaOptions`; when not given those with a posterior to draw from, and two without.
+        beta: β, the weight of the rate of methods that have one; several are a sweep.
+        way: 2.
+        shot: support images per class.
+        protocols: standard: the same test tasks for all, those whose support tells the attributes and those whose does not.
+        out: run folder; runs/svi_meta-<time> when not given.
+    """
+
+    data: str = "glyph-attributes"
+    _tasks: ClassVar[Group] = Group.TASKS
+    way: TwoOrMore = 2
+    shot: PositiveInt = 5
+    _guide: ClassVar[Group] = Group.GUIDE
+    methods: ImageMethods = ImageMethods(ATTRIBUTE_METHODS)
+    beta: Sweep = Sweep((1.0,))
+    _evaluation: ClassVar[Group] = Group.EVALUATION
+    protocols: MetaProtocols = MetaProtocols((Protocol.STANDARD,))

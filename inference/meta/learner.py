@@ -11,8 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from data.ambiguous import sampler_of
 from data.arguments import as_path, as_truth, as_whole, check_kind
-from data.episodes import Episode, EpisodeSampler, TaskSpec
+from data.episodes import Episode, TaskSpec
 from data.errors import UserError
 from data.items import LabelledItems, as_images
 from data.seeding import mix_seed, seeded
@@ -336,7 +337,7 @@ class Learner:
             split: named in error messages.
             earlier: whether to score it before its last step too; else after K alone.
         """
-        sampler = EpisodeSampler(map_items(self.space, part), spec, split=f"{split} split")
+        sampler = sampler_of(map_items(self.space, part), spec, split=f"{split} split")
         seed = mix_seed(TEST_SEED)
         guides = list(readings(self.guide, steps).items())
         scored = dict(guides if earlier else guides[-1:])

@@ -83,6 +83,8 @@ class SibOptions(FewShotOptions):
 
     def check(self) -> None:
         super().check()
+        if self.attributed:
+            raise UserError(f"tasks of attributes (`data={self.data}`) are svi_meta's: run it, or choose other data")
         if self.train_features == "all" and self.features:
             raise UserError("a feature file has no images to train a network on: start from images, or `train_features=linear`")
         if self.train_features == "all" and "sib" not in self.methods:

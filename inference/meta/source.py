@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from data.ambiguous import sampler_of
 from data.catalogue import load_data
-from data.episodes import EpisodeSampler
 from data.items import ImageSplits, LabelledItems
 from inference.meta.task_options import FewShotOptions
 from inference.runs.tensors import Features, dataset_name, load_features
@@ -55,7 +55,7 @@ def check_test_tasks(options: FewShotOptions, test: LabelledItems) -> None:
         UserError: in one line.
     """
     for spec in (options.spec(), options.spec(within_alphabet=options.tests_within_alphabet), *options.test_specs()):
-        EpisodeSampler(test, spec, split="test split")
+        sampler_of(test, spec, split="test split")
 
 
 def name_of_source(options: FewShotOptions) -> str:

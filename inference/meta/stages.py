@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+from data.ambiguous import sampler_of
 from data.augmentation import LETTERS, PHOTOGRAPHS
-from data.episodes import EpisodeSampler, TaskSpec
+from data.episodes import TaskSpec
 from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.mixed import VariedSampler
@@ -86,7 +87,7 @@ def check_training(
     else:
         num_features, parts = features["train"].items.shape[-1], features
     for split in ("train", "val"):
-        EpisodeSampler(parts[split], options.spec(), split=f"{split} split")
+        sampler_of(parts[split], options.spec(), split=f"{split} split")
     for predictor in dict.fromkeys(variant.predictor for variant in options.variants()):
         settings(GuideSettings, options).feature_rank(predictor, parts["train"].num_classes, num_features)
 

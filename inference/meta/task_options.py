@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
-from data.catalogue import is_described
-from data.episodes import TaskSpec
+from data.catalogue import is_attributed, is_described
+from data.episodes import Attributes, TaskSpec
 from data.errors import UserError
 from data.mixed import Extent
 from inference.meta.variants import Variant
@@ -195,6 +195,11 @@ class FewShotOptions(RunOptions):
         """Whether tasks are zero-shot: the support is a description of each class."""
         return is_described(self.data)
 
+    @property
+    def attributed(self) -> bool:
+        """Whether tasks are of two out of three attributes."""
+        return is_attributed(self.data)
+
     def omniglot_choices(self) -> dict[str, Any]:
         """What is said of Omniglot alone, as :func:`~data.catalogue.load_data` takes it."""
         said = {name: getattr(self, name) for name in ("val_alphabets", "test_alphabets", "rotations")}
@@ -212,10 +217,15 @@ class FewShotOptions(RunOptions):
     def specs_under(self, laws: Sequence[float | None]) -> list[TaskSpec]:
         """Every way and shot asked for under each of the ``laws`` of query proportions, see :data:`PROTOCOLS`."""
         asked = itertools.product(self.test_way or (self.way,), self.test_shot or (self.shot,), laws)
-        within = self.tests_within_alphabet
-        return [self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within) for way, shot, law in asked]
+        within, kinds = self.tests_within_alphabet, (Attributes.PLAIN, Attributes.AMBIGUOUS) if self.attributed else (None,)
+        return [
+            self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within, attributes=kind)
+            for way, shot, law in asked
+            for kind in kinds
+        ]
 
     def spec(self, **changes: Any) -> TaskSpec:
         """The training tasks' shape, or one that differs in ``changes``."""
         within = self.within_alphabet in ("train", "all")
-        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance, within, self.described), **changes)
+        kind = Attributes.MIXED if self.attributed else None
+        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance, within, self.described, kind), **changes)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
+from data.ambiguous import sampler_of
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import DataWarning, UserError
 from data.items import LabelledItems
@@ -34,8 +35,8 @@ def task_sampler(options: FewShotOptions, part: LabelledItems, split: str, spec:
         spec: the shape; the options' own when not given.
     """
     spec = spec or options.spec()
-    usual = EpisodeSampler(part, spec, split=f"{split} split")
-    if not options.mixed or not spec.balanced:
+    usual = sampler_of(part, spec, split=f"{split} split")
+    if not options.mixed or not spec.balanced or spec.attributes is not None:
         return usual
     with warnings.catch_warnings():  # training tasks need not have the proportions that they claim
         warnings.simplefilter("ignore", DataWarning)
@@ -52,6 +53,8 @@ def ranges(options: FewShotOptions, part: LabelledItems) -> tuple[Extent, Extent
     served = max(options.shot, int(part.counts.min()) - options.queries)
     ways = options.train_way or Extent(options.way, max(options.way, MOST_WAYS) if options.any_way else options.way)
     shots = options.train_shot or Extent(1, 1 if options.described else max(options.shot, MOST_SHOTS))
+    if options.attributed:  # of fewer items no support tells the pair
+        shots = options.train_shot or Extent(options.shot, options.shot)
     most = most_ways(options, part)
     ways = Extent(min(ways.least, most), min(ways.most, most))
     return ways, Extent(min(shots.least, served), min(shots.most, served))

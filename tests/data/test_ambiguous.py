@@ -1,9 +1,12 @@
 """Ambiguous tasks: which attributes items have, on which side, and that each block has another right answer."""
 
+import math
+
 import pytest
 import torch
 
-from data.ambiguous import AttributeSampler
+from data.ambiguous import AttributeSampler, OnePairSampler, sampler_of
+from data.episodes import Attributes, EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.items import LabelledItems
 
@@ -105,3 +108,45 @@ def test_what_cannot_be_is_refused():
         AttributeSampler(LabelledItems(torch.zeros(2, 1), torch.tensor([0, 1]), ("a", "b")))
     with pytest.raises(UserError, match="`shot="):
         AttributeSampler(numbered(), shot=0)
+
+
+def test_half_of_the_training_tasks_are_ambiguous_and_go_by_a_random_pair():
+    episode = OnePairSampler(numbered((45,) * 8)).sample(60, seed=1)
+    support, query = (attributes(part) for part in (episode.support_x, episode.query_x))
+    assert episode.support_y.shape == (60, 2 * 5)
+    assert episode.query_y.shape == (60, 2 * 15)
+    ambiguous = (support == episode.support_y[..., None]).all((1, 2))
+    assert int(ambiguous.sum()) == 30
+    by = torch.stack([(query[..., a] * query[..., b] == episode.query_y).all(1) for a, b in PAIRS], -1)
+    assert (by.sum(-1) == 1).all()
+    assert (by[ambiguous].sum(0) > 3).all()
+
+
+def test_tasks_to_train_on_are_those_of_other_items_too():
+    sampler = OnePairSampler(numbered((45,) * 8), shot=2, queries=3)
+    episode, other = sampler.sample(5, seed=2), sampler.on(-sampler.items).sample(5, seed=2)
+    assert torch.equal(sampler.on(-sampler.items).items, -sampler.items)
+    assert torch.equal(other.query_x, -episode.query_x)
+    assert torch.equal(other.support_x, -episode.support_x)
+    assert (episode.query_x.shape[:2], episode.support_x.shape[:2]) == ((5, 6), (5, 4))
+
+
+@pytest.mark.parametrize("kind", [None, *Attributes])
+def test_a_shape_says_what_draws_its_tasks(kind):
+    spec = TaskSpec(2, 3, 4, attributes=kind)
+    sampler = sampler_of(numbered((45,) * 8), spec)
+    episode = sampler.sample(4, seed=0)
+    assert sampler.spec == spec
+    assert episode.support_y.shape == (4, 6)
+    assert episode.query_y.shape[1] * math.log(2) == pytest.approx(spec.guess)
+    assert isinstance(sampler, EpisodeSampler) is (kind is None)
+    none = (attributes(episode.support_x) == episode.support_y[..., None]).all((1, 2)).float().mean()
+    assert none == {None: none, Attributes.PLAIN: 0, Attributes.AMBIGUOUS: 1, Attributes.MIXED: 0.5}[kind]
+
+
+def test_tasks_of_attributes_have_two_classes():
+    with pytest.raises(UserError, match="give `way=2`"):
+        TaskSpec(5, attributes="plain")
+    with pytest.raises(UserError, match="balanced"):
+        TaskSpec(2, imbalance=2.0, attributes="plain")
+    assert TaskSpec(2, attributes="plain").attributes is Attributes.PLAIN

@@ -1,12 +1,13 @@
 """Classifiers that go by known pairs of attributes have known accuracy, coverage and likelihood."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from data.ambiguous import AttributeSampler
-from inference.diagnostics.ambiguity import ambiguity
+from inference.diagnostics.ambiguity import ambiguity, expected_coverage
 from tests.data.test_ambiguous import PAIRS, attributes, numbered
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -63,6 +64,27 @@ def test_two_of_three_answers_are_two(tasks):
     assert (found.coverage == 2).all()
     missed = torch.stack([agreement(tasks, pair, 1) for pair in (0, 2)]).amax(0)
     torch.testing.assert_close(found.reached, (2 + missed) / 3)
+
+
+def test_fewer_draws_cover_what_all_their_choices_do_on_average():
+    owners = [0, 2, 0, 0, 1, 2, 0]
+    given = torch.tensor([[owners.count(answer) for answer in range(3)], [7, 0, 0]])
+    for draws in range(1, 8):
+        chosen = [len(set(some)) for some in itertools.combinations(owners, draws)]
+        expected = torch.tensor([sum(chosen) / len(chosen), 1.0])
+        torch.testing.assert_close(expected_coverage(given, draws), expected)
+
+
+def test_draws_are_counted_by_the_answer_that_they_are_given_to(tasks):
+    found = ambiguity(torch.stack([by_pair(tasks, pair) for pair in (2, 0, 2)]), tasks.query_y)
+    assert (found.given == torch.tensor([1, 0, 2])).all()
+    torch.testing.assert_close(expected_coverage(found.given, 3), found.coverage)
+
+
+@pytest.mark.parametrize("draws", [0, 4])
+def test_no_more_draws_are_taken_than_there_are(draws):
+    with pytest.raises(ValueError, match=f"{draws} of 3 draws"):
+        expected_coverage(torch.tensor([[1, 0, 2]]), draws)
 
 
 def test_who_knows_nothing_guesses(tasks):

@@ -1,0 +1,138 @@
+"""Tasks of two out of three attributes in the command: its options, what draws tasks, and how many answers are found."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import sibyl
+from data.ambiguous import AttributeSampler, OnePairSampler
+from data.catalogue import load_data
+from data.episodes import Attributes, TaskSpec
+from data.errors import UserError
+from inference.evaluation.evaluate import predictions
+from inference.meta.comparison import DRAWS, FEW, answers_found, format_comparison, record_of
+from inference.meta.family_options import AttributeOptions, MetaOptions
+from inference.meta.learner import Learner
+from inference.meta.mapping import feature_space
+from inference.meta.options import SibOptions
+from inference.meta.settings import GuideSettings, settings
+from inference.meta.tasks import kinds, training_tasks
+from inference.predict import main as predict
+from inference.svi_meta import main as svi_meta
+from tests.data.test_ambiguous import attributes, numbered
+
+NAME = "prototypical-distance-k0"
+
+
+@pytest.fixture(scope="module")
+def bank():
+    """Noisy attributes of 45 items of each kind."""
+    bare = numbered((45,) * 8)
+    return replace(bare, items=2.0 * attributes(bare.items) + 0.3 * torch.randn(len(bare), 3))
+
+
+def learner(method, bank):
+    """An untrained one, and its options."""
+    options = AttributeOptions(methods=method, queries=5)
+    (variant,), chosen = options.variants(), settings(GuideSettings, options)
+    space, means = feature_space(chosen, variant.predictor, bank)
+    return Learner.build(variant, chosen, options.spec(), space, means, None, "bank"), options
+
+
+def test_the_command_has_defaults_of_its_own_for_them():
+    options = AttributeOptions()
+    assert (options.way, options.shot, options.spec().attributes) == (2, 5, Attributes.MIXED)
+    assert [spec.attributes for spec in options.test_specs()] == [Attributes.PLAIN, Attributes.AMBIGUOUS]
+    assert [spec.shot for spec in AttributeOptions(test_shot="1,3").test_specs()] == [1, 1, 3, 3]
+    assert {spec.attributes for spec in (*MetaOptions().test_specs(), MetaOptions().spec())} == {None}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"way": 3}, "`way=3`: a task of attributes .* has two classes: give `way=2`"),
+        ({"train_way": "2-4"}, "leave out `train_way=2-4`"),
+        ({"test_way": "2,3"}, "leave out `test_way=2,3`"),
+        ({"imbalance": 2.0}, "leave out `imbalance=2"),
+        ({"within_alphabet": "test"}, "leave out `within_alphabet=test`"),
+        ({"mixed": False}, "leave out `mixed=false`"),
+        ({"protocols": "standard,imbalanced"}, "give `protocols=standard`"),
+        ({"methods": "prototypical:descriptions"}, "`data=glyph-attributes` has not"),
+    ],
+)
+def test_what_says_nothing_of_them_is_refused(given, said):
+    with pytest.raises(UserError, match=said):
+        AttributeOptions(**given)
+
+
+def test_sib_alone_does_not_draw_them():
+    with pytest.raises(UserError, match="are svi_meta's"):
+        SibOptions(data="glyph-attributes")
+
+
+def test_descriptions_are_refused_where_supports_are_none():
+    with pytest.raises(UserError, match=r"prototypical:descriptions is for supports that describe classes.*`data=glyphs`"):
+        MetaOptions(methods="sib,prototypical:descriptions")
+    assert MetaOptions(methods="prototypical:descriptions", data="glyph-descriptions").described
+    assert MetaOptions(methods="prototypical:descriptions=false").methods == ("prototypical",)
+
+
+def test_training_and_validation_tasks_are_of_one_pair_each(bank):
+    options = AttributeOptions(queries=5)
+    sampler = training_tasks(options, bank)
+    assert isinstance(sampler.of(2, 5), OnePairSampler)
+    assert {sampler.sample(2, seed=seed).support_y.shape[1] for seed in range(8)} == {10}
+    (validation,) = kinds(options, bank, "val")
+    assert validation.spec == options.spec()
+    assert sampler.sample(3, seed=1).query_y.shape == (3, 10)
+
+
+@pytest.mark.parametrize("method", ["prototypical", "platipus:noise_only:scale=1", "bmaml:particles=5"])
+def test_answers_found_are_those_of_independent_draws(bank, method):
+    one, options = learner(method, bank)
+    spec = options.test_specs()[1]
+    part = replace(bank, items=one.space(bank.items).detach())
+    record = record_of(one, part, spec, "test", 20, {})
+    sampler = AttributeSampler(part, queries=5, ambiguous=True, contested=True)
+    assert (record.kind, record.attributes, record.guess) == ("ambiguous", "ambiguous", spec.guess)
+    found = answers_found(one, sampler, 20, 3)
+    shares, likelihoods = [], []
+    for episode, predicted in predictions(one.model, one.guide, sampler, tasks=20, seed=3, num_samples=DRAWS):
+        logs = predicted.log_likelihood(episode.query_y).detach().unflatten(-1, (3, -1)).sum(-1)
+        mine = logs.argmax(-1)
+        mine = mine[::2] if len(mine) == DRAWS else mine
+        many = torch.stack([mine[torch.randperm(len(mine))[:FEW]] for _ in range(3000)])
+        shares.append(torch.stack([(many == answer).any(1) for answer in range(3)]).float().sum(0).mean())
+        likelihoods.append(-(logs.double().exp().mean(0).log() / 10).mean())
+    assert found["coverage"] == pytest.approx(float(torch.stack(shares).mean()), abs=0.02)
+    assert found["joint_nll"] == pytest.approx(float(torch.stack(likelihoods).mean()), rel=1e-4)
+    assert record_of(one, part, options.test_specs()[0], "val", 20, {}).coverage is None
+    table = format_comparison([record])
+    assert f"coverage, {FEW} draws" in table
+    assert f"{record.coverage:.2f}" in table
+
+
+@pytest.mark.slow
+def test_a_run_tests_both_kinds_and_predicts_on_its_own(tmp_path):
+    arguments = ["--data", "glyph-attributes", "--methods", "prototypical,platipus", "--queries", "5", "--epochs", "0"]
+    arguments += ["--backbone", "conv4-4", "--tasks", "32", "--validations", "2", "--validation-tasks", "20"]
+    run = svi_meta([*arguments, "--test-tasks", "20", "--progress", "false", "--out", str(tmp_path / "run")])
+    records = json.loads(run.metrics.read_text())["results"]
+    assert sorted(r["attributes"] for r in records) == 2 * ["ambiguous"] + 2 * ["mixed"] + 2 * ["plain"]
+    assert all((r["coverage"] is not None) == (r["attributes"] == "ambiguous") for r in records)
+    assert (run.plots / "reliability.png").exists()
+    assert Learner.load(run, NAME).spec == TaskSpec(2, 5, 5, attributes="mixed")
+    (record,) = predict(["--run", str(run.path), "--way", "2", "--shot", "5", "--tasks", "10", "--variant", NAME])
+    assert record.guess == TaskSpec(2, 5, 15, attributes="mixed").guess
+    with pytest.raises(UserError, match="give --way 2"):
+        predict(["--run", str(run.path), "--tasks", "10", "--way", "3", "--variant", NAME])
+
+
+@pytest.mark.slow
+def test_any_method_is_fitted_to_them():
+    data = load_data("glyph-attributes")
+    given = {"way": 2, "shot": 5, "protocols": "standard", "tasks": 16, "validations": 1, "validation_tasks": 10, "epochs": 0}
+    fitted = sibyl.Learner.fit(data, method="platipus", backbone="conv4-4", **given)
+    assert fitted.spec.attributes is Attributes.MIXED
