@@ -6,7 +6,7 @@ A task is a letter, and the target the angle by which a picture of it is turned 
 240 training letters lies as it lies in every task, so that a network can learn by heart how; letters of the test are of other
 scripts. Errors are of angles in tenths of their range of 180°, as the authors' are of 360°: the variance is 8.33.
 
-Unlike theirs, pictures have 16 pixels and not 128, the convolutions of the encoder half as many filters or fewer, what MAML
+Unlike theirs, pictures have 16 pixels and not 128, the convolutions of the encoder half as many filters or fewer, what MR-MAML
 adapts is a perceptron on 64 codes and not convolutions of 196, without batch norm, and training is of some thousand tasks.
 
 What is done is kept in the folder: started again, the script goes on where it was. Prints the table of all seeds there.

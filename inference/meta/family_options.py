@@ -41,7 +41,7 @@ class MetaOptions(FewShotOptions):
     Args:
         data: data set: glyphs, folder, omniglot, cifar-fs, mini-imagenet (images); glyph-descriptions (zero-shot: a
             description of each class), glyph-attributes (which two of three attributes decide is for the support to tell, or
-            for nobody); linear, network, sinusoids, memorisable, ambiguous (regression).
+            for nobody); linear, network, sinusoids, memorisable, ambiguous, poses (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, graph-active (which
             asks for a label), tpn, r2d2, anil, nil, llama, bmaml, maml (which adapts a whole network), platipus, sib, and
             without training nearest-mean, gaussian-classes, fine-tuning; each with its own options behind it, as in
