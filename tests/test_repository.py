@@ -89,12 +89,18 @@ def test_references_in_docstrings_lead_somewhere(package):
     count = 0
     for path in (ROOT / package).rglob("*.py"):
         text, module = path.read_text(), ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+        tree = ast.parse(text)
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        unpacked = {ast.unparse(name) for target in targets if isinstance(target, ast.Tuple) for name in target.elts}
         for found in re.finditer(r":(?:class|mod|func|meth|attr|data|exc):`~?([\w.]+)`", text):
             line = text.count("\n", 0, found.start()) + 1
             around = [f"{module}.{node.name}" for node in classes if node.lineno <= line <= (node.end_lineno or line)]
             places = ["", f"{module}.", *(f"{place}." for place in around)]
             assert any(resolves(place + found[1]) for place in places), f"{path}, line {line}: {found[0]}"
+            assert found[1] not in unpacked, (
+                f"{path}, line {line}: {found[0]} is assigned in a tuple, which the site cannot read"
+            )
             count += 1
     assert count or package == "tests"
 

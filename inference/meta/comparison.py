@@ -43,8 +43,10 @@ TIMED_TASKS = 100
 """Test tasks that are timed, up to fifty at once."""
 DEPENDENT_TASKS = 10
 """Tasks on which what predictions depend on is measured."""
-FEW, DRAWS = 4, 64
-"""Posterior draws that are to find the answers of an ambiguous task; of so many the mean over choices is taken."""
+FEW = 4
+"""Posterior draws that are to find the answers of an ambiguous task."""
+DRAWS = 64
+"""Draws that their coverage is estimated from; half of them, where they come in pairs around their mean."""
 RUNAWAY = 1e3
 """Times the median loss, beyond which a task has diverged."""
 
