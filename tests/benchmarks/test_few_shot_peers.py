@@ -137,6 +137,17 @@ class TestTasks:
         assert len(set(right)) > 1
         assert right[best_steps(fitted, FEATURES["val"], spec, 60)] == max(right)
 
+    def test_steps_that_are_right_most_often_are_chosen_the_fewest_of_these(self, monkeypatch):
+        def counted(learner, guides, *rest):
+            assert [guide.steps for guide in guides] == list(range(7))
+            return [
+                few_shot_peers.Outcome(torch.tensor(right), 5, 1.0)
+                for right in ([3, 0], [1, 1], [0, 2], [2, 2], [4, 1], [1, 4], [4, 0])
+            ]
+
+        monkeypatch.setattr(few_shot_peers, "run_readings", counted)
+        assert best_steps(learner(FEATURES["train"]), FEATURES["val"], TaskSpec(), 2) == 4
+
     def test_peers_are_tested_on_the_same_tasks_as_ours(self):
         drawn = []
 
