@@ -254,6 +254,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> str:
     """Train all, and print what was measured; returns it."""
     chosen = parse(words)
+    if not chosen.batches and chosen.original is None:
+        raise UserError("give a checkout of the original: `original=FOLDER`")
     torch.set_num_threads(1)
     features = load_features(chosen.features)
     our_point(next(iter(OURS)), features, 1, chosen)  # what is done once in a process, for the first of them as for the others
@@ -261,8 +263,6 @@ def main(words: Sequence[str] | None = None) -> str:
         originals, ours = {}, our_batches(features, chosen)
         shown = measured(ours)
     else:
-        if chosen.original is None:
-            raise UserError("give a checkout of the original: `original=FOLDER`")
         build = classifier_of(chosen.original)
         originals = {name: original_points(name, build, features, chosen) for name in ORIGINAL}
         ours = {name: [our_point(name, features, tasks, chosen) for tasks in sorted(chosen.tasks)] for name in OURS}

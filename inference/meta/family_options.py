@@ -114,6 +114,12 @@ class MetaOptions(FewShotOptions):
             raise UserError(f"`asked={self.asked}` is about the active protocol: add it to `protocols`, or leave it out")
         if not self.active and (asking := [name for name, _ in map(split_choice, self.methods) if METHODS[name].asks]):
             raise UserError(f"{asking[0]} learns which label to ask for: add active to `protocols`, or choose graph")
+        if self.described and self.hidden_specs():
+            which = Protocol.SEMI if self.semi else Protocol.ACTIVE
+            raise UserError(
+                f"the {which} protocol hides some labels of a class, and one of `data={self.data}` has a single description: "
+                "leave it out"
+            )
         for spec in self.hidden_specs():
             hidden = self.hidden(spec.shot)
             if not 0 < hidden < spec.shot:
@@ -139,6 +145,8 @@ class MetaOptions(FewShotOptions):
                     f"a task of attributes (`data={self.data}`) has two classes and equally many queries of both: leave out "
                     f"`{name}={str(given).lower() if isinstance(given, bool) else plain(given)}`"
                 )
+        if asking := [name for name, _ in map(split_choice, self.methods) if METHODS[name].asks]:
+            raise UserError(f"{asking[0]} learns which label to ask for, and those of attributes are all known: choose graph")
         if self.protocols != (Protocol.STANDARD,):
             raise UserError(f"tasks of attributes (`data={self.data}`) have a test of their own: give `protocols=standard`")
 

@@ -186,7 +186,7 @@ def test_batches_are_compared_on_validation_classes(tmp_path, monkeypatch, capsy
         f"| {batch} tasks a step, step size {rate}" for batch in (2, 5) for rate in ("0.001", "0.01")
     ]
     with pytest.raises(UserError, match="give a checkout of the original"):
-        main(words.split())
+        main(["--features", str(tmp_path / "none")])  # before any work
 
 
 def after_the_first(point, name, features, tasks, chosen, *rest):

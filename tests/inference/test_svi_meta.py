@@ -185,6 +185,12 @@ def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
         (["--asked", "3"], "--asked 3 is about the active protocol: add it to --protocols"),
         (["--protocols", "active", "--shot", "5", "--asked", "21"], "--asked 21 is more than the 20 hidden labels of a task"),
         (["--methods", "graph-active"], "graph-active learns which label to ask for: add active to --protocols"),
+        (["--data", "glyph-attributes", "--methods", "graph-active"], "those of attributes are all known: choose graph"),
+        (
+            ["--data", "glyph-descriptions", "--protocols", "active"],
+            "one of --data glyph-descriptions has a single description",
+        ),
+        (["--data", "glyph-descriptions", "--protocols", "semi"], "the semi protocol hides some labels of a class"),
         (["--data", "sinusoid"], "unknown data set 'sinusoid'"),
     ],
 )

@@ -10,7 +10,7 @@ from data.errors import UserError
 from data.mixed import VariedSampler
 from data.seeding import mix_seed
 from data.semi_supervised import SemiSampler, Unlabelled, present, sealed
-from inference.active import Acquisition, curves, first_known
+from inference.active import Acquisition, ask, curves, first_known
 from inference.evaluation.evaluate import batches
 from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.predictive import predictive
@@ -47,6 +47,10 @@ def test_records_are_of_the_last_turn_and_gains_of_the_same_tasks(method, asked)
         assert record.after == pytest.approx(accuracy.mean(-1).tolist())
         assert record.after_ci95 == pytest.approx([confidence_interval(turn) for turn in accuracy])
         assert record.accuracy == pytest.approx(record.after[-1])
+        *_, last = ask(one.model, one.guide, pool, known, acquisition=Acquisition(record.acquisition), labels=3)
+        likelihood = last.predicted.labels.log_prob(pool.query_y)
+        assert record.distortion == pytest.approx(-float(likelihood.sum(-1).mean()), rel=1e-5)
+        assert record.rate == (None if method == "prototypical" else pytest.approx(float(last.predicted.rate.mean()), rel=1e-5))
         assert record.nll == pytest.approx(float(expected[record.acquisition]["nll"][-1].mean()), rel=1e-5)
         gain = accuracy[-1] - expected["random"]["accuracy"][-1]
         if record.acquisition == "random":
