@@ -11,7 +11,7 @@ Counted are sampling and all of training, ours with the fit of its feature space
 imports, test tasks, and validation, of which the original here has none.
 
 ``--batches 8 16 32 --rates 5e-3 1e-2`` asks instead how many tasks a step are the quickest way of ours, by each step size: then
-nothing is read on test classes, but on those of validation, and the original is not needed.
+accuracy is that on validation classes, and the original is not needed.
 
 One table has what was measured; the other, for each recipe of the original, how long it took in all, when it first was as
 accurate as at its end, and the shortest run of ours from which on no longer one is less accurate than that.

@@ -140,6 +140,7 @@ class TestTasks:
     def test_steps_that_are_right_most_often_are_chosen_the_fewest_of_these(self, monkeypatch):
         def counted(learner, guides, *rest):
             assert [guide.steps for guide in guides] == list(range(7))
+            assert rest[-1] == few_shot_peers.VALIDATION_SEED
             return [
                 few_shot_peers.Outcome(torch.tensor(right), 5, 1.0)
                 for right in ([3, 0], [1, 1], [0, 2], [2, 2], [4, 1], [1, 4], [4, 0])
