@@ -53,7 +53,7 @@ GAINS = {
     Protocol.ACTIVE: "gain of labels that are asked for: over the same method on the same tasks with as many at random",
 }
 ANSWERS = (
-    "plain: the support tells which two of three attributes decide (five items of each class do so in 98 of 100 tasks, one in 50);\n"
+    "plain: the support tells which two of three attributes decide (five items of each class in 98 of 100 tasks, one in 50);\n"
     "ambiguous: it does not, and queries ask for each of three\n"
     f"coverage: how many of these three are found by {FEW} draws, by chance too where draws are alike; joint NLL: of all "
     "queries of one together, nats per query"

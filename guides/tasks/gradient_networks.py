@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.likelihoods import Likelihood, softmax
+from models.likelihoods import Likelihood
 
 
 class GradientNetwork(nn.Module):
@@ -193,7 +193,7 @@ class LabelledGradient(GradientNetwork):
             raise ValueError("this gradient network needs labels: it is for the support")
         apart, drawn = F.softplus(self.weights)
         known = F.one_hot(labels, outputs.shape[-1]).to(outputs.dtype)
-        return apart * (softmax(outputs) - known) - drawn * known
+        return apart * (outputs.softmax(-1) - known) - drawn * known
 
 
 class ResidualGradient(GradientNetwork):

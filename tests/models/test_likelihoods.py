@@ -10,7 +10,6 @@ from models.likelihoods import (
     GaussianLikelihood,
     LikelihoodName,
     PoissonLikelihood,
-    softmax,
 )
 
 
@@ -52,11 +51,3 @@ class TestTargets:
         assert {name: kind.outputs for name, kind in LIKELIHOODS.items()} == {
             name: None if name is LikelihoodName.CATEGORICAL else 1 for name in LikelihoodName
         }
-
-
-def test_softmax_over_the_dimension_before_the_last_is_torchs():
-    generator = torch.Generator().manual_seed(0)
-    outputs = 5 * torch.randn(3, 4, 7, generator=generator, dtype=torch.float64)
-    for logits in (outputs, outputs[0], outputs.mT, outputs[..., :1]):
-        torch.testing.assert_close(softmax(logits), logits.softmax(-1), rtol=1e-14, atol=0)
-        assert softmax(logits).shape == logits.shape
