@@ -36,6 +36,8 @@ BASES = {
     f"--network-tasks 8 {METHODS.replace('anil:steps=2', 'matching')}",
     "meta on labels that are missing": "svi_meta --features features.safetensors --unlabelled 0.5 "
     f"{METHODS.replace('--train-shot 1', '--shot 2').replace('standard', 'semi')},tpn,nil,platipus,bmaml",
+    "meta that asks for labels": "svi_meta --features features.safetensors --unlabelled 0.5 --asked 1 "
+    f"{METHODS.replace('--train-shot 1', '--shot 2').replace('standard', 'active')},graph-active",
     "predict by a method": "predict --run runs/meta --way 2 --queries 2 --tasks 8",
     "predict tasks": "predict --run runs/sib --way 2 --queries 2 --tasks 8",
     "predict other images": "predict --run runs/sib --way 2 --queries 2 --tasks 8 --root images --split all",

@@ -148,7 +148,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_cell_is_trained_once_and_tested_at_draws_and_at_means(tmp_path, monkeypatch):
     path, schedule = tmp_path / "net.safetensors", MetaSchedule(30, batch=10, seed=0)
-    for name, value in {"TEST_TASKS": 6, "DEPENDENT": 3, "TOLD": 1}.items():
+    for name, value in {"TEST_TASKS": 17, "DEPENDENT": 17, "TOLD": 1}.items():
         monkeypatch.setattr(memorisation, name, value)
     rows = (ROWS["MR-MAML (A), 1"], ROWS["MR-MAML (A), 1, at means"])
     rows = [row._replace(method=f"{row.method}:test_steps=3") for row in rows]
