@@ -18,9 +18,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,19 +210,21 @@ def table(folder: Path) -> str:
         if not found:
             continue
 
-        def cells(key: str, form: str = ".3f", found: list[Any] = found) -> str:
-            values = [one[key] for one in found if one.get(key) is not None]
-            if not values:
-                return "-"
-            mean, several = torch.tensor(values).mean().item(), len(values) > 1
-            return number(mean, form) + (f" ({torch.tensor(values).std().item():{form}})" if several else "")
-
+        cells = partial(over_seeds, found)
         rate = f"{cells('shared_rate', '.0f')} once" if found[0].get("shared_rate") else cells("code_rate", ".2f")
         both = zip(SHOTS, row.published, strict=True)
         errors = [text for shot, known in both for text in (cells(f"mse{shot}"), cells(f"median{shot}"), known)]
         told = [cells(key) for key in ("training_mse", "training_information", "new_information", "adapted_information")]
         rows.append([name, *errors, *told, rate, cells("pac_bayes", ".2f")])
     return align(rows)
+
+
+def over_seeds(found: Sequence[Mapping[str, Any]], key: str, form: str = ".3f") -> str:
+    """The mean of a number over what was ``found`` with each seed, and its standard deviation where there are several."""
+    values = torch.tensor([one[key] for one in found if one.get(key) is not None])
+    if not len(values):
+        return "-"
+    return number(float(values.mean()), form) + (f" ({float(values.std()):{form}})" if len(values) > 1 else "")
 
 
 def slug(name: str) -> str:
@@ -231,25 +234,38 @@ def slug(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given = parse(arguments, __doc__ or "", ROWS, "--updates", 6000)
+    schedule = MetaSchedule(given.updates * given.batch, batch=given.batch, learning_rate=given.learning_rate, seed=given.seed)
+
+    def made(name: str) -> dict[str, Any]:
+        return cell(ROWS[name], schedule, given.folder / f"{given.seed}-{slug(ROWS[name].trained_as or name)}.safetensors")
+
+    make_rows(given, made)
+    print(table(given.folder))
+
+
+def parse(arguments: Sequence[str] | None, about: str, rows: Mapping[str, Any], length: str, usual: int) -> argparse.Namespace:
+    """The options of a benchmark with ``rows`` by name, whose training has an option for its ``length``."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what is trained and measured is kept here")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--updates", type=int, default=6000)
+    parser.add_argument(length, type=int, default=usual)
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"of {'; '.join(ROWS)}")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), metavar="ROW", help=f"of {'; '.join(rows)}")
+    return parser.parse_args(arguments)
+
+
+def make_rows(given: argparse.Namespace, made: Callable[[str], Mapping[str, Any]]) -> None:
+    """Make those rows of a seed that the folder has not, each by its name, and keep them there."""
     torch.set_num_threads(1)
     given.folder.mkdir(parents=True, exist_ok=True)
-    schedule = MetaSchedule(given.updates * given.batch, batch=given.batch, learning_rate=given.learning_rate, seed=given.seed)
     for name in given.only:
         path = given.folder / f"{given.seed}-{slug(name)}.json"
         if not path.exists():
-            network = given.folder / f"{given.seed}-{slug(ROWS[name].trained_as or name)}.safetensors"
             with validation_enabled(False):  # of a task whose steps run away nothing is finite
-                write_json(path, cell(ROWS[name], schedule, network))
+                write_json(path, made(name))
             print(f"{name}: {read_json(path)}", flush=True)
-    print(table(given.folder))
 
 
 if __name__ == "__main__":

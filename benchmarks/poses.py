@@ -14,25 +14,22 @@ What is done is kept in the folder: started again, the script goes on where it w
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from pyro.distributions import validation_enabled
-
-from benchmarks.memorisation import slug
+from benchmarks.memorisation import make_rows, over_seeds, parse, slug
 from data.seeding import mix_seed
-from inference.evaluation.tables import align, number
+from inference.evaluation.tables import align
 from inference.meta.choices import split_choice
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_scores import measure, shared_rate
 from inference.meta.regression_tasks import POSES, TEST, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
-from inference.runs.files import read_json, write_json
+from inference.runs.files import read_json
 from inference.runs.tensors import load_state, load_tensors, save_tensors
 
 QUERIES, TASKS = 15, 200  # of a task; tasks that are scored
@@ -81,37 +78,18 @@ def table(folder: Path) -> str:
         if not found:
             continue
 
-        def cells(key: str, form: str = ".2f", found: list[Any] = found) -> str:
-            values = torch.tensor([one[key] for one in found if one[key] is not None])
-            if not len(values):
-                return "-"
-            return number(float(values.mean()), form) + (f" ({float(values.std()):{form}})" if len(values) > 1 else "")
-
-        rate = f"{cells('shared_rate', '.0f')} once" if found[0]["shared_rate"] else cells("code_rate")
+        cells = partial(over_seeds, found, form=".2f")
+        rate = f"{cells('shared_rate', form='.0f')} once" if found[0]["shared_rate"] else cells("code_rate")
         errors = [cells(key) for key in ("train_mse", "test_mse", "test_median")]
-        rows.append([name, *errors, published, rate, cells("seconds", ".0f")])
+        rows.append([name, *errors, published, rate, cells("seconds", form=".0f")])
     return align(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what is trained and measured is kept here")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tasks", type=int, default=20000)
-    parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"of {'; '.join(ROWS)}")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    given.folder.mkdir(parents=True, exist_ok=True)
+    given = parse(arguments, __doc__ or "", ROWS, "--tasks", 20000)
     schedule = MetaSchedule(given.tasks, batch=given.batch, learning_rate=given.learning_rate, seed=given.seed)
-    for name in given.only:
-        path = given.folder / f"{given.seed}-{slug(name)}.json"
-        if not path.exists():
-            with validation_enabled(False):  # of a task whose steps run away nothing is finite
-                write_json(path, cell(ROWS[name][0], schedule, path.with_suffix(".safetensors")))
-            print(f"{name}: {read_json(path)}", flush=True)
+    make_rows(given, lambda name: cell(ROWS[name][0], schedule, given.folder / f"{given.seed}-{slug(name)}.safetensors"))
     print(table(given.folder))
 
 

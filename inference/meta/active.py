@@ -20,14 +20,13 @@ from inference.evaluation.evaluate import batches, readings, tasks_that_fit
 from inference.evaluation.metrics import TaskSums, confidence_interval
 from inference.evaluation.predictive import Predictive, place_of, predictive
 from inference.meta.active_pictures import Curve, worth_of_labels
-from inference.meta.comparison import MetaRecord, own_measures
+from inference.meta.comparison import MetaRecord
 from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import TEST_SEED, Learner
-from inference.meta.mapping import map_items
 from inference.meta.methods import METHODS
 from inference.meta.report import make_record
-from inference.meta.stages import features_of
+from inference.meta.semi import of_each
 from inference.meta.variants import Variant
 from inference.runs.files import finite
 from inference.runs.folder import RunFolder
@@ -66,11 +65,7 @@ def compare_active(
 ) -> list[MetaRecord]:
     """Records of every method on the tasks of the active protocol, where the options ask for them: with labels at random, and
     with those that each acquisition chooses."""
-    found = []
-    for learner in fitted.values() if options.active else ():
-        part = map_items(learner.space, features_of(learner, images, run, "test"))
-        found += records_of(learner, part, options, own_measures(learner, options, run))
-    return found
+    return of_each(records_of, fitted, options, images, run) if options.active else []
 
 
 def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own: Mapping[str, object]) -> list[MetaRecord]:

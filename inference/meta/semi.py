@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -36,10 +36,21 @@ def compare_semi(
 ) -> list[MetaRecord]:
     """Records of every method on the tasks of the semi protocol, where the options ask for them: with the unlabelled items left
     out and, of a method that makes something of them, with them."""
+    return of_each(records_of, fitted, options, images, run) if options.semi else []
+
+
+def of_each(
+    records: Callable[[Learner, LabelledItems, MetaOptions, Mapping[str, object]], list[MetaRecord]],
+    fitted: Mapping[Variant, Learner],
+    options: MetaOptions,
+    images: ImageSplits | None,
+    run: RunFolder,
+) -> list[MetaRecord]:
+    """The ``records`` of every method, as :func:`records_of` makes them of a learner and mapped test items."""
     found = []
-    for learner in fitted.values() if options.semi else ():
+    for learner in fitted.values():
         part = map_items(learner.space, features_of(learner, images, run, "test"))
-        found += records_of(learner, part, options, own_measures(learner, options, run))
+        found += records(learner, part, options, own_measures(learner, options, run))
     return found
 
 
