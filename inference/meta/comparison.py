@@ -332,7 +332,7 @@ def probabilities_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictive probabilities ``[n, way]`` and labels ``[n]`` of the queries of 200 balanced test tasks."""
     part = map_items(learner.space, features_of(learner, images, run, "test"))
-    spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet)
+    spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet, partition=None)
     if options.attributed:
         spec = replace(spec, attributes=Attributes.PLAIN)
     sampler = sampler_of(part, spec, split="test split")

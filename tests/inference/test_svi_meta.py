@@ -191,6 +191,10 @@ def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
             "one of --data glyph-descriptions has a single description",
         ),
         (["--data", "glyph-descriptions", "--protocols", "semi"], "the semi protocol hides some labels of a class"),
+        (["--labels", "fixed", "--train-way", "5-7"], "(--labels fixed, --way 5): leave out --train-way 5-7"),
+        (["--labels", "fixed", "--within-alphabet", "all"], "are of all alphabets: leave out --within-alphabet all"),
+        (["--labels", "fixed", "--data", "glyph-descriptions"], "are of descriptions, and no class keeps a label"),
+        (["--labels", "fixed", "--data", "glyph-attributes"], "are of attributes, and no class keeps a label"),
         (["--data", "sinusoid"], "unknown data set 'sinusoid'"),
     ],
 )
