@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.semi_supervised import Unlabelled
 from inference.meta.choices import MethodChoices, read_given, split_choice
 from inference.meta.methods import METHODS
+from inference.meta.methods.maml import check_blocks
 from inference.meta.settings import NETWORK, VariantSettings
 from inference.meta.task_options import PROTOCOLS, FewShotOptions, Protocol, Protocols
 from inference.meta.variants import Variant
@@ -43,9 +44,9 @@ class MetaOptions(FewShotOptions):
             description of each class), glyph-attributes (which two of three attributes decide is for the support to tell, or
             for nobody); linear, network, sinusoids, memorisable, ambiguous, poses (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, graph-active (which
-            asks for a label), tpn, r2d2, anil, nil, llama, bmaml, maml (which adapts a whole network), platipus, sib, and
-            without training nearest-mean, gaussian-classes, fine-tuning; each with its own options behind it, as in
-            anil:steps=10.
+            asks for a label), tpn, r2d2, anil, nil, llama, bmaml, maml (which adapts a whole network), mr-maml (a part of one,
+            and the rest costs nats), platipus, sib, and without training nearest-mean, gaussian-classes, fine-tuning; each with
+            its own options behind it, as in anil:steps=10.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         train_features: what of the features each method trains with itself: none, linear (a map between network and method) or
             all (a network of its own, from the pre-trained one on, or from scratch with epochs 0).
@@ -94,7 +95,9 @@ class MetaOptions(FewShotOptions):
         for name, given in map(split_choice, self.methods):
             if not METHODS[name].variants(VariantSettings(beta=self.beta, given=given)):
                 raise UserError(f"{name} has no posterior at β = 0: leave it out, or give a `beta` above 0")
-            if getattr(read_given(METHODS[name].options, given), "descriptions", False) and not self.described:
+            own = read_given(METHODS[name].options, given)
+            check_blocks(getattr(own, "adapted", ""), self.backbone)
+            if getattr(own, "descriptions", False) and not self.described:
                 raise UserError(
                     f"{name}:descriptions is for supports that describe classes, which `data={self.data}` has not: choose "
                     "`data=glyph-descriptions`, or leave out `descriptions`"

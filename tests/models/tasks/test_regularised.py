@@ -160,6 +160,29 @@ def test_codes_that_are_tested_at_their_means_are_trained_by_draws(tasks):
     assert kinds == {"support_codes": "Delta", "codes": "Delta"}
 
 
+def test_weights_that_are_tested_at_their_mean_are_trained_by_draws(tasks):
+    model, guide = random_weights()
+    at_mean = EncoderGuide(model.start, 0.2, at_mean=True).double()
+    predicted = predictive(model, at_mean, tasks, num_samples=6)
+    torch.testing.assert_close(predicted.labels.mean, by_hand(at_mean.loc.detach(), tasks)[None], rtol=1e-6, atol=1e-6)
+    losses = []
+    for other in (guide, at_mean):
+        torch.manual_seed(4)
+        losses.append(RateDistortionELBO(beta=0.5)(model.train(), other.train())(*tasks))
+    torch.testing.assert_close(*losses)
+    drawn = at_mean.eval().drawn()
+    assert drawn.loc is at_mean.loc
+    assert predictive(model, drawn, tasks, num_samples=6).num_draws == 6
+    assert predictive(model, at_mean, tasks, num_samples=6).num_draws == 1
+
+
+def test_draws_one_after_another_are_those_at_once(tasks):
+    model, guide = random_weights()
+    together = predictive(model, guide, tasks, num_samples=6).labels.mean
+    model.draws_at_once = 2
+    torch.testing.assert_close(predictive(model, guide, tasks, num_samples=6).labels.mean, together)
+
+
 @pytest.mark.parametrize("made", [random_weights, codes])
 def test_it_runs_under_pyros_own_svi(made, tasks):
     """Trace_ELBO's loss at β = 1 has the mean of ours, which has the KL in its place; and SVI's steps descend it."""
