@@ -14,7 +14,7 @@ from guides.tasks.regularised import CodesGuide, EncoderGuide
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import predictive, trace_guide, trace_model
-from models.likelihoods import GaussianLikelihood
+from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
 from models.tasks.regularised import CodedModel, EncodedScorer, GaussianEncoder, RegularisedModel
 from models.tasks.scorers.base import Scorer
 
@@ -174,6 +174,28 @@ def test_weights_that_are_tested_at_their_mean_are_trained_by_draws(tasks):
     assert drawn.loc is at_mean.loc
     assert predictive(model, drawn, tasks, num_samples=6).num_draws == 6
     assert predictive(model, at_mean, tasks, num_samples=6).num_draws == 1
+
+
+class RunawayScorer(Scorer):
+    """Two logits, which are no numbers where a code of the support is beyond a limit."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, support_x, support_y, query_x, way):
+        beyond = support_x.abs().amax((1, 2))[:, None, None] > self.limit
+        return torch.where(beyond, torch.nan, torch.cat([query_x[..., :1], -query_x[..., :1]], dim=-1))
+
+
+@pytest.mark.parametrize("limit", [3.0, 1e9])
+def test_what_runs_away_from_draws_of_the_prior_has_no_prior_predictive(limit, tasks):
+    model = RegularisedModel(EncodedScorer(nn.Linear(D, 3), RunawayScorer(limit)), CategoricalLikelihood()).double()
+    guide = EncoderGuide(0.1 * model.start, 0.01).double()
+    labelled = tasks._replace(support_y=(tasks.support_y > 0).long(), way=2)
+    data = infer(model, guide, labelled).to_arviz(num_samples=40)
+    assert ("prior_predictive" in data) is (limit > 3)
+    assert {"prior", "posterior", "posterior_predictive", "predictions"} <= {*data}
 
 
 def test_draws_one_after_another_are_those_at_once(tasks):
