@@ -244,10 +244,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(given.folder))
 
 
-def parse(arguments: Sequence[str] | None, about: str, rows: Mapping[str, Any], length: str, usual: int) -> argparse.Namespace:
-    """The options of a benchmark with ``rows`` by name, whose training has an option for its ``length``."""
+def parse(
+    arguments: Sequence[str] | None, about: str, rows: Mapping[str, Any], length: str, usual: int, *, images: str = ""
+) -> argparse.Namespace:
+    """The options of a benchmark with ``rows`` by name, whose training has an option for its ``length``, and one for the place
+    of ``images``, where it needs any."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what is trained and measured is kept here")
+    if images:
+        parser.add_argument("--root", type=Path, required=True, help=f"folder of {images}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(length, type=int, default=usual)
     parser.add_argument("--batch", type=int, default=10)

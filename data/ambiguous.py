@@ -12,6 +12,7 @@ from torch import Tensor
 from data.arguments import as_whole
 from data.episodes import Attributes, Episode, EpisodeSampler, TaskSpec, rows_of
 from data.errors import UserError
+from data.fixed_labels import FixedLabelSampler
 from data.items import LabelledItems
 from data.seeding import mix_seed
 
@@ -151,11 +152,14 @@ class OnePairSampler:
 
 
 def sampler_of(source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> Any:
-    """What draws tasks of any ``spec``, of attributes too, from the items of a ``source``; errors name the ``split``.
+    """What draws tasks of any ``spec``, of attributes and of fixed labels too, from the items of a ``source``; errors name the
+    ``split``.
 
     Raises:
         UserError: items that cannot give such tasks.
     """
+    if spec.partition is not None:
+        return FixedLabelSampler(source, spec, split=split)
     if spec.attributes is None:
         return EpisodeSampler(source, spec, split=split)
     if spec.attributes is Attributes.MIXED:

@@ -97,9 +97,12 @@ class TaskSpec:
             are the queries: zero-shot tasks, whose ``shot`` is 1.
         attributes: which tasks of two attributes, whose items are of eight kinds and whose classes are two; ``None`` where
             classes of items are those of tasks.
+        partition: seed by which classes are dealt out to labels that they keep from task to task, see
+            :class:`~data.fixed_labels.FixedLabelSampler`; ``None`` where they are numbered anew in each task.
 
     Raises:
-        UserError: an argument that is no such number, several descriptions of a class, or attributes of other tasks.
+        UserError: an argument that is no such number, several descriptions of a class, attributes of other tasks, or a
+            partition of classes of one alphabet, of descriptions or of attributes.
     """
 
     way: int = 5
@@ -109,6 +112,7 @@ class TaskSpec:
     within_alphabet: bool = False
     described: bool = False
     attributes: Attributes | None = None
+    partition: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("way", 2), ("shot", 0), ("queries", 1)):
@@ -125,6 +129,12 @@ class TaskSpec:
                 raise UserError(f"`way={self.way}`: a task of attributes has two classes: give `way=2`")
             if self.imbalance is not None or self.within_alphabet or self.described:
                 raise UserError("a task of attributes is balanced, and its classes are attributes: leave out what says else")
+        if self.partition is not None:
+            object.__setattr__(self, "partition", as_whole(self.partition, "partition"))
+            if self.within_alphabet or self.described or self.attributes is not None:
+                raise UserError(
+                    "classes that keep their labels are any classes of items: leave out `partition`, or what says else"
+                )
 
     @property
     def shape(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data.arguments import as_whole
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.items import LabelledItems
@@ -19,8 +18,8 @@ class FixedLabelSampler(EpisodeSampler):
     memorization", whose experiments call such tasks non-mutually-exclusive.
 
     Args:
-        source, spec, split: see :class:`~data.episodes.EpisodeSampler`.
-        partition: seed of the dealing.
+        source, spec, split: see :class:`~data.episodes.EpisodeSampler`. The ``partition`` of the spec is the seed of the
+            dealing, 0 where it has none.
 
     Attributes:
         label_of: ``[classes]`` int64, the label of each class. Labels have equally many classes, or one more or less.
@@ -29,11 +28,11 @@ class FixedLabelSampler(EpisodeSampler):
         UserError: as there, or tasks within alphabets are asked for.
     """
 
-    def __init__(self, source: LabelledItems, spec: TaskSpec, *, split: str = "data", partition: int = 0) -> None:
+    def __init__(self, source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> None:
         if spec.within_alphabet:
             raise UserError("classes with fixed labels are of all alphabets: leave out `within_alphabet`")
         super().__init__(source, spec, split=split)
-        generator = torch.Generator().manual_seed(as_whole(partition, "partition"))
+        generator = torch.Generator().manual_seed(spec.partition or 0)
         self.label_of = torch.randperm(source.num_classes, generator=generator) % spec.way
 
     def _classes(self, tasks: int, generator: torch.Generator) -> Tensor:

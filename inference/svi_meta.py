@@ -91,7 +91,7 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
     def save(self, data: Source, fitted: Fits, records: Sequence[MetaRecord], run: RunFolder) -> None:
         """ArviZ data of the same few test tasks under every method."""
         within = self.options.tests_within_alphabet
-        spec, seed = self.options.spec(imbalance=None, within_alphabet=within), self.options.seed
+        spec, seed = self.options.spec(imbalance=None, within_alphabet=within, partition=None), self.options.seed
 
         def content(learner: Learner) -> Any:
             part = map_items(learner.space, features_of(learner, data.images, run, "test"))

@@ -17,21 +17,22 @@ class AdaptedScorer(Scorer):
 
     Args:
         guide: the steps, on the support; a point for each task.
+        way: the only number of classes that the guide takes; ``None`` for any, and in regression.
 
     Raises:
         ValueError: a guide of another family, or of steps on the queries.
     """
 
-    def __init__(self, guide: UnrolledGuide) -> None:
+    def __init__(self, guide: UnrolledGuide, *, way: int | None = None) -> None:
         super().__init__()
         if guide.family is not Family.DELTA or guide.on is not Evidence.SUPPORT:
             raise ValueError("a scorer adapts points on the support: give a guide of the delta family on the support")
-        self.guide = guide
+        self.guide, self.way = guide, way
 
     @property
     def num_adapted(self) -> int:
         """Numbers that are adapted for each task."""
-        return self.guide.predictor.rows(1) * self.guide.prior.loc.numel()
+        return self.guide.predictor.rows(self.way or 1) * self.guide.prior.loc.numel()
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, way: int) -> Tensor:
         """``[tasks, support, *item], [tasks, support], [tasks, query, *item] -> [tasks, query, outputs]``."""

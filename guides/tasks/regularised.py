@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, ClassVar
 
@@ -27,18 +28,26 @@ class EncoderGuide(PyroModule):
     Args:
         loc: ``[P]``, where the means start.
         scale: standard deviation at first, learned; ``None`` for a point.
+        at_mean: in evaluation mode θ is the mean of q, a point. In training mode it is drawn all the same.
     """
 
     logarithms: ClassVar = ("log_scale",)
 
-    def __init__(self, loc: Tensor, scale: float | None = 0.05) -> None:
+    def __init__(self, loc: Tensor, scale: float | None = 0.05, *, at_mean: bool = False) -> None:
         super().__init__()
+        self.at_mean = at_mean
         self.loc = nn.Parameter(loc.detach().clone())
         self.log_scale = None if scale is None else nn.Parameter(torch.full_like(self.loc, math.log(scale)))
 
+    def drawn(self) -> EncoderGuide:
+        """The same guide, sharing all parameters, with draws in evaluation mode too."""
+        other = copy.copy(self)
+        other.at_mean = False
+        return other
+
     def distribution(self) -> dist.TorchDistribution:
         """batch_shape ``[]``, event_shape ``[P]``."""
-        if self.log_scale is None:
+        if self.log_scale is None or (self.at_mean and not self.training):
             return dist.Delta(self.loc, event_dim=1)
         return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro.distributions import validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.distributions import Categorical
@@ -62,7 +63,8 @@ def tasks_to_arviz(
     support = episode._replace(query_x=episode.support_x)
     supported = bool(support.support_y.numel())
     with seeded(seed, 1, device=episode.query_x.device):
-        before = trace_model(model, None, support if supported else episode, draws)
+        with validation_enabled(False):  # steps may run away from draws of the prior
+            before = trace_model(model, None, support if supported else episode, draws)
         held_out = prediction_groups(labels_of(trace_model(model, drawn, episode, draws)), episode, query_y, class_names)
         observed = {}
         if supported:
@@ -123,11 +125,13 @@ def site_draws(site: Mapping[str, Any], name: str, classes: bool) -> tuple[Tenso
 
 def observed_groups(on_support: Any, before: Any, episode: Episode) -> dict[str, Group]:
     """Groups of the support's targets, which the posterior was conditioned on: ``on_support`` under the
-    posterior, ``before`` under the prior."""
+    posterior, ``before`` under the prior, where that gives probabilities to all of them."""
     name = target_name(on_support)
     dims = {name: ON_SUPPORT}
+    ran_away = is_classification(before) and not bool(innermost(before).probs.isfinite().all())
+    prior = {} if ran_away else {"prior_predictive": Group({name: before.sample()}, dims)}
     return {
-        "prior_predictive": Group({name: before.sample()}, dims),
+        **prior,
         "posterior_predictive": Group({name: on_support.sample()}, dims),
         "observed_data": Group({name: episode.support_labels}, dims),
         "log_likelihood": Group({name: on_support.log_prob(episode.support_labels)}, dims),

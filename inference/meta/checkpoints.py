@@ -59,8 +59,8 @@ def read_settings(written: Mapping[str, Any]) -> GuideSettings:
 
 def read_spec(written: Mapping[str, Any]) -> TaskSpec:
     """The tasks of a checkpoint, as they were ``written``, also of versions before 0.5, which had none within alphabets, by
-    descriptions or of attributes."""
-    known = {"within_alphabet": False, "described": False, "attributes": None, **written}
+    descriptions, of attributes or of fixed labels."""
+    known = {"within_alphabet": False, "described": False, "attributes": None, "partition": None, **written}
     return TaskSpec(**{field.name: known[field.name] for field in fields(TaskSpec)})
 
 

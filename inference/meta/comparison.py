@@ -13,17 +13,20 @@ import pyro
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from torch.distributions import kl_divergence
 
 from data.ambiguous import sampler_of
 from data.episodes import Attributes, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
 from data.semi_supervised import Unlabelled
+from guides.tasks.adapted import AdaptedScorer
+from guides.tasks.regularised import EncoderGuide
 from inference.active import Acquisition
 from inference.diagnostics.ambiguity import ambiguity, expected_coverage
 from inference.diagnostics.dependence import is_transductive, query_information, support_information
 from inference.evaluation.evaluate import evaluate_readings, predictions, readings
-from inference.evaluation.predictive import place_of, trace_guide
+from inference.evaluation.predictive import is_of_tasks, is_point, place_of, trace_guide, trace_model
 from inference.evaluation.tables import Column, format_table, number
 from inference.meta import comparison_plots, plots
 from inference.meta.comparison_plots import named
@@ -63,6 +66,8 @@ class MetaRecord(TaskRecord):
             trained.
         shared: learned numbers that all tasks share, those of a network that only this method has included.
         transductive: whether another query changes a prediction.
+        shared_rate: KL(q ‖ p) of what all tasks share, nats, for all training tasks together; ``None`` where there is nothing
+            of the kind, or a point.
         support_information: I(ŷ; D given x), what predictions owe to the support's labels, nats per query; see
             :func:`~inference.diagnostics.dependence.support_information`.
         query_information: what seeing the other queries is worth, nats per query.
@@ -88,6 +93,7 @@ class MetaRecord(TaskRecord):
     train_features: str = "none"
     tasks_per_second: float | None = None
     shared: int = 0
+    shared_rate: float | None = None
     transductive: bool | None = None
     support_information: float | None = None
     query_information: float | None = None
@@ -191,7 +197,7 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 
 @torch.no_grad()
 def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
-    """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks of a ``sampler``, see
+    """``adapt_ms``, ``adapted``, ``diverged``, ``shared_rate`` and ``rate_against`` on the first tasks of a ``sampler``, see
     :class:`MetaRecord`."""
     how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
@@ -206,8 +212,9 @@ def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
     episode, predicted = both[0]
     return {
         "adapt_ms": 1000 * seconds / len(losses),
-        "adapted": numbers_adapted(learner.guide, episode),
+        "adapted": numbers_adapted(learner.guide, episode) + points_adapted(learner.model),
         "diverged": share_of_runaways(losses),
+        "shared_rate": shared_rate(learner.model, learner.guide, episode.tasks(slice(1))),
         "rate_against": None if predicted.rate is None else "support" if prior_sees_support(learner) else "learned",
     }
 
@@ -246,6 +253,28 @@ def numbers_adapted(guide: nn.Module, episode: Any) -> int:
     return sum(fn.batch_shape[0] * fn.event_shape.numel() for fn in own)  # of one draw, or of as many as it has particles
 
 
+def points_adapted(model: nn.Module) -> int:
+    """How many numbers of a task's own are no site of the model's: points that its scorer adapts."""
+    return sum(part.num_adapted for part in model.modules() if isinstance(part, AdaptedScorer))
+
+
+@torch.no_grad()
+def shared_rate(model: nn.Module, guide: nn.Module, episode: Any) -> float | None:
+    """Σ KL(q ‖ p) of latent sites that all tasks share, nats; ``None`` where there are none, or one is a point.
+
+    Args:
+        model, guide: of q itself, where tests see its mean alone.
+        episode: any tasks.
+    """
+    guide_trace = trace_guide(guide.drawn() if isinstance(guide, EncoderGuide) else guide, episode, 1)
+    sites: list[Any] = [guide_trace.nodes[name] for name in guide_trace.stochastic_nodes]
+    shared = [site for site in sites if not is_of_tasks(site)]
+    if not shared or any(is_point(site["fn"]) for site in shared):
+        return None
+    priors: Any = trace_model(model, guide_trace, episode, 1).nodes
+    return sum(float(kl_divergence(site["fn"], priors[site["name"]]["fn"]).sum()) for site in shared)
+
+
 def prior_sees_support(learner: Learner) -> bool:
     """Whether the model's prior of a task's weights is made from its support."""
     return not hasattr(learner.model, "prior")
@@ -267,7 +296,7 @@ COLUMNS = (
     Column("NLL", lambda r: number(r.nll)),
     Column("ECE %", lambda r: number(r.ece, ".1f", factor=100)),
     Column("Brier", lambda r: number(r.brier)),
-    Column("rate", lambda r: number(r.rate, ".1f")),
+    Column("rate", lambda r: number(r.rate, ".1f") if r.shared_rate is None else f"{r.shared_rate:.0f} once"),
     Column("distortion", lambda r: number(r.distortion, ".1f")),
     Column("I(ŷ; D)", lambda r: number(r.support_information, ".2f")),
     Column("I(ŷ; X)", lambda r: number(r.query_information, ".2f") if r.transductive else "-"),
@@ -332,7 +361,7 @@ def probabilities_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictive probabilities ``[n, way]`` and labels ``[n]`` of the queries of 200 balanced test tasks."""
     part = map_items(learner.space, features_of(learner, images, run, "test"))
-    spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet)
+    spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet, partition=None)
     if options.attributed:
         spec = replace(spec, attributes=Attributes.PLAIN)
     sampler = sampler_of(part, spec, split="test split")

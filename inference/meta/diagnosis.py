@@ -101,7 +101,7 @@ def test_tasks(learner: Learner, part: LabelledItems, tasks: int) -> Episode:
     """Balanced tasks of the test classes, in the learner's feature space; the same for all learners of a run."""
     with torch.no_grad():
         mapped = LabelledItems(learner.space(part.items), part.labels, part.class_names)
-    sampler = sampler_of(mapped, replace(learner.spec, imbalance=None), split="test split")
+    sampler = sampler_of(mapped, replace(learner.spec, imbalance=None, partition=None), split="test split")
     device, dtype = place_of(learner.guide, learner.model, learner.space)
     return sampler.sample(tasks, seed=mix_seed(TEST_SEED, tasks)).to(device, dtype=dtype)
 

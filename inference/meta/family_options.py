@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.semi_supervised import Unlabelled
 from inference.meta.choices import MethodChoices, read_given, split_choice
 from inference.meta.methods import METHODS
+from inference.meta.methods.maml import check_blocks
 from inference.meta.settings import NETWORK, VariantSettings
 from inference.meta.task_options import PROTOCOLS, FewShotOptions, Protocol, Protocols
 from inference.meta.variants import Variant
@@ -43,14 +44,16 @@ class MetaOptions(FewShotOptions):
             description of each class), glyph-attributes (which two of three attributes decide is for the support to tell, or
             for nobody); linear, network, sinusoids, memorisable, ambiguous, poses (regression).
         methods: what is trained, on the same tasks: prototypical, matching, relation, siamese, cnp, graph, graph-active (which
-            asks for a label), tpn, r2d2, anil, nil, llama, bmaml, maml (which adapts a whole network), platipus, sib, and
-            without training nearest-mean, gaussian-classes, fine-tuning; each with its own options behind it, as in
-            anil:steps=10.
+            asks for a label), tpn, r2d2, anil, nil, llama, bmaml, maml (which adapts a whole network), mr-maml (a part of one,
+            and the rest costs nats), platipus, sib, and without training nearest-mean, gaussian-classes, fine-tuning; each with
+            its own options behind it, as in anil:steps=10.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         train_features: what of the features each method trains with itself: none, linear (a map between network and method) or
             all (a network of its own, from the pre-trained one on, or from scratch with epochs 0).
         train_way: classes of training tasks, such as 5-20; way when not given. Methods with a fixed number of classes take way
             alone.
+        labels: of training and validation tasks: exclusive (classes are numbered anew in each task, so that the support must be
+            read) or fixed (a class has one label for good, so that training tasks can be learned by heart).
         tasks: meta-training tasks of each method.
         protocols: test protocols: standard, imbalanced, semi (a part of the support has no labels: with them, for methods that
             make something of such items, and without), active (some of these labels are asked for).
@@ -64,6 +67,8 @@ class MetaOptions(FewShotOptions):
     methods: ImageMethods = ImageMethods(DEFAULT)
     beta: Sweep = Sweep((0.1,))
     train_features: Literal["none", "linear", "all"] = "linear"
+    _tasks: ClassVar[Group] = Group.TASKS
+    labels: Literal["exclusive", "fixed"] = "exclusive"
     _training: ClassVar[Group] = Group.TRAINING
     tasks: PositiveInt = 3000
     _evaluation: ClassVar[Group] = Group.EVALUATION
@@ -73,6 +78,8 @@ class MetaOptions(FewShotOptions):
 
     def check(self) -> None:
         super().check()
+        if self.labels == "fixed":
+            self.check_fixed_labels()
         if self.attributed:
             self.check_attributes()
         if self.holdout or self.test_steps is not None:
@@ -88,7 +95,9 @@ class MetaOptions(FewShotOptions):
         for name, given in map(split_choice, self.methods):
             if not METHODS[name].variants(VariantSettings(beta=self.beta, given=given)):
                 raise UserError(f"{name} has no posterior at β = 0: leave it out, or give a `beta` above 0")
-            if getattr(read_given(METHODS[name].options, given), "descriptions", False) and not self.described:
+            own = read_given(METHODS[name].options, given)
+            check_blocks(getattr(own, "adapted", ""), self.backbone)
+            if getattr(own, "descriptions", False) and not self.described:
                 raise UserError(
                     f"{name}:descriptions is for supports that describe classes, which `data={self.data}` has not: choose "
                     "`data=glyph-descriptions`, or leave out `descriptions`"
@@ -99,6 +108,22 @@ class MetaOptions(FewShotOptions):
         if Protocol.LWOF in self.protocols:
             raise UserError("the lwof protocol is SIB's: choose `protocols=standard,imbalanced`, or run svi_sib")
         self.check_hidden()
+
+    def check_fixed_labels(self) -> None:
+        """Refuse what does not fit classes that keep their labels.
+
+        Raises:
+            UserError: in one line.
+        """
+        if self.train_way is not None and set(self.train_way) != {self.way}:
+            given = f"`train_way={plain(self.train_way)}`"
+            raise UserError(f"classes keep one of {self.way} labels (`labels=fixed`, `way={self.way}`): leave out {given}")
+        if self.within_alphabet in ("train", "all"):
+            given = f"`within_alphabet={self.within_alphabet}`"
+            raise UserError(f"classes that keep their labels (`labels=fixed`) are of all alphabets: leave out {given}")
+        if self.described or self.attributed:
+            what = "descriptions" if self.described else "attributes"
+            raise UserError(f"tasks of `data={self.data}` are of {what}, and no class keeps a label: leave out `labels=fixed`")
 
     def check_hidden(self) -> None:
         """Refuse what does not fit tasks with labels that are hidden, or that may be asked for.
@@ -155,6 +180,10 @@ class MetaOptions(FewShotOptions):
         for name, given in map(split_choice, self.methods):
             found += METHODS[name].variants(VariantSettings(beta=self.beta, given=given))
         return list(dict.fromkeys(variant for variant in found if not variant.reference))
+
+    @property
+    def partition(self) -> int | None:
+        return self.seed if self.labels == "fixed" else None
 
     @property
     def semi(self) -> bool:

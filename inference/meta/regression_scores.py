@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from pyro.distributions import validation_enabled
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
 from data.curves import told_alike
 from data.episodes import Episode
 from data.regression import sinusoid_log_predictive
 from data.seeding import mix_seed
-from guides.tasks.adapted import AdaptedScorer
 from inference.diagnostics.calibration import central_coverage, distribution_level
 from inference.diagnostics.dependence import PacBayesBound, is_transductive, support_information
 from inference.diagnostics.regret import linear_log_predictive, regret
-from inference.evaluation.predictive import Predictive, is_of_tasks, is_point, predictive, trace_guide, trace_model
-from inference.meta.comparison import numbers_adapted, share_of_runaways
+from inference.evaluation.predictive import Predictive, predictive, trace_guide
+from inference.meta import comparison
+from inference.meta.comparison import numbers_adapted, points_adapted, share_of_runaways
 from inference.meta.regression_fits import Fit, Setup
 from inference.meta.regression_guides import posterior_moments
 from inference.meta.regression_reference import EXACT_BAYES, Reference, reference_for
@@ -242,22 +241,9 @@ def measure(fit: Fit, episode: Episode) -> tuple[dict[str, Any], Tensor]:
     }, torch.cat(logs)
 
 
-@torch.no_grad()
 def shared_rate(fit: Fit, episode: Episode) -> float | None:
     """Σ KL(q ‖ p) of latent sites that all tasks share, nats; ``None`` where there are none, or one is a point."""
-    seen = fit.embed(episode.tasks(slice(1)))
-    guide_trace = trace_guide(fit.guide, seen, 1)
-    model_trace = trace_model(fit.model, guide_trace, seen, 1)
-    total = None
-    for name in guide_trace.stochastic_nodes:
-        site: Any = guide_trace.nodes[name]
-        if is_of_tasks(site):
-            continue
-        if is_point(site["fn"]):
-            return None
-        prior: Any = model_trace.nodes[name]["fn"]
-        total = (total or 0.0) + float(kl_divergence(site["fn"], prior).sum())
-    return total
+    return comparison.shared_rate(fit.model, fit.guide, fit.embed(episode.tasks(slice(1))))
 
 
 @torch.no_grad()
@@ -306,8 +292,3 @@ def cost(fit: Fit, episode: Episode) -> dict[str, Any]:
         taken.append(time.perf_counter() - begun)
     adapted = numbers_adapted(fit.guide, fit.embed(episode.tasks(slice(2)))) + points_adapted(fit.model)
     return {"adapt_ms": 1000 * min(taken) / len(timed.query_x), "adapted": adapted}
-
-
-def points_adapted(model: nn.Module) -> int:
-    """How many numbers of a task's own are no site of the model's: points that its scorer adapts."""
-    return sum(part.num_adapted for part in model.modules() if isinstance(part, AdaptedScorer))

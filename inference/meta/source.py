@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from data.ambiguous import sampler_of
@@ -54,7 +55,8 @@ def check_test_tasks(options: FewShotOptions, test: LabelledItems) -> None:
     Raises:
         UserError: in one line.
     """
-    for spec in (options.spec(), options.spec(within_alphabet=options.tests_within_alphabet), *options.test_specs()):
+    usual = options.spec(partition=None)
+    for spec in (usual, replace(usual, within_alphabet=options.tests_within_alphabet), *options.test_specs()):
         sampler_of(test, spec, split="test split")
 
 

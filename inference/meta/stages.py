@@ -129,7 +129,8 @@ def fit(
         if variant.predictor == NETWORK:
             assert data is not None
             assert network is not None
-            learner = whole_network(variant, chosen, spec, data, network)
+            many = settings(TuningSettings, options).network_tasks
+            learner = whole_network(variant, replace(chosen, tasks=many), spec, data, network)
         else:
             space, means = feature_space(chosen, variant.predictor, features["train"])
             own = copy.deepcopy(network) if options.own_networks else network
@@ -311,7 +312,7 @@ def whole_network(
     known = replace(chosen, image_shape=tuple(data.image_shape))
     space = chosen.space(pixels.num_features, 0, NETWORK)
     learner = Learner.build(variant, known, spec, space, blank_means(2, 0), pixels.eval(), data.name)
-    start_from(learner.guide, network)
+    start_from(learner.model, learner.guide, network)
     learner.own_network = True
     return learner
 

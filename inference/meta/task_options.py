@@ -191,6 +191,11 @@ class FewShotOptions(RunOptions):
         return True
 
     @property
+    def partition(self) -> int | None:
+        """Seed by which training and validation classes are dealt out to labels that they keep; ``None`` where they do not."""
+        return None
+
+    @property
     def described(self) -> bool:
         """Whether tasks are zero-shot: the support is a description of each class."""
         return is_described(self.data)
@@ -219,7 +224,7 @@ class FewShotOptions(RunOptions):
         asked = itertools.product(self.test_way or (self.way,), self.test_shot or (self.shot,), laws)
         within, kinds = self.tests_within_alphabet, (Attributes.PLAIN, Attributes.AMBIGUOUS) if self.attributed else (None,)
         return [
-            self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within, attributes=kind)
+            self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within, attributes=kind, partition=None)
             for way, shot, law in asked
             for kind in kinds
         ]
@@ -228,4 +233,5 @@ class FewShotOptions(RunOptions):
         """The training tasks' shape, or one that differs in ``changes``."""
         within = self.within_alphabet in ("train", "all")
         kind = Attributes.MIXED if self.attributed else None
-        return replace(TaskSpec(self.way, self.shot, self.queries, self.imbalance, within, self.described, kind), **changes)
+        usual = TaskSpec(self.way, self.shot, self.queries, self.imbalance, within, self.described, kind, self.partition)
+        return replace(usual, **changes)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from data.ambiguous import sampler_of
-from data.episodes import EpisodeSampler, TaskSpec
+from data.episodes import TaskSpec
 from data.errors import DataWarning, UserError
 from data.items import LabelledItems
 from data.mixed import Extent, MixedSampler, VariedSampler
@@ -41,7 +41,7 @@ def task_sampler(options: FewShotOptions, part: LabelledItems, split: str, spec:
     with warnings.catch_warnings():  # training tasks need not have the proportions that they claim
         warnings.simplefilter("ignore", DataWarning)
         try:
-            unequal = EpisodeSampler(part, replace(spec, imbalance=MIXED_IMBALANCE), split=f"{split} split")
+            unequal = sampler_of(part, replace(spec, imbalance=MIXED_IMBALANCE), split=f"{split} split")
         except UserError:
             return usual
     return MixedSampler((usual, unequal))

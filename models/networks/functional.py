@@ -67,13 +67,17 @@ class FunctionalNetwork(nn.Module):
 
     def at_once(self, x: Tensor) -> int:
         """How many vectors run at once, of items ``[S, n, *item]``."""
-        if self.chunk is not None or x.device.type != "cpu":
-            return self.chunk or max(1, len(x))
-        return max(1, NUMBERS_AT_ONCE // max(1, x.shape[1:].numel()))
+        return groups_at_once(x) if self.chunk is None else self.chunk
 
     def call(self, x: Tensor, weights: Tensor) -> Tensor:
         """The network under one vector ``[P]``: ``[n, *item]`` to ``[n, outputs]``."""
         return torch.func.functional_call(self.network, split_weights(weights, self.shapes), (x,))
+
+
+def groups_at_once(x: Tensor) -> int:
+    """How many of S groups of items, ``[S, n, *item]``, go through a network at once: all, but on a CPU no more than its caches
+    hold."""
+    return max(1, len(x) if x.device.type != "cpu" else NUMBERS_AT_ONCE // max(1, x.shape[1:].numel()))
 
 
 def flat_weights(network: nn.Module, names: Iterable[str]) -> Tensor:

@@ -90,6 +90,11 @@ def group_norm(layer: Any, groups: int) -> nn.GroupNorm:
     return made
 
 
+def mixes_items(network: nn.Module) -> bool:
+    """Whether a batch norm of the network takes mean and variance of the items at hand, in evaluation mode too."""
+    return any(isinstance(layer, _BatchNorm) and layer.running_mean is None for layer in network.modules())
+
+
 def keeps_statistics(network: nn.Module) -> bool:
     """Whether a layer of the network updates running statistics in training mode."""
     layers = (layer for layer in network.modules() if not isinstance(layer, RunningNorm))

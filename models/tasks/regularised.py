@@ -73,6 +73,7 @@ class RegularisedModel(Scored):
         likelihood: p(y given ŷ).
         random: which parameters of the scorer are in θ, by name; all of them are Bayes by backprop (Blundell et al. 2015).
         num_tasks: n; in training mode the labels of a batch are scaled up to it. ``None``: the batch is the data set.
+        draws_at_once: how many draws of θ the scorer runs under at once, which bounds the memory; all when not given.
 
     Raises:
         ValueError: no parameter is random.
@@ -88,9 +89,10 @@ class RegularisedModel(Scored):
         *,
         random: Callable[[str], bool] = of_encoder,
         num_tasks: int | None = None,
+        draws_at_once: int | None = None,
     ) -> None:
         super().__init__()
-        self.scorer, self.likelihood, self.num_tasks = scorer, likelihood, num_tasks
+        self.scorer, self.likelihood, self.num_tasks, self.draws_at_once = scorer, likelihood, num_tasks, draws_at_once
         self.shapes = {name: p.shape for name, p in scorer.named_parameters() if random(name)}
         if not self.shapes:
             raise ValueError("no parameter of the scorer is random")
@@ -137,7 +139,7 @@ class RegularisedModel(Scored):
             return torch.func.functional_call(scorer, split_weights(theta, shapes), (support_x, support_y, query_x, way))
 
         rows = weights.reshape(-1, weights.shape[-1])
-        found = outputs(rows[0])[None] if len(rows) == 1 else torch.func.vmap(outputs)(rows)
+        found = outputs(rows[0])[None] if len(rows) == 1 else torch.func.vmap(outputs, chunk_size=self.draws_at_once)(rows)
         found = found.unflatten(0, weights.shape[:-3]) if weights.dim() > 1 else found[0]
         return self.likelihood.given(support_y.shape[-1] / way, way)(found)
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from data.episodes import TaskSpec
+from data.ambiguous import sampler_of
+from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.fixed_labels import FixedLabelSampler
 from data.items import LabelledItems
@@ -11,7 +12,7 @@ from tests.conftest import classes_of, marked_splits
 
 
 def sampler(classes=14, way=4, **options):
-    return FixedLabelSampler(marked_splits(classes=classes)["train"], TaskSpec(way, 2, 5), **options)
+    return FixedLabelSampler(marked_splits(classes=classes)["train"], TaskSpec(way, 2, 5, **options))
 
 
 def test_a_class_has_one_label_in_support_and_queries_of_all_tasks():
@@ -49,6 +50,21 @@ def test_tasks_are_seeded_and_the_same_of_other_items():
     torch.testing.assert_close(drawn.on(2 * drawn.items).sample(5, seed=1).query_x, 2 * one.query_x)
 
 
+def test_a_spec_says_whether_classes_keep_their_labels():
+    part = marked_splits(classes=14)["train"]
+    kept, anew = sampler_of(part, TaskSpec(4, 2, 5, partition=3)), sampler_of(part, TaskSpec(4, 2, 5))
+    assert torch.equal(kept.label_of, sampler(partition=3).label_of)
+    assert type(anew) is EpisodeSampler
+
+
+def test_unequal_numbers_of_queries_have_the_same_labels():
+    drawn = FixedLabelSampler(marked_splits(classes=9, images=60)["train"], TaskSpec(4, 2, 5, imbalance=2.0, partition=3))
+    episode = drawn.sample(500, seed=1)
+    assert torch.equal(drawn.label_of[classes_of(episode.query_x)], episode.query_y)
+    assert torch.equal(drawn.label_of, sampler(classes=9, partition=3).label_of)
+    assert any((torch.bincount(y, minlength=4) != 5).any() for y in episode.query_y)
+
+
 def test_what_cannot_be_is_refused():
     part = marked_splits()["train"]
     named = LabelledItems(part.items, part.labels, tuple(f"one/{i}" for i in range(6)))
@@ -58,3 +74,6 @@ def test_what_cannot_be_is_refused():
         sampler(classes=3)
     with pytest.raises(UserError, match="`partition="):
         sampler(partition=-1)
+    for given in ({"within_alphabet": True}, {"described": True}, {"way": 2, "attributes": "plain"}):
+        with pytest.raises(UserError, match="leave out `partition`"):
+            TaskSpec(partition=0, **given)

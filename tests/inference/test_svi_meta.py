@@ -162,6 +162,28 @@ def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
     assert all(r["shared"] > 1000 for r in records), "the network counts where it is the method's own"
 
 
+@pytest.mark.slow
+def test_weights_that_are_random_for_all_tasks_are_trained_on_labels_that_classes_keep(tmp_path, capsys):
+    """Also what is said of their rate, and that a run that ends early goes on to the same numbers."""
+    arguments = [*IMAGES, "--root", str(draw_images(tmp_path / "images")), "--labels", "fixed", "--train-features", "linear"]
+    arguments += ["--methods", "maml:adapted=head,mr-maml:adapted=block:tested=means", "--beta", "0.3", *TINY]
+    run = svi_meta([*arguments, "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().out
+    tests = {r["method"]: r for r in json.loads(run.metrics.read_text())["results"] if r["split"] == "test"}
+    random, plain = tests["mr-maml"], tests["maml"]
+    assert plain["shared_rate"] is None
+    assert random["rate"] is None
+    assert f"{random['shared_rate']:.0f} once" in said
+    assert (plain["adapted"], random["adapted"]) == (8 * 2 + 2, 8 * 8 * 9 + 2 * 8 + 8 * 2 + 2)
+    assert plain["train_features"] == random["train_features"] == "all"
+    assert "labels: fixed" in run.config.read_text()
+    kill_midway("svi_meta", arguments, tmp_path / "killed", "mr-maml-adapted=block-tested=means-network-beta0.3-k5")
+    resumed = json.loads(svi_meta(["--resume", str(tmp_path / "killed")]).metrics.read_text())["results"]
+    numbers = [[r[name] for r in rows] for name in ("nll", "shared_rate") for rows in (resumed, [*tests.values()])]
+    assert set(numbers[0]) >= set(numbers[1])
+    assert set(numbers[2]) >= set(numbers[3])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -191,6 +213,10 @@ def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
             "one of --data glyph-descriptions has a single description",
         ),
         (["--data", "glyph-descriptions", "--protocols", "semi"], "the semi protocol hides some labels of a class"),
+        (["--labels", "fixed", "--train-way", "5-7"], "(--labels fixed, --way 5): leave out --train-way 5-7"),
+        (["--labels", "fixed", "--within-alphabet", "all"], "are of all alphabets: leave out --within-alphabet all"),
+        (["--labels", "fixed", "--data", "glyph-descriptions"], "are of descriptions, and no class keeps a label"),
+        (["--labels", "fixed", "--data", "glyph-attributes"], "are of attributes, and no class keeps a label"),
         (["--data", "sinusoid"], "unknown data set 'sinusoid'"),
     ],
 )

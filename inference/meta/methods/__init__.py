@@ -60,6 +60,7 @@ FILES = {
     "llama": "llama",
     "bmaml": "bmaml",
     "maml": "maml",
+    "mr-maml": "mr_maml",
     "platipus": "platipus",
     "fine-tuning": "fine_tuning",
 }

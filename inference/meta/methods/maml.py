@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +23,12 @@ from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import CategoricalLikelihood, TemperedCategorical
 from models.networks.backbones import build_backbone
 from models.networks.feature_network import FeatureNetwork
-from models.networks.functional import FunctionalNetwork, split_weights
+from models.networks.functional import FunctionalNetwork, flat_weights, split_weights
 from models.networks.norms import with_norm
 from models.tasks.model import EmpiricalBayesModel
-from models.tasks.network_predictor import NetworkPredictor
+from models.tasks.network_predictor import EncodedPredictor, NetworkPredictor
 from models.tasks.priors import GaussianPrior
+from models.tasks.regularised import RegularisedModel
 
 EARLIER = 0.0
 """Weight in the loss of steps before the last: the loss is the adapted network's alone."""
@@ -43,6 +45,8 @@ class MamlOptions(Options):
         learned: learn one α for each step.
         per_feature: learn one for each step and weight, as Meta-SGD does.
         first_order: no second derivatives.
+        adapted: what of the network the steps adapt: all, its head, or its last block of convolutions too; the other layers are
+            the same for all tasks.
         norm: whose statistics batch norm takes: running (of pre-training), task (of the task's items: transductive, as in the
             original code) or group (group norm).
     """
@@ -52,6 +56,7 @@ class MamlOptions(Options):
     learned: bool = False
     per_feature: bool = False
     first_order: bool = False
+    adapted: Literal["all", "block", "head"] = "all"
     norm: Literal["running", "task", "group"] = "running"
 
 
@@ -77,8 +82,20 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
     Raises:
         UserError: there are no images.
     """
-    own = read_given(MamlOptions, variant.given)
-    predictor = network_predictor(settings, own.norm, "maml")
+    guide = descent(settings, read_given(MamlOptions, variant.given), "maml")
+    return EmpiricalBayesModel(guide.prior, guide.predictor, TemperedCategorical()), guide
+
+
+def descent(settings: GuideSettings, own: MamlOptions, method: str) -> UnrolledGuide:
+    """The steps of a method's ``own`` options, from the weights of an untrained network.
+
+    Args:
+        method: its name.
+
+    Raises:
+        UserError: there are no images.
+    """
+    predictor = network_predictor(settings, own.norm, method, own.adapted)
     functional = predictor.network
     one = torch.zeros(functional.num_weights)
     prior = GaussianPrior(one, torch.ones(1).expand_as(one), learned=False)  # of a point it says nothing
@@ -92,7 +109,7 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         per_feature=own.per_feature,
         point=True,
     )
-    guide = UnrolledGuide(
+    return UnrolledGuide(
         prior,
         predictor,
         start,
@@ -105,31 +122,63 @@ def build(settings: GuideSettings, variant: Variant, means: Tensor) -> tuple[nn.
         first_order=own.first_order,
         reduction=Reduction.MEAN,
     )
-    return EmpiricalBayesModel(prior, predictor, TemperedCategorical()), guide
 
 
-def network_predictor(settings: GuideSettings, norm: str, method: str) -> NetworkPredictor:
-    """ŷ of all weights of backbone and linear head, under a ``norm`` of :class:`MamlOptions`.
+def network_predictor(settings: GuideSettings, norm: str, method: str, adapted: str = "all") -> NetworkPredictor:
+    """ŷ of the ``adapted`` weights of backbone and linear head, under a ``norm``, both of :class:`MamlOptions`.
 
     Args:
         method: named where there are no images.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or a last block is to be adapted of a network that has no such blocks.
     """
     if settings.image_shape is None:
         raise UserError(f"{method} adapts a network for images: start from images, not from features")
     backbone: Any = build_backbone(settings.backbone, settings.image_shape)
-    network = nn.Sequential(backbone, nn.Linear(backbone.num_features, settings.way))
-    return NetworkPredictor(FunctionalNetwork(with_norm(network, norm)), settings.way, settings.image_shape)
+    head = nn.Linear(backbone.num_features, settings.way)
+    whole = with_norm(nn.Sequential(backbone, head), norm)
+    if adapted == "all":
+        return NetworkPredictor(FunctionalNetwork(whole), settings.way, settings.image_shape)
+    check_blocks(adapted, settings.backbone)
+    encoder, last = parted(whole[0], adapted)
+    functional = FunctionalNetwork(nn.Sequential(last, whole[1]))
+    return EncodedPredictor(encoder, functional, settings.way, settings.image_shape)
+
+
+def check_blocks(adapted: str, backbone: str) -> None:
+    """Refuse to have the last block ``adapted`` of a network, by the name of its ``backbone``, that has no such blocks.
+
+    Raises:
+        UserError: in one line.
+    """
+    if adapted == "block" and not backbone.startswith("conv4-"):
+        raise UserError(f"`adapted=block` is about conv4-w, not `backbone={backbone}`: choose `adapted=head`, or conv4-64")
+
+
+def parted(backbone: nn.Module, adapted: str) -> tuple[nn.Module, nn.Module]:
+    """The layers of a ``backbone`` that are not ``adapted``, and those that are; all keep their names."""
+    if adapted == "head":
+        return backbone, nn.Sequential()
+    layers = list(backbone.named_children())
+    first = max(number for number, (_, layer) in enumerate(layers) if isinstance(layer, nn.Conv2d))
+    return nn.Sequential(OrderedDict(layers[:first])), nn.Sequential(OrderedDict(layers[first:]))
 
 
 @torch.no_grad()
-def start_from(guide: Any, network: FeatureNetwork) -> None:
-    """Let the start of an untrained ``guide`` of :func:`build` be a pre-trained ``network``, with a head of its own."""
-    functional, trained = guide.predictor.network, dict(network.backbone.named_parameters())
-    own = split_weights(guide.start.loc[0], functional.shapes)
-    known = {f"0.{name}": value for name, value in trained.items()}
-    guide.start.loc.copy_(torch.cat([known.get(name, value).flatten() for name, value in own.items()]))
-    statistics = {name: value for name, value in network.backbone.state_dict().items() if name not in trained}
-    functional.network[0].load_state_dict(statistics, strict=False)  # of batch norm, where that has any
+def start_from(model: Any, guide: Any, network: FeatureNetwork) -> None:
+    """Let what an untrained ``model`` and ``guide`` of a whole network start from be a pre-trained ``network``, with a head of
+    its own."""
+    random = isinstance(model, RegularisedModel)
+    steps: Any = model.scorer.guide if random else guide
+    predictor, known = steps.predictor, network.backbone.state_dict()
+    own = split_weights(steps.start.loc[0], predictor.network.shapes)
+    parts = [known.get(name.removeprefix("0."), value) if name.startswith("0.") else value for name, value in own.items()]
+    steps.start.loc.copy_(torch.cat([part.flatten() for part in parts]))
+    trained = dict(network.backbone.named_parameters())
+    statistics = {name: value for name, value in known.items() if name not in trained}
+    predictor.network.network[0].load_state_dict(statistics, strict=False)  # of batch norm, where that has any
+    if isinstance(predictor, EncodedPredictor):
+        predictor.encoder.load_state_dict(known, strict=False)
+    if random:
+        guide.loc.copy_(flat_weights(model.scorer, model.shapes))

@@ -12,12 +12,12 @@ from torch.distributions import Normal, kl_divergence
 from data.seeding import mix_seed
 from inference.diagnostics.dependence import PacBayesBound, support_information
 from inference.meta.choices import split_choice
-from inference.meta.comparison import numbers_adapted
+from inference.meta.comparison import numbers_adapted, points_adapted
 from inference.meta.regression_comparison import MetaRegressionStudy, bound_note, rate_cell
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_options import RegressionOptions
-from inference.meta.regression_scores import exact_reference, generalisation, points_adapted, score, shared_rate
+from inference.meta.regression_scores import exact_reference, generalisation, score, shared_rate
 from inference.meta.regression_tasks import NOISE, TEST, VALIDATION, Problem
 from inference.meta.settings import GuideSettings, MetaSchedule, VariantSettings
 from inference.svi_meta import main as svi_meta

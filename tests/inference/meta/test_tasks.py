@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data.ambiguous import sampler_of
+from data.fixed_labels import FixedLabelSampler
+from inference.meta.family_options import MetaOptions
 from inference.meta.options import SibOptions
-from inference.meta.tasks import deciding, ranges, training_tasks
-from tests.conftest import gaussian_bank, marked_splits
+from inference.meta.tasks import deciding, kinds, ranges, training_tasks
+from tests.conftest import classes_of, gaussian_bank, marked_splits
 
 
 def test_samplers_are_sent_to_processes_that_are_started():
@@ -39,3 +42,25 @@ def test_training_and_test_can_be_within_alphabets_or_not(chosen, trains, tests)
     options = SibOptions(within_alphabet=chosen, test_way="5,20")
     assert options.spec().within_alphabet == trains
     assert [spec.within_alphabet for spec in options.test_specs()] == [bool(tests)] * 4
+
+
+def test_classes_keep_their_labels_in_training_and_validation_and_not_in_tests():
+    """Of all shots, balanced or not."""
+    options, parts = (
+        MetaOptions(way=3, queries=4, train_shot="1-3", labels="fixed", seed=5),
+        marked_splits(classes=8, images=60),
+    )
+    training = training_tasks(options, parts["train"])
+    for split, drawn in (("train", training), *(("val", sampler) for sampler in kinds(options, parts["val"], "val"))):
+        label_of = FixedLabelSampler(parts[split], options.spec()).label_of
+        for seed in range(20):
+            episode = drawn.sample(6, seed=seed)
+            assert torch.equal(label_of[classes_of(episode.support_x)], episode.support_y)
+            assert torch.equal(label_of[classes_of(episode.query_x)], episode.query_y)
+    assert {training.sample(2, seed=seed).support_y.shape[1] for seed in range(20)} == {3, 6, 9}
+    for spec in options.test_specs():
+        episode = sampler_of(parts["test"], spec).sample(50, seed=0)
+        pairs = torch.stack([classes_of(episode.support_x), episode.support_y]).flatten(1)
+        assert pairs.unique(dim=1).shape[1] == 8 * 3
+    assert MetaOptions().spec().partition is None
+    assert options.spec().partition == 5

@@ -14,7 +14,7 @@ from guides.tasks.regularised import CodesGuide, EncoderGuide
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import predictive, trace_guide, trace_model
-from models.likelihoods import GaussianLikelihood
+from models.likelihoods import CategoricalLikelihood, GaussianLikelihood
 from models.tasks.regularised import CodedModel, EncodedScorer, GaussianEncoder, RegularisedModel
 from models.tasks.scorers.base import Scorer
 
@@ -158,6 +158,51 @@ def test_codes_that_are_tested_at_their_means_are_trained_by_draws(tasks):
     torch.testing.assert_close(*losses)
     kinds = {name: type(site.distribution).__name__ for name, site in guide.eval().sites(*tasks).items()}
     assert kinds == {"support_codes": "Delta", "codes": "Delta"}
+
+
+def test_weights_that_are_tested_at_their_mean_are_trained_by_draws(tasks):
+    model, guide = random_weights()
+    at_mean = EncoderGuide(model.start, 0.2, at_mean=True).double()
+    predicted = predictive(model, at_mean, tasks, num_samples=6)
+    torch.testing.assert_close(predicted.labels.mean, by_hand(at_mean.loc.detach(), tasks)[None], rtol=1e-6, atol=1e-6)
+    losses = []
+    for other in (guide, at_mean):
+        torch.manual_seed(4)
+        losses.append(RateDistortionELBO(beta=0.5)(model.train(), other.train())(*tasks))
+    torch.testing.assert_close(*losses)
+    drawn = at_mean.eval().drawn()
+    assert drawn.loc is at_mean.loc
+    assert predictive(model, drawn, tasks, num_samples=6).num_draws == 6
+    assert predictive(model, at_mean, tasks, num_samples=6).num_draws == 1
+
+
+class RunawayScorer(Scorer):
+    """Two logits, which are no numbers where a code of the support is beyond a limit."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, support_x, support_y, query_x, way):
+        beyond = support_x.abs().amax((1, 2))[:, None, None] > self.limit
+        return torch.where(beyond, torch.nan, torch.cat([query_x[..., :1], -query_x[..., :1]], dim=-1))
+
+
+@pytest.mark.parametrize("limit", [3.0, 1e9])
+def test_what_runs_away_from_draws_of_the_prior_has_no_prior_predictive(limit, tasks):
+    model = RegularisedModel(EncodedScorer(nn.Linear(D, 3), RunawayScorer(limit)), CategoricalLikelihood()).double()
+    guide = EncoderGuide(0.1 * model.start, 0.01).double()
+    labelled = tasks._replace(support_y=(tasks.support_y > 0).long(), way=2)
+    data = infer(model, guide, labelled).to_arviz(num_samples=40)
+    assert ("prior_predictive" in data) is (limit > 3)
+    assert {"prior", "posterior", "posterior_predictive", "predictions"} <= {*data}
+
+
+def test_draws_one_after_another_are_those_at_once(tasks):
+    model, guide = random_weights()
+    together = predictive(model, guide, tasks, num_samples=6).labels.mean
+    model.draws_at_once = 2
+    torch.testing.assert_close(predictive(model, guide, tasks, num_samples=6).labels.mean, together)
 
 
 @pytest.mark.parametrize("made", [random_weights, codes])

@@ -1,5 +1,7 @@
 """What holds of every method: tasks stay apart, labels of queries are hidden, all that is learned gets a gradient."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -10,28 +12,43 @@ from inference.evaluation.predictive import predictive
 from inference.meta.choices import split_choice
 from inference.meta.learner import build_objective
 from inference.meta.methods import METHODS
-from inference.meta.settings import GuideSettings, VariantSettings
+from inference.meta.settings import NETWORK, GuideSettings, VariantSettings
 from tests.conftest import gaussian_bank
 
-WAY, D = 4, 6
+WAY, D, IMAGES = 4, 6, (1, 16, 16)
+SETTINGS = GuideSettings(way=WAY, backbone="conv4-6", image_shape=IMAGES)
 OTHERS = (
     *("matching:full_context", "anil:first_order", "r2d2:posterior=full", "prototypical:predictor=cosine"),
     *("prototypical:descriptions", "fine-tuning:weight_decay=0.001"),
     "platipus:noise_only",
+    *("maml:adapted=head", "maml:adapted=block", "maml:norm=task", "mr-maml:adapted=block:norm=group", "mr-maml:penalty=decay"),
     *("bmaml:start=means", "bmaml:loss=chaser", "bmaml:loss=distortion", "bmaml:particles=1"),
 )
-CASES = [*(name for name in METHODS if name != "maml"), *OTHERS]  # maml takes images: see test_maml
-TRANSDUCTIVE = {"sib", "tpn"}
-IN_ORDER = {"graph", "graph-active", "llama", "platipus:noise_only"}
+CASES = [*METHODS, *OTHERS]
+TRANSDUCTIVE = {"sib", "tpn", "maml:norm=task"}
+DENSE_HEADS = {name for name in CASES if name.startswith(("maml", "mr-maml"))}
+IN_ORDER = {"graph", "graph-active", "llama", "platipus:noise_only"} | DENSE_HEADS
 """Methods whose predictions depend on how classes are numbered: by labels in dense layers, and by draws, whose noise follows
 the order of all outputs, or that of classes which start alike."""
 UNTRAINED = {"gaussian-classes", "fine-tuning"}
 
 
-@pytest.fixture(scope="module")
-def tasks():
-    sampler = EpisodeSampler(gaussian_bank(dim=D, noise=1.5), TaskSpec(way=WAY, shot=2, queries=3))
+@cache
+def drawn(dim):
+    sampler = EpisodeSampler(gaussian_bank(dim=dim, noise=1.5), TaskSpec(way=WAY, shot=2, queries=3))
     return sampler.sample(5, seed=1).to(dtype=torch.float64)
+
+
+@pytest.fixture
+def tasks(request):
+    """Tasks of features, or of images in rows for a method that takes these."""
+    whole = "case" in request.fixturenames and takes_images(request.getfixturevalue("case")[0])
+    return drawn(256 if whole else D)
+
+
+def takes_images(case):
+    name, given = split_choice(case)
+    return METHODS[name].variants(VariantSettings(beta=(0.3,), given=given))[0].predictor == NETWORK
 
 
 @pytest.fixture(params=CASES)
@@ -40,7 +57,7 @@ def case(request):
     name, given = split_choice(request.param)
     variant = METHODS[name].variants(VariantSettings(beta=(0.3,), steps=2, given=given))[0]
     generator = torch.Generator().manual_seed(0)
-    objective = build_objective(GuideSettings(way=WAY), variant, torch.randn(9, D, generator=generator)).double()
+    objective = build_objective(SETTINGS, variant, torch.randn(9, D, generator=generator)).double()
     with torch.no_grad():
         for parameter in objective.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
