@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from data.ambiguous import NUM_ATTRIBUTES, AttributeSampler, OnePairSampler
+from data.episodes import Attributes
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from data.sources.glyph_attributes import load_attributed_glyphs
@@ -268,7 +269,7 @@ COLUMNS = (
     cell("reached %", "reached", 1, 100),
     cell("NLL", "nll", 3),
     cell("each query's", "marginal_nll", 3),
-    cell("unambiguous %", "plain", 1, 100),
+    cell(f"{Attributes.UNAMBIGUOUS} %", "plain", 1, 100),
     Column("seconds", lambda r: f"{r.seconds:.0f}"),
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.ambiguous import sampler_of
 from data.catalogue import FEW_SHOT, is_attributed
-from data.episodes import EpisodeSampler
+from data.episodes import Attributes, EpisodeSampler
 from data.errors import UserError, choose
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
@@ -53,8 +53,9 @@ GAINS = {
     Protocol.ACTIVE: "gain of labels that are asked for: over the same method on the same tasks with as many at random",
 }
 ANSWERS = (
-    "plain: the support tells which two of three attributes decide (five items of each class in 98 of 100 tasks, one in 50);\n"
-    "ambiguous: it does not, and queries ask for each of three\n"
+    f"{Attributes.UNAMBIGUOUS}: the support tells which two of three attributes decide (five items of each class in 98 of 100\n"
+    "tasks, one in 50);\n"
+    f"{Attributes.AMBIGUOUS}: it does not, and queries ask for each of three, the posterior seeing as many as in training\n"
     f"coverage: how many of these three are found by {FEW} draws, by chance too where draws are alike; joint NLL: of all "
     "queries of one together, nats per query"
 )

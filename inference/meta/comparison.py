@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from data.ambiguous import sampler_of
-from data.episodes import Attributes, TaskSpec
+from data.ambiguous import fewer_queries, sampler_of
+from data.episodes import Attributes, Episode, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
 from data.semi_supervised import Unlabelled
@@ -46,9 +46,12 @@ DEPENDENT_TASKS = 10
 FEW = 4
 """Posterior draws that are to find the answers of an ambiguous task."""
 DRAWS = 64
-"""Draws that their coverage is estimated from; half of them, where they come in pairs around their mean."""
+"""Draws that their coverage is estimated from: half of them, for they come in pairs around their mean, which particles do
+not."""
 RUNAWAY = 1e3
 """Times the median loss, beyond which a task has diverged."""
+View: TypeAlias = Callable[[Episode], Episode] | None
+"""Tasks as guides see them; as they are where there is none."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +144,19 @@ def record_of(
 ) -> MetaRecord:
     """The record of a learner on so many ``tasks`` of a ``spec`` from the mapped items of a ``part``, the split's.
 
+    The posterior of an ambiguous task sees a third of its queries, about as many as in training, and predicts all of them.
+
     Args:
         own: what does not depend on the tasks, of :func:`own_measures`.
     """
     sampler, seed = sampler_of(part, spec, split=f"{split} split"), mix_seed(TEST_SEED)
     *_, guide = readings(learner.guide).values()
+    view = fewer_queries if spec.attributes is Attributes.AMBIGUOUS else None
     with pyro.validation_enabled(False):  # a task on which steps run away has no probabilities, and is counted
-        (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
+        (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed, view=view).values()
         usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
-        measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
+        about = learner, sampler, seed, view
+        measured = {**timing(*about), **dependence(*about)} if split == "test" else {}
         if spec.attributes is Attributes.AMBIGUOUS:
             measured |= answers_found(learner, sampler, tasks, seed)
     return MetaRecord(**finite({**asdict(usual), **own, **measured}), attributes=spec.attributes)
@@ -159,9 +166,10 @@ def record_of(
 def answers_found(learner: Learner, sampler: Any, tasks: int, seed: int) -> dict[str, object]:
     """``coverage`` and ``joint_nll`` on so many ``tasks`` of a ``sampler`` of ambiguous ones, see :class:`MetaRecord`."""
     found: dict[str, list[torch.Tensor]] = {"coverage": [], "joint_nll": []}
-    for episode, predicted in predictions(learner.model, learner.guide, sampler, tasks=tasks, seed=seed, num_samples=DRAWS):
+    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": DRAWS, "view": fewer_queries}
+    for episode, predicted in predictions(learner.model, learner.guide, sampler, **how):
         logits = predicted.labels.logits
-        alone = logits[::2] if len(logits) == DRAWS else logits  # draws come in pairs around their mean, particles do not
+        alone = logits if hasattr(learner.guide, "particles") else logits[::2]
         given = ambiguity(alone, episode.query_y).given
         found["coverage"].append(expected_coverage(given, min(FEW, len(alone))))
         found["joint_nll"].append(ambiguity(logits, episode.query_y).nll)
@@ -190,10 +198,10 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 
 
 @torch.no_grad()
-def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
+def timing(learner: Learner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
     """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks of a ``sampler``, see
-    :class:`MetaRecord`."""
-    how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
+    :class:`MetaRecord`; the guide sees them as the ``view`` has them."""
+    how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed, "view": view}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
     for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
         break
@@ -206,7 +214,7 @@ def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
     episode, predicted = both[0]
     return {
         "adapt_ms": 1000 * seconds / len(losses),
-        "adapted": numbers_adapted(learner.guide, episode),
+        "adapted": numbers_adapted(learner.guide, episode if view is None else view(episode)),
         "diverged": share_of_runaways(losses),
         "rate_against": None if predicted.rate is None else "support" if prior_sees_support(learner) else "learned",
     }
@@ -218,11 +226,12 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def dependence(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
-    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, see
-    :class:`MetaRecord`."""
+def dependence(learner: Learner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
+    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, as the ``view`` has
+    them, see :class:`MetaRecord`."""
     device, dtype = place_of(learner.guide, learner.model)
     episode = sampler.sample(DEPENDENT_TASKS, seed=seed).to(device, dtype=dtype)
+    episode = episode if view is None else view(episode)
     about = learner.model, learner.guide, episode
     transductive = is_transductive(*about)
     return {
@@ -302,7 +311,9 @@ def figures(
     learner = next(iter(fitted.values()))
     standard = [record for record in records if record.labels is None and record.attributes != Attributes.AMBIGUOUS]
     test = [record for record in usual_records(standard, learner.spec) if record.balanced]
-    about = f"{learner.dataset}, {learner.spec.shape}, {'plain' if options.attributed else 'balanced'} test tasks"
+    about = (
+        f"{learner.dataset}, {learner.spec.shape}, {Attributes.UNAMBIGUOUS if options.attributed else 'balanced'} test tasks"
+    )
     watched = f"{learner.dataset}, mean over kinds of validation tasks"
 
     @cache
@@ -334,7 +345,7 @@ def probabilities_of(
     part = map_items(learner.space, features_of(learner, images, run, "test"))
     spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet)
     if options.attributed:
-        spec = replace(spec, attributes=Attributes.PLAIN)
+        spec = replace(spec, attributes=Attributes.UNAMBIGUOUS)
     sampler = sampler_of(part, spec, split="test split")
     both = list(predictions(learner.model, learner.guide, sampler, tasks=200, seed=mix_seed(TEST_SEED)))
     probabilities = torch.cat([predicted.probabilities().flatten(0, 1) for _, predicted in both])

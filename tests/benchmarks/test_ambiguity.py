@@ -23,8 +23,10 @@ from benchmarks.ambiguity import (
     run_row,
 )
 from data.ambiguous import OnePairSampler
+from data.episodes import Attributes
 from inference.evaluation.predictive import CommonNoise, trace_guide
 from inference.meta.settings import MetaSchedule
+from inference.svi_meta import ANSWERS
 from tests.data.test_ambiguous import attributes, numbered
 
 
@@ -72,6 +74,11 @@ def test_a_few_draws_cover_no_more_than_many(setting):
     found = measure(build("noise-1", setting), setting)
     assert 1 <= found["few"][0] < found["many"][0] <= 3
     assert measure(build("maml", setting), setting)["many"][0] == 1
+
+
+def test_tasks_are_called_as_in_the_command():
+    assert f"{Attributes.UNAMBIGUOUS} %" in {column.header for column in ambiguity.COLUMNS}
+    assert all(f"{kind}: " in ANSWERS for kind in (Attributes.UNAMBIGUOUS, Attributes.AMBIGUOUS))
 
 
 def test_curves_of_a_seed_go_by_the_size_of_the_noise():
