@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from data.errors import UserError
 from inference.meta.choices import MethodChoices, split_choice
+from inference.meta.family_options import MetaOptions, MetaProtocols
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_tasks import PICTURES, POSES, Problem
@@ -89,6 +90,7 @@ class RegressionOptions(FewShotOptions):
     learning_rate: PositiveNumber = 3e-3
     _evaluation: ClassVar[Group] = Group.EVALUATION
     test_tasks: TwoOrMore = 500
+    protocols: MetaProtocols = MetaOptions.protocols  # known by name, to be refused: all are of images
 
     def __post_init__(self) -> None:
         for name, usual in (("tasks", TASKS), ("batch", BATCH)):
