@@ -10,7 +10,7 @@ from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
 from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.mixed import MixedSampler
-from inference.meta import source, stages
+from inference.meta import method_training, source, stages
 from inference.meta.base_and_new import lwof_schedule
 from inference.meta.learner import Learner
 from inference.meta.mapping import feature_space
@@ -37,13 +37,13 @@ def test_guides_train_on_training_classes_and_are_validated_on_validation_classe
     file = save_features(tmp_path / "marked.safetensors", marked_splits())
     seen = []
 
-    class Spy(stages.MetaTraining):
+    class Spy(method_training.MetaTraining):
         def __init__(self, objective, train, validation, schedule, embedding):
             found = [sampler.sample(50, seed=0) for sampler in (train, *validation)]
             seen.extend(splits_of(part) for task in found for part in (task.support_x, task.query_x))
             super().__init__(objective, train, validation, schedule, embedding)
 
-    monkeypatch.setattr(stages, "MetaTraining", Spy)
+    monkeypatch.setattr(method_training, "MetaTraining", Spy)
     options = SibOptions(features=str(file), rank=0, steps=0, train_features="linear", **TINY)  # items are not mapped yet
     fit(options, None, RunFolder.create(tmp_path / "run", "sib", ""))
     assert seen[:2] == 2 * [{"train"}]
@@ -112,7 +112,7 @@ def test_a_feature_file_keeps_its_name(tmp_path):
 
 def test_a_method_without_parameters_is_ready_as_it_is(tmp_path, monkeypatch):
     file = save_features(tmp_path / "marked.safetensors", marked_splits())
-    monkeypatch.setattr(stages, "train", lambda *args, **options: pytest.fail("nothing is there to train"))
+    monkeypatch.setattr(method_training, "train", lambda *args, **options: pytest.fail("nothing is there to train"))
     build = stages.Learner.build.__func__
 
     def frozen(cls, *arguments):
