@@ -10,13 +10,24 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import few_shot_peers, few_shot_rules
-from benchmarks.few_shot_peers import best_steps, columns_of, examine, main, run_learner, run_rule, tune, validation_columns
+from benchmarks.few_shot_peers import (
+    best_steps,
+    columns_of,
+    examine,
+    learner_rows,
+    main,
+    run_learner,
+    run_readings,
+    run_rule,
+    tune,
+    validation_columns,
+)
 from benchmarks.few_shot_rules import Preparation, Rule, easyfsl_rules, pt_map, tim, transport
 from benchmarks.few_shot_table import ONE, OWN, Row, key_of, peer_rows, table, verdict
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
-from inference.evaluation.evaluate import predictions
+from inference.evaluation.evaluate import predictions, readings
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
@@ -262,6 +273,24 @@ class TestCommand:
         save_features(tmp_path / "features.safetensors", marked_splits(classes=5, images=80))
         with pytest.raises(UserError, match="has other test images than the feature file"):
             main([*words, "--out", str(tmp_path / "new.json"), "--easyfsl", "here", "--run", folder])
+
+
+class TestOurs:
+    def test_one_row_is_after_all_steps_and_the_other_after_those_of_its_column(self, tmp_path, monkeypatch):
+        folder, few = run_folder(tmp_path / "mine"), {"a": 0, "b": 2}
+        monkeypatch.setattr(few_shot_peers, "best_steps", lambda learner, part, spec, n: few["b" if spec.shot == 5 else "a"])
+        (one, own), said = learner_rows(folder, FEATURES, COLUMNS, 6, 4)
+        assert [one.setting, own.setting] == [ONE, OWN]
+        fitted = Learner.load(folder)
+        for column, spec in COLUMNS.items():
+            by_steps = [
+                run_readings(fitted, [guide], FEATURES["test"], spec, 6, TEST_SEED)[0].accuracy
+                for guide in readings(fitted.guide).values()
+            ]
+            assert torch.equal(one.accuracy[column], by_steps[3])
+            assert torch.equal(own.accuracy[column], by_steps[few[column]])
+            assert not torch.equal(by_steps[3], by_steps[few[column]])
+        assert said == "ours, mine: K = 3; per column 0 in a, 2 in b"
 
 
 class TestRules:

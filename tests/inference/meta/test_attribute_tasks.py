@@ -1,7 +1,9 @@
 """Tasks of two out of three attributes in the command: its options, what draws tasks, and how many answers are found."""
 
 import json
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,16 +15,20 @@ from data.episodes import Attributes, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.evaluation.evaluate import predictions
+from inference.meta import comparison
 from inference.meta.comparison import DRAWS, FEW, answers_found, format_comparison, record_of
 from inference.meta.family_options import AttributeOptions, MetaOptions
 from inference.meta.learner import TEST_SEED, Learner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
+from inference.meta.source import Source
 from inference.meta.tasks import kinds, training_tasks
 from inference.predict import main as predict
+from inference.svi_meta import MetaStudy
 from inference.svi_meta import main as svi_meta
 from tests.data.test_ambiguous import attributes, numbered
+from tests.inference.diagnostics.test_ambiguity import by_pair
 
 NAME = "prototypical-distance-k0"
 
@@ -90,7 +96,7 @@ def test_training_and_validation_tasks_are_of_one_pair_each(bank):
     assert sampler.sample(3, seed=1).query_y.shape == (3, 10)
 
 
-@pytest.mark.parametrize("method", ["prototypical", "platipus:noise_only:scale=1", "bmaml:particles=5", "bmaml:particles=64"])
+@pytest.mark.parametrize("method", ["prototypical", "platipus:noise_only:scale=1", "bmaml:particles=5"])
 def test_answers_found_are_those_of_independent_draws(bank, method):
     one, options = learner(method, bank)
     spec = options.test_specs()[1]
@@ -115,6 +121,17 @@ def test_answers_found_are_those_of_independent_draws(bank, method):
     assert f"{record.coverage:.2f}" in table
 
 
+@pytest.mark.parametrize(("particles", "covered"), [(True, 2 - 2 * math.comb(32, FEW) / math.comb(64, FEW)), (False, 1.0)])
+def test_as_many_particles_as_draws_are_no_pairs(particles, covered, monkeypatch):
+    """Every other draw goes by another pair of attributes."""
+    tasks = AttributeSampler(numbered((45,) * 8), ambiguous=True, contested=True).sample(5, seed=0)
+    labels = SimpleNamespace(logits=torch.stack([by_pair(tasks, pair) for pair in (0, 1)]).repeat(DRAWS // 2, 1, 1, 1))
+    monkeypatch.setattr(comparison, "predictions", lambda *_, **__: [(tasks, SimpleNamespace(labels=labels))])
+    guide = SimpleNamespace(**({"particles": DRAWS} if particles else {}))
+    found = answers_found(SimpleNamespace(model=None, guide=guide), None, 5, 0)
+    assert found["coverage"] == pytest.approx(covered)
+
+
 def test_a_posterior_of_an_ambiguous_task_sees_as_many_queries_as_in_training(bank):
     one, options = learner("sib", bank)
     options = replace(options, queries=15)
@@ -133,6 +150,18 @@ def test_a_posterior_of_an_ambiguous_task_sees_as_many_queries_as_in_training(ba
         how = {"tasks": 20, "seed": mix_seed(TEST_SEED), "view": view}
         both = [p.distortion(e.query_y).detach() for e, p in predictions(one.model, one.guide, sampler, **how)]
         assert sees is (record.distortion == pytest.approx(float(torch.cat(both).mean()), rel=1e-5)), "all 90 are scored"
+
+
+def test_the_report_says_what_guessing_costs_in_tasks_of_each_kind(bank):
+    one, options = learner("prototypical", bank)
+    part = replace(bank, items=one.space(bank.items).detach())
+    records = [record_of(one, part, spec, "test", 20, {}) for spec in options.test_specs()]
+    said = MetaStudy(options).report(Source(None, None), [*records, replace(records[0], split="val", attributes="mixed")])
+    costs = [line for line in said.splitlines() if line.startswith("guessing")]
+    assert [line[line.index("costs") :] for line in costs] == [
+        f"costs {10 * math.log(2):.1f} nats per task (unambiguous)",
+        f"costs {30 * math.log(2):.1f} nats per task (ambiguous)",
+    ]
 
 
 @pytest.mark.slow
