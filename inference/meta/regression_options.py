@@ -77,6 +77,7 @@ class RegressionOptions(FewShotOptions):
         out: run folder; runs/svi_meta-<time> when not given.
     """
 
+    used: ClassVar[tuple[str, ...]] = USED
     data: str = "linear"
     _tasks: ClassVar[Group] = Group.TASKS
     shot: PositiveInt | None = None  # type: ignore[assignment]
