@@ -29,8 +29,8 @@ BEFORE = "before"
 
 
 def train_stage(module: MetaTraining, loop: Loop, run: RunFolder, stage: str, accumulate: int = 1) -> None:
-    """Train a ``module`` as its schedule says, and leave it as it was after its best validation; see
-    :func:`~inference.runs.training.train`."""
+    """Train a ``module`` as its schedule says, and leave it as it was after its best validation; ``stage`` and ``accumulate``
+    are those of :func:`~inference.runs.training.train`."""
     epochs, patience = module.schedule.validations, module.schedule.patience
     train(module, loop, run, stage, epochs=epochs, monitor=LOSS, patience=patience, accumulate=accumulate)
 
