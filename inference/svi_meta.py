@@ -21,7 +21,7 @@ from inference.evaluation.predictive import place_of
 from inference.meta.active import active_figures, compare_active
 from inference.meta.comparison import FEW, MetaRecord, compare, figures, format_comparison
 from inference.meta.family_options import AttributeOptions, MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.regression_comparison import MetaRegressionStudy
 from inference.meta.regression_options import DEFAULT, RegressionOptions
@@ -61,7 +61,7 @@ ANSWERS = (
 )
 SAVED_DRAWS, SAVED_TASKS = 200, 4
 
-Fits = Mapping[Variant, Learner]
+Fits = Mapping[Variant, FittedLearner]
 
 
 class MetaStudy(Study[MetaOptions, Source, Fits]):
@@ -94,7 +94,7 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
         within = self.options.tests_within_alphabet
         spec, seed = self.options.spec(imbalance=None, within_alphabet=within), self.options.seed
 
-        def content(learner: Learner) -> Any:
+        def content(learner: FittedLearner) -> Any:
             part = map_items(learner.space, features_of(learner, data.images, run, "test"))
             episode = sampler_of(part, spec, split="test split").sample(SAVED_TASKS, seed=seed)
             device, dtype = place_of(learner.guide, learner.model)

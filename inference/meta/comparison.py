@@ -28,7 +28,7 @@ from inference.evaluation.tables import Column, format_table, number
 from inference.meta import comparison_plots, plots
 from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.report import VALIDATION_TASKS, TaskRecord, make_record, usual_records
 from inference.meta.settings import NETWORK
@@ -125,7 +125,7 @@ class MetaRecord(TaskRecord):
 
 
 def compare(
-    fitted: Mapping[Variant, Learner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
+    fitted: Mapping[Variant, FittedLearner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
 ) -> list[MetaRecord]:
     """Records of every method on validation tasks, and on the test tasks of every shape that the options ask for."""
     found = []
@@ -140,7 +140,7 @@ def compare(
 
 
 def record_of(
-    learner: Learner, part: LabelledItems, spec: TaskSpec, split: str, tasks: int, own: Mapping[str, object]
+    learner: FittedLearner, part: LabelledItems, spec: TaskSpec, split: str, tasks: int, own: Mapping[str, object]
 ) -> MetaRecord:
     """The record of a learner on so many ``tasks`` of a ``spec`` from the mapped items of a ``part``, the split's.
 
@@ -163,7 +163,7 @@ def record_of(
 
 
 @torch.no_grad()
-def answers_found(learner: Learner, sampler: Any, tasks: int, seed: int) -> dict[str, object]:
+def answers_found(learner: FittedLearner, sampler: Any, tasks: int, seed: int) -> dict[str, object]:
     """``coverage`` and ``joint_nll`` on so many ``tasks`` of a ``sampler`` of ambiguous ones, see :class:`MetaRecord`."""
     found: dict[str, list[torch.Tensor]] = {"coverage": [], "joint_nll": []}
     how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": DRAWS, "view": fewer_queries}
@@ -181,7 +181,7 @@ def share_of_runaways(losses: torch.Tensor) -> float:
     return float((~(losses <= RUNAWAY * losses.nanmedian())).double().mean())
 
 
-def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict[str, object]:
+def own_measures(learner: FittedLearner, options: MetaOptions, run: RunFolder) -> dict[str, object]:
     """``given``, ``train_features``, ``tasks_per_second`` and ``shared`` of a learner, see :class:`MetaRecord`."""
     modules: list[nn.Module] = [learner.objective, learner.space, *([learner.network] if learner.own_network else [])]  # type: ignore[list-item]
     learned = {id(p): p.numel() for module in modules for p in module.parameters() if p.requires_grad}
@@ -198,7 +198,7 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 
 
 @torch.no_grad()
-def timing(learner: Learner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
+def timing(learner: FittedLearner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
     """``adapt_ms``, ``adapted``, ``diverged`` and ``rate_against`` on the first tasks of a ``sampler``, see
     :class:`MetaRecord`; the guide sees them as the ``view`` has them."""
     how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed, "view": view}
@@ -226,7 +226,7 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def dependence(learner: Learner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
+def dependence(learner: FittedLearner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
     """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, as the ``view`` has
     them, see :class:`MetaRecord`."""
     device, dtype = place_of(learner.guide, learner.model)
@@ -255,7 +255,7 @@ def numbers_adapted(guide: nn.Module, episode: Any) -> int:
     return sum(fn.batch_shape[0] * fn.event_shape.numel() for fn in own)  # of one draw, or of as many as it has particles
 
 
-def prior_sees_support(learner: Learner) -> bool:
+def prior_sees_support(learner: FittedLearner) -> bool:
     """Whether the model's prior of a task's weights is made from its support."""
     return not hasattr(learner.model, "prior")
 
@@ -301,7 +301,7 @@ def format_comparison(records: Iterable[MetaRecord]) -> str:
 
 
 def figures(
-    fitted: Mapping[Variant, Learner],
+    fitted: Mapping[Variant, FittedLearner],
     images: ImageSplits | None,
     records: Sequence[MetaRecord],
     options: MetaOptions,
@@ -332,14 +332,14 @@ def figures(
     }
 
 
-def curves(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+def curves(fitted: Mapping[Variant, FittedLearner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Logged curves of what was trained in the ``run``, by the names that the table has."""
     logged = read_history(run, [variant.name for variant in fitted])
     return {named(variant): logged[variant.name] for variant in fitted if logged[variant.name]}
 
 
 def probabilities_of(
-    learner: Learner, images: ImageSplits | None, run: RunFolder, options: MetaOptions
+    learner: FittedLearner, images: ImageSplits | None, run: RunFolder, options: MetaOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictive probabilities ``[n, way]`` and labels ``[n]`` of the queries of 200 balanced test tasks."""
     part = map_items(learner.space, features_of(learner, images, run, "test"))

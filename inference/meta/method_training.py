@@ -12,7 +12,7 @@ from data.mixed import VariedSampler
 from data.seeding import seeded
 from data.semi_supervised import SemiSampler
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import map_parts
 from inference.meta.methods import METHODS
 from inference.meta.settings import MetaSchedule, TuningSettings, settings
@@ -36,7 +36,7 @@ def train_stage(module: MetaTraining, loop: Loop, run: RunFolder, stage: str, ac
 
 
 def train_with_network(
-    learner: Learner,
+    learner: FittedLearner,
     options: FewShotOptions,
     schedule: MetaSchedule,
     features: Features | None,
@@ -65,7 +65,7 @@ def train_with_network(
         learner.state(network=True).load_state_dict(kept)
 
 
-def own_tasks(learner: Learner, options: FewShotOptions, part: LabelledItems) -> VariedSampler | SemiSampler:
+def own_tasks(learner: FittedLearner, options: FewShotOptions, part: LabelledItems) -> VariedSampler | SemiSampler:
     """What a learner is trained on: tasks of a ``part``, without some of the labels in half of the batches where it is one that
     has to learn what to make of that."""
     tasks = training_tasks(options, part)
@@ -74,7 +74,9 @@ def own_tasks(learner: Learner, options: FewShotOptions, part: LabelledItems) ->
     return tasks
 
 
-def feature_training(learner: Learner, options: FewShotOptions, schedule: MetaSchedule, features: Features) -> MetaTraining:
+def feature_training(
+    learner: FittedLearner, options: FewShotOptions, schedule: MetaSchedule, features: Features
+) -> MetaTraining:
     """Training on tasks of features, with the map of them where that is learned."""
     embedding = learner.space if learner.space.learned else None
     parts = features if embedding is not None else map_parts(learner.space, features)
@@ -83,7 +85,7 @@ def feature_training(learner: Learner, options: FewShotOptions, schedule: MetaSc
 
 
 def image_training(
-    learner: Learner, options: FewShotOptions, schedule: MetaSchedule, data: ImageSplits
+    learner: FittedLearner, options: FewShotOptions, schedule: MetaSchedule, data: ImageSplits
 ) -> tuple[ImageTraining, Loop, int]:
     """Training on tasks of images, with the learner's network; how it runs, and over how many steps gradients are added up."""
     how = settings(TuningSettings, options)

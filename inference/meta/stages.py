@@ -11,7 +11,7 @@ from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from inference.meta.checkpoints import RENAMED
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import feature_space, map_parts
 from inference.meta.method_training import feature_training, train_stage, train_with_network
 from inference.meta.methods import METHODS
@@ -97,7 +97,7 @@ def kept_labels(base: LabelledItems, images: int) -> LabelledItems:
 
 def fit(
     options: FewShotOptions, data: ImageSplits | None, run: RunFolder, network: FeatureNetwork | None = None
-) -> dict[Variant, Learner]:
+) -> dict[Variant, FittedLearner]:
     """Train everything the options ask for, in ``run``; finished stages are read back instead.
 
     Args:
@@ -105,7 +105,7 @@ def fit(
         network: a feature network to start from, whatever the options say of one; it is trained for ``options.epochs``.
 
     Returns:
-        variant -> fitted :class:`~inference.meta.learner.Learner`, references included.
+        variant -> fitted :class:`~inference.meta.learner.FittedLearner`, references included.
 
     Raises:
         UserError: bad input, a damaged run folder, or a loss that is not finite.
@@ -121,7 +121,7 @@ def fit(
         dataset = data.name
     else:
         raise ValueError("images are needed unless options.features names a feature file")
-    fitted: dict[Variant, Learner] = {}
+    fitted: dict[Variant, FittedLearner] = {}
     for variant in variants:
         if variant.predictor == NETWORK:
             assert data is not None
@@ -130,7 +130,7 @@ def fit(
         else:
             space, means = feature_space(chosen, variant.predictor, features["train"])
             own = copy.deepcopy(network) if options.own_networks else network
-            learner = Learner.build(variant, chosen, spec, space, means, own, dataset)
+            learner = FittedLearner.build(variant, chosen, spec, space, means, own, dataset)
             learner.own_network = options.own_networks
         fitted[variant] = learner
         meta_train(learner, options, features, run, data, pretrained=pretrained)
@@ -253,7 +253,7 @@ def train_generations(
 
 
 def meta_train(
-    learner: Learner,
+    learner: FittedLearner,
     options: FewShotOptions,
     features: Features,
     run: RunFolder,
@@ -302,19 +302,19 @@ def meta_train(
 
 def whole_network(
     variant: Variant, chosen: GuideSettings, spec: TaskSpec, data: ImageSplits, network: FeatureNetwork
-) -> Learner:
+) -> FittedLearner:
     """A learner that adapts a whole network, which starts as the pre-trained ``network``; its features are pixels."""
     pixels = FeatureNetwork("pixels", data.image_shape)
     pixels.standardize.load_state_dict(network.standardize.state_dict())
     known = replace(chosen, image_shape=tuple(data.image_shape))
     space = chosen.space(pixels.num_features, 0, NETWORK)
-    learner = Learner.build(variant, known, spec, space, blank_means(2, 0), pixels.eval(), data.name)
+    learner = FittedLearner.build(variant, known, spec, space, blank_means(2, 0), pixels.eval(), data.name)
     start_from(learner.guide, network)
     learner.own_network = True
     return learner
 
 
-def features_of(learner: Learner, data: ImageSplits | None, run: RunFolder, split: str) -> LabelledItems:
+def features_of(learner: FittedLearner, data: ImageSplits | None, run: RunFolder, split: str) -> LabelledItems:
     """Features of a ``split``, by name, from the network that the learner has: the run's, or its own."""
     if not learner.own_network:
         return load_features(run.features)[split]

@@ -28,7 +28,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.evaluation.evaluate import predictions, readings
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
@@ -52,12 +52,12 @@ def fake(classify=answers, **options) -> Rule:
     return Rule("fake", {"classes": (1, 2, 3), "split": ("val", "test")}, classify, **options)
 
 
-def learner(bank) -> Learner:
+def learner(bank) -> FittedLearner:
     """Untrained, of three steps."""
     chosen = SibOptions(beta=0.1, progress=False)
     variant, guide = chosen.variants()[0], settings(GuideSettings, chosen)
     space, means = feature_space(guide, variant.predictor, bank)
-    return Learner.build(variant, guide, chosen.spec(), space, means, None, "marked")
+    return FittedLearner.build(variant, guide, chosen.spec(), space, means, None, "marked")
 
 
 def run_folder(path) -> str:
@@ -248,7 +248,7 @@ class TestCommand:
 
     def test_peers_may_take_the_features_that_ours_has_mapped(self, words, tmp_path, monkeypatch):
         seen, folder = [], run_folder(tmp_path / "mine")
-        space = Learner.load(folder).space
+        space = FittedLearner.load(folder).space
 
         def watched(setting, episode):
             seen.append(episode.query_x.flatten(0, 1))
@@ -281,7 +281,7 @@ class TestOurs:
         monkeypatch.setattr(few_shot_peers, "best_steps", lambda learner, part, spec, n: few["b" if spec.shot == 5 else "a"])
         (one, own), said = learner_rows(folder, FEATURES, COLUMNS, 6, 4)
         assert [one.setting, own.setting] == [ONE, OWN]
-        fitted = Learner.load(folder)
+        fitted = FittedLearner.load(folder)
         for column, spec in COLUMNS.items():
             by_steps = [
                 run_readings(fitted, [guide], FEATURES["test"], spec, 6, TEST_SEED)[0].accuracy

@@ -18,7 +18,7 @@ from inference.evaluation.evaluate import predictions
 from inference.meta import comparison
 from inference.meta.comparison import DRAWS, FEW, answers_found, format_comparison, record_of
 from inference.meta.family_options import AttributeOptions, MetaOptions
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
@@ -45,7 +45,7 @@ def learner(method, bank):
     options = AttributeOptions(methods=method, queries=5)
     (variant,), chosen = options.variants(), settings(GuideSettings, options)
     space, means = feature_space(chosen, variant.predictor, bank)
-    return Learner.build(variant, chosen, options.spec(), space, means, None, "bank"), options
+    return FittedLearner.build(variant, chosen, options.spec(), space, means, None, "bank"), options
 
 
 def test_the_command_has_defaults_of_its_own_for_them():
@@ -173,7 +173,7 @@ def test_a_run_tests_both_kinds_and_predicts_on_its_own(tmp_path):
     assert sorted(r["attributes"] for r in records) == 2 * ["ambiguous"] + 2 * ["mixed"] + 2 * ["unambiguous"]
     assert all((r["coverage"] is not None) == (r["attributes"] == "ambiguous") for r in records)
     assert (run.plots / "reliability.png").exists()
-    assert Learner.load(run, NAME).spec == TaskSpec(2, 5, 5, attributes="mixed")
+    assert FittedLearner.load(run, NAME).spec == TaskSpec(2, 5, 5, attributes="mixed")
     (record,) = predict(["--run", str(run.path), "--way", "2", "--shot", "5", "--tasks", "10", "--variant", NAME])
     assert record.guess == TaskSpec(2, 5, 15, attributes="mixed").guess
     with pytest.raises(UserError, match="give --way 2"):

@@ -12,7 +12,7 @@ from inference.meta import comparison, method_training, stages
 from inference.meta.comparison import MetaRecord, format_comparison, own_measures, record_of, timing
 from inference.meta.comparison_plots import accuracy_against_time, named, reliabilities
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.report import choose as comparison_choice
 from inference.meta.settings import GuideSettings, settings
@@ -23,12 +23,12 @@ from tests.conftest import gaussian_bank
 BANK = gaussian_bank(classes=8, images=30, dim=10, noise=1.0)
 
 
-def learner(method: str, **given) -> tuple[Learner, MetaOptions]:
+def learner(method: str, **given) -> tuple[FittedLearner, MetaOptions]:
     options = MetaOptions(methods=method, queries=5, test_tasks=30, **given)
     chosen = settings(GuideSettings, options)
     variant = options.variants()[0]
     space, means = feature_space(chosen, variant.predictor, BANK)
-    return Learner.build(variant, chosen, options.spec(), space, means, None, "bank"), options
+    return FittedLearner.build(variant, chosen, options.spec(), space, means, None, "bank"), options
 
 
 @pytest.fixture
