@@ -30,7 +30,7 @@ from inference.meta.active import FIRST_LABELS
 from inference.meta.active_pictures import Curve, worth_of_labels
 from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.regression_comparison import fit_variant
 from inference.meta.regression_fits import raw_tasks
@@ -78,7 +78,7 @@ def of_classes(run: RunFolder, options: MetaOptions, tasks: int, pool: int) -> I
     for variant in options.variants():
         if variant.predictor == NETWORK:
             continue
-        learner = Learner.load(run, variant.name)
+        learner = FittedLearner.load(run, variant.name)
         *_, guide = readings(learner.guide).values()
         sampler = EpisodeSampler(map_items(learner.space, part), spec, split="test split")
         device, dtype = place_of(guide, learner.model)

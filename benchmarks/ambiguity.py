@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +31,12 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from data.ambiguous import NUM_ATTRIBUTES, AttributeSampler, OnePairSampler
+from data.episodes import Attributes
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed, seeded
 from data.sources.glyph_attributes import load_attributed_glyphs
@@ -268,7 +271,7 @@ COLUMNS = (
     cell("reached %", "reached", 1, 100),
     cell("NLL", "nll", 3),
     cell("each query's", "marginal_nll", 3),
-    cell("unambiguous %", "plain", 1, 100),
+    cell(f"{Attributes.UNAMBIGUOUS} %", "plain", 1, 100),
     Column("seconds", lambda r: f"{r.seconds:.0f}"),
 )
 
@@ -306,27 +309,47 @@ def frontier(rows: Sequence[Row], about: str = "") -> Figure:
     seeds = sorted({row.seed for row in rows})
     with plt.rc_context(STYLE):
         shape: dict[str, Any] = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
-        figure, axes = plt.subplots(1, len(seeds), figsize=(max(4.5, 3.4 * len(seeds)), 4.2), **shape)
+        figure, axes = plt.subplots(1, len(seeds), figsize=(max(4.5, 3.4 * len(seeds)), 4.6), **shape)
         for axis, seed in zip(axes[0], seeds, strict=True):
             at = {row.name: (row.measures["few"][0], row.measures["nll"][0]) for row in rows if row.seed == seed}
             for family, (label, colour, marker) in FAMILIES.items():
                 names = [name for name in ROWS if name.startswith(family) and name != LEARNED and name in at]
                 axis.plot(*zip(*map(at.__getitem__, names), strict=True), color=colour, marker=marker, label=label)
-                for name in names:
-                    how: dict[str, Any] = {"textcoords": "offset points", "xytext": (5, 5), "ha": "left"}
-                    if family == "platipus":
-                        how |= {"xytext": (-5, -11), "ha": "right"}
-                    axis.annotate(name.partition("-")[2], at[name], color=colour, fontsize=8, **how)
+                label_points(axis, names, at, colour, right=family == "noise")
             if LEARNED in at:
                 axis.plot(*at[LEARNED], "^", ms=8, mfc="none", color=BLACK, label=f"noise of the σ that {KAPPA} learned")
             if "maml" in at:
                 axis.axhline(at["maml"][1], color=BLACK, ls="--", lw=1, label="MAML, which finds one answer")
             axis.set(title=f"seed {seed}", xlabel=f"coverage: answers found by {FEW} draws, of 3")
-            axis.margins(0.12)
+            axis.margins(x=0.16, y=0.12)
         axes[0, 0].set_ylabel("NLL of an answer (nats per query)")
         headline(figure, "What does it cost to find several right answers?", about)
         key(figure, axes[0])
     return figure
+
+
+NEAR = 0.045
+"""NLL between two labels one above the other, and between a label and a marker beside which it does not fit."""
+
+
+def label_points(axis: Axes, names: Sequence[str], at: Mapping[str, tuple[float, float]], colour: str, *, right: bool) -> None:
+    """Label the points of a curve on its ``right`` side, or its left one, beyond all markers there, and none above another.
+
+    Args:
+        axis: of coverage and NLL.
+        names: of the curve's rows, of which the number is shown.
+        at: coverage and NLL of all rows.
+        colour: of the curve.
+    """
+    side, taken = (1 if right else -1), -math.inf
+    for name in sorted(names, key=lambda name: at[name][1]):
+        x, y = at[name]
+        height = taken = max(y, taken + NEAR)
+        beyond = max(side * other for other, nll in at.values() if min(y, height) - NEAR < nll < height + NEAR)
+        how: dict[str, Any] = {"arrowprops": {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 4}}
+        place = side * (beyond + 0.05), height
+        how |= {"ha": "left" if right else "right", "va": "center", "color": colour, "fontsize": 8}
+        axis.annotate(name.partition("-")[2], (x, y), place, **how)
 
 
 def run_row(name: str, setting: Setting, tasks: OnePairSampler, done: Mapping[str, Row]) -> Row:

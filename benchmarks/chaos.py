@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -151,11 +152,14 @@ class Trials:
         seed: of the moments.
         apart: one run in so many is a process as a shell starts it.
         kept: where the folder of a trial that is not good goes; ``None`` for the one of temporary files.
+        also: options of the run, behind those of :data:`TINY`.
     """
 
-    def __init__(self, command: str, place: Path, seed: int, apart: int, kept: Path | None = None) -> None:
+    def __init__(
+        self, command: str, place: Path, seed: int, apart: int, kept: Path | None = None, also: Sequence[str] = ()
+    ) -> None:
         self.command, self.place, self.random, self.apart = command, place, random.Random(f"{command}{seed}"), apart
-        self.kept = kept
+        self.kept, self.also = kept, also
         self.scratch = [Path(tempfile.mkdtemp(dir=place))]
         with suppress(OSError):
             self.scratch.append(Path(tempfile.mkdtemp(dir="/dev/shm")))
@@ -176,7 +180,7 @@ class Trials:
     def words(self, folder: Path, out: str = "whole") -> list[str]:
         """The command line of a run that writes to ``folder`` alone."""
         places = {"images": self.place / "images", "pairs": self.place / "pairs", "cache": folder / "cache"}
-        return [*TINY[self.command].format(**places).split(), *COMMON, "--out", str(folder / out)]
+        return [*TINY[self.command].format(**places).split(), *self.also, *COMMON, "--out", str(folder / out)]
 
     def run(self, kind: str, number: int, strikes: int) -> tuple[str, int]:
         """One trial; ``good``, or what is wrong, and how often the run was struck, ``strikes`` times at most."""
@@ -277,6 +281,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--apart", type=int, default=10, help="one run in so many is a process as a shell starts it")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no trial of a command after so many")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--also", type=str.split, default=[], help="options of the runs, which override those of the script")
     return parser.parse_args()
 
 
@@ -318,7 +323,7 @@ def main() -> int:
     table = {command: {kind: Count(number) for kind, number in wanted.items()} for command in commands}
     for command, counts in table.items():
         place = Path(tempfile.mkdtemp(dir=given.out))  # an object that deletes it would do so in every copy of this process
-        trials = Trials(command, place, given.seed, given.apart, given.out)
+        trials = Trials(command, place, given.seed, given.apart, given.out, given.also)
         print(f"{command}: {trials.seconds:.1f} s of processor time when left alone", flush=True)
         try_command(trials, counts, given.strikes, given.minutes)
         print(f"{command} was struck in: " + ", ".join(f"{stage} {count}" for stage, count in trials.struck.items()))

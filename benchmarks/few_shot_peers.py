@@ -11,7 +11,7 @@ What a rule leaves open (:mod:`benchmarks.few_shot_rules`) is chosen on tasks of
 settings drawn at random, the published one among them, the best is improved in one hyper-parameter after the other. This is
 done once for all columns together ("one") and once for each column by itself ("per column"). Ours is one model for all columns:
 "one" after all its K steps, "per column" after as many, from none to 2K, as are best on these tasks. Test tasks are
-those of :meth:`~inference.meta.learner.Learner.evaluate`.
+those of :meth:`~inference.meta.learner.FittedLearner.evaluate`.
 
 Everything about the rules, with each task's right answers, is kept in ``--out``: started again, the script goes on where it
 was, so that ``--methods`` can be run by parts, and ours compared without running the peers again. ``--way 20`` adds a column of
@@ -42,7 +42,7 @@ from data.errors import UserError, choose
 from data.items import LabelledItems
 from data.seeding import mix_seed
 from inference.evaluation.evaluate import batches, predictions_of, readings
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.task_options import PROTOCOLS
 from inference.runs.files import read_json, write_json
@@ -109,13 +109,13 @@ def run_rule(
     return Outcome(torch.cat(found), sampler.spec.way * sampler.spec.queries, tasks / seconds)
 
 
-def run_learner(learner: Learner, part: LabelledItems, spec: TaskSpec, tasks: int) -> Outcome:
+def run_learner(learner: FittedLearner, part: LabelledItems, spec: TaskSpec, tasks: int) -> Outcome:
     """Our learner's outcome on test tasks, after all its steps; ``part`` holds backbone features."""
     return run_readings(learner, [learner.guide], part, spec, tasks, TEST_SEED)[0]
 
 
 def run_readings(
-    learner: Learner, guides: Sequence[nn.Module], part: LabelledItems, spec: TaskSpec, tasks: int, seed: int
+    learner: FittedLearner, guides: Sequence[nn.Module], part: LabelledItems, spec: TaskSpec, tasks: int, seed: int
 ) -> list[Outcome]:
     """Outcomes of several readings of our learner's guide on the first ``tasks`` tasks that ``seed`` gives."""
     learner.check_way(spec.way)
@@ -128,7 +128,7 @@ def run_readings(
     return [Outcome(torch.cat(right), spec.way * spec.queries, speed) for right in found]
 
 
-def best_steps(learner: Learner, part: LabelledItems, spec: TaskSpec, tasks: int) -> int:
+def best_steps(learner: FittedLearner, part: LabelledItems, spec: TaskSpec, tasks: int) -> int:
     """After how many of its steps, from 0 to 2K, our learner is right most often on ``tasks`` validation tasks of a column."""
     guides = readings(learner.guide, 2 * getattr(learner.guide, "steps", 0))
     outcomes = run_readings(learner, list(guides.values()), part, spec, tasks, VALIDATION_SEED)
@@ -260,7 +260,7 @@ def learner_rows(
     Raises:
         UserError: its folder holds features of other images.
     """
-    learner, own = Learner.load(run), load_features(RunFolder.existing(run).features)
+    learner, own = FittedLearner.load(run), load_features(RunFolder.existing(run).features)
     test, name = own["test"], f"ours, {Path(run).name}"
     if test.class_names != features["test"].class_names or not torch.equal(test.labels, features["test"].labels):
         raise UserError(f"`run={run}` has other test images than the feature file: give the features of the same data set")
@@ -287,7 +287,7 @@ def accuracy_of(outcomes: Mapping[str, Outcome]) -> dict[str, Tensor]:
 
 def mapped_features(run: str, features: Features) -> Features:
     """The ``features`` as the learned map of a run folder leaves them; ours are mapped by their own."""
-    space = Learner.load(run).space
+    space = FittedLearner.load(run).space
     return {split: map_items(space, part) for split, part in features.items()}
 
 

@@ -18,7 +18,7 @@ from data.seeding import mix_seed
 from inference.evaluation.evaluate import predictions, readings
 from inference.evaluation.metrics import confidence_interval
 from inference.evaluation.tables import align
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import map_items
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
@@ -27,7 +27,7 @@ TASKS = 1000
 
 
 @torch.no_grad()
-def objectives(learner: Learner, run: RunFolder) -> dict[int, Tensor]:
+def objectives(learner: FittedLearner, run: RunFolder) -> dict[int, Tensor]:
     """Steps -> distortion + β · rate of every test task, ``[tasks]``."""
     part = map_items(learner.space, load_features(run.features)["test"])
     sampler = EpisodeSampler(part, learner.spec, split="test split")
@@ -49,7 +49,7 @@ def cell(values: Tensor) -> str:
 def main(arguments: Sequence[str]) -> None:
     run = RunFolder.existing(arguments[0])
     names = sorted(path.stem for path in run.checkpoints.glob("*-beta*-k*.safetensors") if "lwof" not in path.stem)
-    learners = {name: Learner.load(run, name) for name in names}
+    learners = {name: FittedLearner.load(run, name) for name in names}
     swept = sorted((v.predictor, v.beta, v.steps) for v in (learner.variant for learner in learners.values()) if v.steps)
     steps = max(k for *_, k in swept)
     later = range(1, steps + 1)

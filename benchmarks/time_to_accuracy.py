@@ -5,7 +5,7 @@
 The original (:mod:`benchmarks.original_sib`) is trained by each of ``ORIGINAL``, the published recipe first, and read along its
 way, every ``--every`` tasks. Ours has a schedule that ends with its length, so each length is a run of its own, in the settings
 of ``OURS``. All are read on the same balanced 5-way 1-shot test tasks, those of
-:meth:`~inference.meta.learner.Learner.evaluate`.
+:meth:`~inference.meta.learner.FittedLearner.evaluate`.
 
 Counted are sampling and all of training, ours with the fit of its feature space, Lightning and checkpoints. Not counted are
 imports, test tasks, and validation, of which the original here has none.
@@ -37,7 +37,7 @@ from benchmarks.speed.timing import CLOCKS
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed, seeded
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, MetaSchedule, settings
@@ -176,7 +176,7 @@ def our_point(
     with tempfile.TemporaryDirectory() as scratch, seeded(options.seed):
         run, watch = RunFolder.create(Path(scratch) / "run", "sib", ""), Stopwatch(chosen.clock)
         space, means = feature_space(guide, variant.predictor, base)
-        learner = Learner.build(variant, guide, options.spec(), space, means, None, "")
+        learner = FittedLearner.build(variant, guide, options.spec(), space, means, None, "")
         validation = kinds(options, features["val"], "val")
         module = Timed(learner.objective, training_tasks(options, base), validation, schedule, space)
         module.watch = watch

@@ -48,7 +48,7 @@ class AttributeSampler:
     ) -> None:
         if source.num_classes != 2**NUM_ATTRIBUTES:
             raise UserError(f"{source.num_classes} classes: items with three attributes have {2**NUM_ATTRIBUTES}")
-        kind = Attributes.AMBIGUOUS if ambiguous else Attributes.PLAIN
+        kind = Attributes.AMBIGUOUS if ambiguous else Attributes.UNAMBIGUOUS
         self.spec = TaskSpec(way=2, shot=as_whole(shot, "shot", 1), queries=queries, attributes=kind)
         if (least := int(source.counts.min())) < self.spec.shot + self.spec.queries:
             needed = f"shot + queries = {self.spec.shot} + {self.spec.queries}"
@@ -121,34 +121,46 @@ class OnePairSampler:
     """
 
     def __init__(self, source: LabelledItems, *, shot: int = 5, queries: int = 15) -> None:
-        self.plain, self.ambiguous = (
+        self.unambiguous, self.ambiguous = (
             AttributeSampler(source, shot=shot, queries=queries, ambiguous=yes, contested=True) for yes in (False, True)
         )
-        self.spec = replace(self.plain.spec, attributes=Attributes.MIXED)
+        self.spec = replace(self.unambiguous.spec, attributes=Attributes.MIXED)
 
     @property
     def items(self) -> Tensor:
         """What tasks are made of."""
-        return self.plain.items
+        return self.unambiguous.items
 
     def on(self, items: Tensor) -> OnePairSampler:
         """The same tasks of other ``items`` of the same order, such as the images' features."""
         other = copy.copy(self)
-        other.plain, other.ambiguous = self.plain.on(items), self.ambiguous.on(items)
+        other.unambiguous, other.ambiguous = self.unambiguous.on(items), self.ambiguous.on(items)
         return other
 
     def sample(self, tasks: int, *, seed: int) -> Episode:
         """``tasks`` tasks as one :class:`~data.episodes.Episode`, the ambiguous ones last; equal seeds give equal tasks."""
-        plain = self.plain.sample(tasks - tasks // 2, seed=mix_seed(seed, 0))
+        sure = self.unambiguous.sample(tasks - tasks // 2, seed=mix_seed(seed, 0))
         other = self.ambiguous.sample(tasks // 2, seed=mix_seed(seed, 1))
         block = torch.randint(NUM_ATTRIBUTES, (tasks // 2,), generator=torch.Generator().manual_seed(mix_seed(seed, 2)))
         rows = torch.arange(tasks // 2)
 
         def both(name: str) -> Tensor:
-            one, more = getattr(plain, name), getattr(other, name)
+            one, more = getattr(sure, name), getattr(other, name)
             return torch.cat([one, more.unflatten(1, (NUM_ATTRIBUTES, -1))[rows, block] if "query" in name else more])
 
         return Episode(both("support_x"), both("support_y"), both("query_x"), both("query_y"), 2)
+
+
+def fewer_queries(episode: Episode) -> Episode:
+    """Ambiguous tasks of :class:`AttributeSampler` with the first third of each class's queries in each block, rounded down, or
+    one: in all as many as a task of one pair has, about, and of each pair equally many."""
+
+    def some(queries: Tensor) -> Tensor:
+        each = queries.unflatten(1, (NUM_ATTRIBUTES, 2, -1))  # of each block and class
+        return each[:, :, :, : max(1, each.shape[3] // NUM_ATTRIBUTES)].flatten(1, 3)
+
+    query_y = None if episode.query_y is None else some(episode.query_y)
+    return episode._replace(query_x=some(episode.query_x), query_y=query_y)
 
 
 def sampler_of(source: LabelledItems, spec: TaskSpec, *, split: str = "data") -> Any:

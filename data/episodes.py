@@ -69,12 +69,12 @@ class Episode(NamedTuple):
 class Attributes(StrEnum):
     """Tasks of two attributes out of three, see :class:`~data.ambiguous.AttributeSampler`."""
 
-    PLAIN = "plain"
+    UNAMBIGUOUS = "unambiguous"
     """The support tells which two."""
     AMBIGUOUS = "ambiguous"
     """It does not, and the queries are a block for each of the three pairs that fit it."""
     MIXED = "mixed"
-    """Half of the tasks are plain; the other half are ambiguous, each with the queries of one pair alone."""
+    """Half of the tasks are unambiguous; the other half are ambiguous, each with the queries of one pair alone."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from data.inputs import fit_images
 from data.items import LabelledItems
 from data.sources.folder import load_tree
 from data.sources.one_shot_runs import one_shot_runs
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.own_images import OwnTask, classify, first_lines, gaussian_classes, summary, write_table
 from inference.meta.prediction import DRAWS, TaskPredictions
 from inference.meta.report import UNITS, TaskRecord, evaluate_learner, evaluate_runs, format_records
@@ -192,7 +192,7 @@ def classify_images(options: PredictOptions) -> TaskPredictions:
     return predicted
 
 
-def learner_for(options: PredictOptions) -> Learner:
+def learner_for(options: PredictOptions) -> FittedLearner:
     """The run's, or one of a pre-trained backbone alone.
 
     Raises:
@@ -203,13 +203,13 @@ def learner_for(options: PredictOptions) -> Learner:
         network = FeatureNetwork.pretrained(options.backbone, options.weights, image_size=options.image_size)
         return gaussian_classes(network.eval(), f"{options.backbone} with {Path(options.weights).name}")
     assert options.run is not None
-    learner = few_shot(Learner.load(options.run, options.variant), options.run)
+    learner = few_shot(FittedLearner.load(options.run, options.variant), options.run)
     if learner.network is None:
         raise UserError(f"{options.run} was fitted from a feature file and has no network for images")
     return learner
 
 
-def few_shot(learner: Learner, run: str) -> Learner:
+def few_shot(learner: FittedLearner, run: str) -> FittedLearner:
     """The learner of a ``run``, where its tasks have a support.
 
     Raises:
@@ -217,7 +217,7 @@ def few_shot(learner: Learner, run: str) -> Learner:
     """
     if not learner.spec.shot:
         raise UserError(
-            f"{run} reads whole domains, of which no image is labelled: `Learner.load(run).trajectory` takes their images"
+            f"{run} reads whole domains, of which no image is labelled: `FittedLearner.load(run).trajectory` takes their images"
         )
     return learner
 
@@ -232,7 +232,7 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
     if options.out is not None and os.path.isdir(options.out):
         raise UserError(f"`out={options.out}` is a folder: name a file for the results, such as predict.json")
     run = RunFolder.existing(options.run)
-    learner = few_shot(Learner.load(run, options.variant), options.run)
+    learner = few_shot(FittedLearner.load(run, options.variant), options.run)
     with notes():
         records, said = (drawn_tasks if options.one_shot_runs is None else lakes_runs)(options, learner, run)
     out = Path(options.out) if options.out else run.path / "predict.json"
@@ -251,7 +251,7 @@ def evaluate_run(options: PredictOptions) -> list[TaskRecord]:
     return records
 
 
-def drawn_tasks(options: PredictOptions, learner: Learner, run: RunFolder) -> tuple[list[TaskRecord], str]:
+def drawn_tasks(options: PredictOptions, learner: FittedLearner, run: RunFolder) -> tuple[list[TaskRecord], str]:
     """Records on tasks drawn from classes, and what these are in words."""
     part = excluding(features_for(options, learner, run), options.exclude)
     described = is_described(options.data) if options.data else learner.spec.described
@@ -264,7 +264,7 @@ def drawn_tasks(options: PredictOptions, learner: Learner, run: RunFolder) -> tu
     return records, f"{spec.shape} on {part.num_classes} classes"
 
 
-def lakes_runs(options: PredictOptions, learner: Learner, run: RunFolder) -> tuple[list[TaskRecord], str]:
+def lakes_runs(options: PredictOptions, learner: FittedLearner, run: RunFolder) -> tuple[list[TaskRecord], str]:
     """Records on Lake's one-shot runs, and what these are in words.
 
     Raises:
@@ -285,7 +285,7 @@ def lakes_runs(options: PredictOptions, learner: Learner, run: RunFolder) -> tup
     return records, f"{len(tasks.query_x)} one-shot runs of {tasks.way} classes, each of one alphabet"
 
 
-def features_for(options: PredictOptions, learner: Learner, run: RunFolder) -> LabelledItems:
+def features_for(options: PredictOptions, learner: FittedLearner, run: RunFolder) -> LabelledItems:
     """Backbone features of the split that was asked for.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.ambiguous import sampler_of
 from data.catalogue import FEW_SHOT, is_attributed
-from data.episodes import EpisodeSampler
+from data.episodes import Attributes, EpisodeSampler
 from data.errors import UserError, choose
 from inference.evaluation.arviz import save_posteriors
 from inference.evaluation.posterior import infer
@@ -21,7 +21,7 @@ from inference.evaluation.predictive import place_of
 from inference.meta.active import active_figures, compare_active
 from inference.meta.comparison import FEW, MetaRecord, compare, figures, format_comparison
 from inference.meta.family_options import AttributeOptions, MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.regression_comparison import MetaRegressionStudy
 from inference.meta.regression_options import DEFAULT, RegressionOptions
@@ -53,14 +53,15 @@ GAINS = {
     Protocol.ACTIVE: "gain of labels that are asked for: over the same method on the same tasks with as many at random",
 }
 ANSWERS = (
-    "plain: the support tells which two of three attributes decide (five items of each class in 98 of 100 tasks, one in 50);\n"
-    "ambiguous: it does not, and queries ask for each of three\n"
+    f"{Attributes.UNAMBIGUOUS}: the support tells which two of three attributes decide (five items of each class in 98 of 100\n"
+    "tasks, one in 50);\n"
+    f"{Attributes.AMBIGUOUS}: it does not, and queries ask for each of three, the posterior seeing as many as in training\n"
     f"coverage: how many of these three are found by {FEW} draws, by chance too where draws are alike; joint NLL: of all "
     "queries of one together, nats per query"
 )
 SAVED_DRAWS, SAVED_TASKS = 200, 4
 
-Fits = Mapping[Variant, Learner]
+Fits = Mapping[Variant, FittedLearner]
 
 
 class MetaStudy(Study[MetaOptions, Source, Fits]):
@@ -93,7 +94,7 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
         within = self.options.tests_within_alphabet
         spec, seed = self.options.spec(imbalance=None, within_alphabet=within, partition=None), self.options.seed
 
-        def content(learner: Learner) -> Any:
+        def content(learner: FittedLearner) -> Any:
             part = map_items(learner.space, features_of(learner, data.images, run, "test"))
             episode = sampler_of(part, spec, split="test split").sample(SAVED_TASKS, seed=seed)
             device, dtype = place_of(learner.guide, learner.model)

@@ -21,7 +21,7 @@ from inference.meta import base_and_new
 from inference.meta.base_and_new import LwofRecord, check_lwof, fit_lwof, format_lwof, lwof_records
 from inference.meta.domains import DomainOptions, DomainStudy
 from inference.meta.draw import figures
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.options import SibOptions
 from inference.meta.regression import PROBLEMS, RegressionStudy
 from inference.meta.report import (
@@ -62,7 +62,7 @@ Records = Sequence[TaskRecord | LwofRecord]
 class Fits(NamedTuple):
     """What a run has trained: learners, and guides of the LwoF protocol."""
 
-    learners: dict[Variant, Learner]
+    learners: dict[Variant, FittedLearner]
     lwof: dict[Variant, base_and_new.Fitted]
 
 
@@ -108,7 +108,7 @@ class SibStudy(Study[SibOptions, Source, Fits]):
             saved_tasks(spec.way * spec.queries * spec.way), seed=seed
         )
 
-        def content(learner: Learner) -> Any:
+        def content(learner: FittedLearner) -> Any:
             mapped = tasks._replace(support_x=learner.space(tasks.support_x), query_x=learner.space(tasks.query_x))
             return export(learner, mapped, learner.attributes())
 

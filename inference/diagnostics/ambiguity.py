@@ -13,6 +13,7 @@ class Ambiguity(NamedTuple):
     """How draws of a posterior answer tasks that have several right answers; each ``[tasks]`` where nothing else is said.
 
     Every draw is a classifier. It is given to the answer under which the labels of that answer's queries are the most likely.
+    A task of which a draw says no numbers has none itself.
 
     Attributes:
         accuracy: of each draw, on the queries of the answer that it is given to; mean over draws.
@@ -22,7 +23,7 @@ class Ambiguity(NamedTuple):
         reached: of each answer, the accuracy of the best of all draws on its queries; mean over answers. It is 1 only where
             every answer has a draw that is right.
         given: how many draws each answer is given, ``[tasks, answers]``: :func:`expected_coverage` tells from them how many
-            answers fewer draws cover.
+            answers fewer draws cover; 0 of a task without numbers.
         nll: −log of the mean over draws of Π_i p(y_i given x_i), each answer's queries taken together, nats per query; mean
             over answers. A mixture of right answers pays log(answers) once for all queries.
         marginal_nll: the same of each query by itself, which tells a mixture of sure classifiers from one that is as unsure
@@ -58,11 +59,12 @@ def ambiguity(logits: Tensor, labels: Tensor, *, answers: int = 3) -> Ambiguity:
     right = (logits.argmax(-1) == labels).to(logs).unflatten(-1, (answers, -1)).mean(-1)  # [draws, tasks, answers]
     joint, own = logs.sum(-1), torch.nn.functional.one_hot(logs.sum(-1).argmax(-1), answers)
     draws = math.log(len(logits))
+    known = ~joint.isnan().any(-1).any(0)  # the largest of what is no number would be an answer
     return Ambiguity(
-        accuracy=(right * own).sum(-1).mean(0),
-        coverage=own.amax(0).sum(-1).to(logs),
-        reached=right.amax(0).mean(-1),
-        given=own.sum(0),
+        accuracy=(right * own).sum(-1).mean(0).where(known, torch.nan),
+        coverage=own.amax(0).sum(-1).to(logs).where(known, torch.nan),
+        reached=right.amax(0).mean(-1).where(known, torch.nan),
+        given=own.sum(0) * known[:, None],
         nll=((draws - joint.logsumexp(0)) / logs.shape[-1]).mean(-1),
         marginal_nll=(draws - logs.logsumexp(0)).mean((-2, -1)),
     )
@@ -76,16 +78,18 @@ def expected_coverage(given: Tensor, draws: int) -> Tensor:
     sides of their mean are not independent, and every other one is.
 
     Args:
-        given: c, ``[tasks, answers]``.
+        given: c, ``[tasks, answers]``; of a task of which no draw is given to an answer there is no number.
         draws: n.
 
     Raises:
         ValueError: more draws than there are, or none.
     """
     total = given.sum(-1, keepdim=True)
+    known = total > 0
+    total = total.where(known, draws)
     if not 1 <= draws <= int(total.min()):
         raise ValueError(f"{draws} of {int(total.min())} draws: 1 to all of them can be taken")
     taken = torch.arange(draws, device=given.device)
     left = (total - given)[..., None] - taken  # draws given to other answers, after so many of them are taken
     missed = (left.clamp_min(0).double() / (total[..., None] - taken)).prod(-1)
-    return (1 - missed).sum(-1)
+    return (1 - missed).sum(-1).where(known[:, 0], torch.nan)

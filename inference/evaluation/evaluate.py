@@ -124,6 +124,7 @@ def evaluate_readings(
     seed: int,
     num_samples: int = 32,
     share: tuple[int, int] = WHOLE,
+    view: Callable[[Any], Any] | None = None,
 ) -> dict[int, Scores]:
     """What :func:`evaluate` gives for each of several :func:`readings` of one guide, on the same tasks, from one unrolling.
     Scores are added up batch by batch, so memory does not grow with the number of tasks.
@@ -132,9 +133,10 @@ def evaluate_readings(
         model, sampler, tasks, seed, num_samples: see :func:`evaluate`.
         guides: the readings, longer ones after shorter ones.
         share: (i, n) for the tasks of the i-th of n processes, of which each has one at least where a batch has n.
+        view: see :func:`predictions`.
     """
     sums = {k: TaskSums() for k in guides}
-    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples, "share": share}
+    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples, "share": share, "view": view}
     for episode, predicted in predictions_of(model, list(guides.values()), sampler, **how):
         for k, one in zip(guides, predicted, strict=True):
             rate = None if one.rate is None else one.rate.cpu()

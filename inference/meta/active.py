@@ -23,7 +23,7 @@ from inference.meta.active_pictures import Curve, worth_of_labels
 from inference.meta.comparison import MetaRecord
 from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.methods import METHODS
 from inference.meta.report import make_record
 from inference.meta.semi import of_each
@@ -61,14 +61,16 @@ def right(predicted: Predictive, query_y: Tensor) -> Tensor:
 
 
 def compare_active(
-    fitted: Mapping[Variant, Learner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
+    fitted: Mapping[Variant, FittedLearner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
 ) -> list[MetaRecord]:
     """Records of every method on the tasks of the active protocol, where the options ask for them: with labels at random, and
     with those that each acquisition chooses."""
     return of_each(records_of, fitted, options, images, run) if options.active else []
 
 
-def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own: Mapping[str, object]) -> list[MetaRecord]:
+def records_of(
+    learner: FittedLearner, part: LabelledItems, options: MetaOptions, own: Mapping[str, object]
+) -> list[MetaRecord]:
     """The same of one learner, on tasks of the mapped items of a ``part``.
 
     Args:
@@ -102,7 +104,9 @@ def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own:
     return found
 
 
-def asked_for(learner: Learner, sampler: EpisodeSampler, tasks: int, *, labels: int, asked: int) -> dict[Acquisition, Asked]:
+def asked_for(
+    learner: FittedLearner, sampler: EpisodeSampler, tasks: int, *, labels: int, asked: int
+) -> dict[Acquisition, Asked]:
     """What each acquisition is worth to a method, on the same ``tasks`` with the same first labels and draws.
 
     Args:
@@ -134,7 +138,7 @@ def pools(sampler: EpisodeSampler | SemiSampler, tasks: int) -> Iterator[Any]:
             yield episode.tasks(slice(first, first + at_once))
 
 
-def asked_by_itself(learner: Learner, sampler: SemiSampler, tasks: int) -> dict[Acquisition, Asked]:
+def asked_by_itself(learner: FittedLearner, sampler: SemiSampler, tasks: int) -> dict[Acquisition, Asked]:
     """What its own choice is worth to a program that asks for a label of each query, beside any item's label, which it reads
     as it would the one that it asks for; before that, where no label may be asked for, they are the same.
 

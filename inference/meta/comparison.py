@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro
 import torch
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.distributions import kl_divergence
 
-from data.ambiguous import sampler_of
-from data.episodes import Attributes, TaskSpec
+from data.ambiguous import fewer_queries, sampler_of
+from data.episodes import Attributes, Episode, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from data.seeding import mix_seed
 from data.semi_supervised import Unlabelled
@@ -31,7 +31,7 @@ from inference.evaluation.tables import Column, format_table, number
 from inference.meta import comparison_plots, plots
 from inference.meta.comparison_plots import named
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.report import VALIDATION_TASKS, TaskRecord, make_record, usual_records
 from inference.meta.settings import NETWORK
@@ -49,9 +49,12 @@ DEPENDENT_TASKS = 10
 FEW = 4
 """Posterior draws that are to find the answers of an ambiguous task."""
 DRAWS = 64
-"""Draws that their coverage is estimated from; half of them, where they come in pairs around their mean."""
+"""Draws that their coverage is estimated from: half of them, for they come in pairs around their mean, which particles do
+not."""
 RUNAWAY = 1e3
 """Times the median loss, beyond which a task has diverged."""
+View: TypeAlias = Callable[[Episode], Episode] | None
+"""Tasks as guides see them; as they are where there is none."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class MetaRecord(TaskRecord):
 
 
 def compare(
-    fitted: Mapping[Variant, Learner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
+    fitted: Mapping[Variant, FittedLearner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
 ) -> list[MetaRecord]:
     """Records of every method on validation tasks, and on the test tasks of every shape that the options ask for."""
     found = []
@@ -143,31 +146,36 @@ def compare(
 
 
 def record_of(
-    learner: Learner, part: LabelledItems, spec: TaskSpec, split: str, tasks: int, own: Mapping[str, object]
+    learner: FittedLearner, part: LabelledItems, spec: TaskSpec, split: str, tasks: int, own: Mapping[str, object]
 ) -> MetaRecord:
     """The record of a learner on so many ``tasks`` of a ``spec`` from the mapped items of a ``part``, the split's.
+
+    The posterior of an ambiguous task sees a third of its queries, about as many as in training, and predicts all of them.
 
     Args:
         own: what does not depend on the tasks, of :func:`own_measures`.
     """
     sampler, seed = sampler_of(part, spec, split=f"{split} split"), mix_seed(TEST_SEED)
     *_, guide = readings(learner.guide).values()
+    view = fewer_queries if spec.attributes is Attributes.AMBIGUOUS else None
     with pyro.validation_enabled(False):  # a task on which steps run away has no probabilities, and is counted
-        (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed).values()
+        (scores,) = evaluate_readings(learner.model, {0: guide}, sampler, tasks=tasks, seed=seed, view=view).values()
         usual = make_record(learner.variant, spec, split, learner.variant.steps, scores)
-        measured = {**timing(learner, sampler, seed), **dependence(learner, sampler, seed)} if split == "test" else {}
+        about = learner, sampler, seed, view
+        measured = {**timing(*about), **dependence(*about)} if split == "test" else {}
         if spec.attributes is Attributes.AMBIGUOUS:
             measured |= answers_found(learner, sampler, tasks, seed)
     return MetaRecord(**finite({**asdict(usual), **own, **measured}), attributes=spec.attributes)
 
 
 @torch.no_grad()
-def answers_found(learner: Learner, sampler: Any, tasks: int, seed: int) -> dict[str, object]:
+def answers_found(learner: FittedLearner, sampler: Any, tasks: int, seed: int) -> dict[str, object]:
     """``coverage`` and ``joint_nll`` on so many ``tasks`` of a ``sampler`` of ambiguous ones, see :class:`MetaRecord`."""
     found: dict[str, list[torch.Tensor]] = {"coverage": [], "joint_nll": []}
-    for episode, predicted in predictions(learner.model, learner.guide, sampler, tasks=tasks, seed=seed, num_samples=DRAWS):
+    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": DRAWS, "view": fewer_queries}
+    for episode, predicted in predictions(learner.model, learner.guide, sampler, **how):
         logits = predicted.labels.logits
-        alone = logits[::2] if len(logits) == DRAWS else logits  # draws come in pairs around their mean, particles do not
+        alone = logits if hasattr(learner.guide, "particles") else logits[::2]
         given = ambiguity(alone, episode.query_y).given
         found["coverage"].append(expected_coverage(given, min(FEW, len(alone))))
         found["joint_nll"].append(ambiguity(logits, episode.query_y).nll)
@@ -179,7 +187,7 @@ def share_of_runaways(losses: torch.Tensor) -> float:
     return float((~(losses <= RUNAWAY * losses.nanmedian())).double().mean())
 
 
-def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict[str, object]:
+def own_measures(learner: FittedLearner, options: MetaOptions, run: RunFolder) -> dict[str, object]:
     """``given``, ``train_features``, ``tasks_per_second`` and ``shared`` of a learner, see :class:`MetaRecord`."""
     modules: list[nn.Module] = [learner.objective, learner.space, *([learner.network] if learner.own_network else [])]  # type: ignore[list-item]
     learned = {id(p): p.numel() for module in modules for p in module.parameters() if p.requires_grad}
@@ -196,10 +204,10 @@ def own_measures(learner: Learner, options: MetaOptions, run: RunFolder) -> dict
 
 
 @torch.no_grad()
-def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
+def timing(learner: FittedLearner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
     """``adapt_ms``, ``adapted``, ``diverged``, ``shared_rate`` and ``rate_against`` on the first tasks of a ``sampler``, see
-    :class:`MetaRecord`."""
-    how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed}
+    :class:`MetaRecord`; the guide sees them as the ``view`` has them."""
+    how: dict[str, Any] = {"tasks": TIMED_TASKS, "seed": seed, "view": view}
     drawn = sampler.sample(TIMED_TASKS, seed=seed)
     for _ in predictions(learner.model, learner.guide, drawn, **how):  # what is made on first use is made now
         break
@@ -210,11 +218,12 @@ def timing(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
     seconds = time.perf_counter() - begun
     losses = torch.cat([predicted.distortion(episode.query_y) for episode, predicted in both])
     episode, predicted = both[0]
+    seen = episode if view is None else view(episode)
     return {
         "adapt_ms": 1000 * seconds / len(losses),
-        "adapted": numbers_adapted(learner.guide, episode) + points_adapted(learner.model),
+        "adapted": numbers_adapted(learner.guide, seen) + points_adapted(learner.model),
         "diverged": share_of_runaways(losses),
-        "shared_rate": shared_rate(learner.model, learner.guide, episode.tasks(slice(1))),
+        "shared_rate": shared_rate(learner.model, learner.guide, seen.tasks(slice(1))),
         "rate_against": None if predicted.rate is None else "support" if prior_sees_support(learner) else "learned",
     }
 
@@ -225,11 +234,12 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def dependence(learner: Learner, sampler: Any, seed: int) -> dict[str, object]:
-    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, see
-    :class:`MetaRecord`."""
+def dependence(learner: FittedLearner, sampler: Any, seed: int, view: View = None) -> dict[str, object]:
+    """``transductive``, ``support_information`` and ``query_information`` on a few tasks of a ``sampler``, as the ``view`` has
+    them, see :class:`MetaRecord`."""
     device, dtype = place_of(learner.guide, learner.model)
     episode = sampler.sample(DEPENDENT_TASKS, seed=seed).to(device, dtype=dtype)
+    episode = episode if view is None else view(episode)
     about = learner.model, learner.guide, episode
     transductive = is_transductive(*about)
     return {
@@ -275,7 +285,7 @@ def shared_rate(model: nn.Module, guide: nn.Module, episode: Any) -> float | Non
     return sum(float(kl_divergence(site["fn"], priors[site["name"]]["fn"]).sum()) for site in shared)
 
 
-def prior_sees_support(learner: Learner) -> bool:
+def prior_sees_support(learner: FittedLearner) -> bool:
     """Whether the model's prior of a task's weights is made from its support."""
     return not hasattr(learner.model, "prior")
 
@@ -321,7 +331,7 @@ def format_comparison(records: Iterable[MetaRecord]) -> str:
 
 
 def figures(
-    fitted: Mapping[Variant, Learner],
+    fitted: Mapping[Variant, FittedLearner],
     images: ImageSplits | None,
     records: Sequence[MetaRecord],
     options: MetaOptions,
@@ -331,7 +341,9 @@ def figures(
     learner = next(iter(fitted.values()))
     standard = [record for record in records if record.labels is None and record.attributes != Attributes.AMBIGUOUS]
     test = [record for record in usual_records(standard, learner.spec) if record.balanced]
-    about = f"{learner.dataset}, {learner.spec.shape}, {'plain' if options.attributed else 'balanced'} test tasks"
+    about = (
+        f"{learner.dataset}, {learner.spec.shape}, {Attributes.UNAMBIGUOUS if options.attributed else 'balanced'} test tasks"
+    )
     watched = f"{learner.dataset}, mean over kinds of validation tasks"
 
     @cache
@@ -350,20 +362,20 @@ def figures(
     }
 
 
-def curves(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+def curves(fitted: Mapping[Variant, FittedLearner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Logged curves of what was trained in the ``run``, by the names that the table has."""
     logged = read_history(run, [variant.name for variant in fitted])
     return {named(variant): logged[variant.name] for variant in fitted if logged[variant.name]}
 
 
 def probabilities_of(
-    learner: Learner, images: ImageSplits | None, run: RunFolder, options: MetaOptions
+    learner: FittedLearner, images: ImageSplits | None, run: RunFolder, options: MetaOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictive probabilities ``[n, way]`` and labels ``[n]`` of the queries of 200 balanced test tasks."""
     part = map_items(learner.space, features_of(learner, images, run, "test"))
     spec = options.spec(imbalance=None, within_alphabet=options.tests_within_alphabet, partition=None)
     if options.attributed:
-        spec = replace(spec, attributes=Attributes.PLAIN)
+        spec = replace(spec, attributes=Attributes.UNAMBIGUOUS)
     sampler = sampler_of(part, spec, split="test split")
     both = list(predictions(learner.model, learner.guide, sampler, tasks=200, seed=mix_seed(TEST_SEED)))
     probabilities = torch.cat([predicted.probabilities().flatten(0, 1) for _, predicted in both])

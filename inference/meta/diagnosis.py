@@ -33,7 +33,7 @@ from inference.diagnostics.nuts import compare_moments, r_hat, run_nuts
 from inference.diagnostics.regret import mixture_log_density, regret
 from inference.evaluation.predictive import place_of, predictive, trace_guide
 from inference.meta.checkpoints import selected_name
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features
 from models.plates import num_classes
@@ -78,7 +78,7 @@ def diagnose_tasks(run: RunFolder, *, tasks: int, nuts: bool) -> Diagnosis:
     """
     part, findings, sampled = load_features(run.features)["test"], [], False
     for name in learner_names(run):
-        learner = Learner.load(run, name)
+        learner = FittedLearner.load(run, name)
         print(f"checking {name} ...")
         episode = test_tasks(learner, part, tasks)
         findings += examine(learner, episode, nuts=nuts)
@@ -97,7 +97,7 @@ def learner_names(run: RunFolder) -> list[str]:
     return list(dict.fromkeys(named)) or [selected_name(run)]
 
 
-def test_tasks(learner: Learner, part: LabelledItems, tasks: int) -> Episode:
+def test_tasks(learner: FittedLearner, part: LabelledItems, tasks: int) -> Episode:
     """Balanced tasks of the test classes, in the learner's feature space; the same for all learners of a run."""
     with torch.no_grad():
         mapped = LabelledItems(learner.space(part.items), part.labels, part.class_names)
@@ -106,19 +106,19 @@ def test_tasks(learner: Learner, part: LabelledItems, tasks: int) -> Episode:
     return sampler.sample(tasks, seed=mix_seed(TEST_SEED, tasks)).to(device, dtype=dtype)
 
 
-def is_bounded(learner: Learner) -> bool:
+def is_bounded(learner: FittedLearner) -> bool:
     """Whether the learner's objective has an optimum of each task that can be computed: a Gaussian posterior with a rate under
     a prior without a posterior of its own."""
     prior, variant = getattr(learner.model, "prior", None), learner.variant
     return bool(variant.posterior == "gaussian" and variant.beta) and not isinstance(prior, HierarchicalGaussianPrior)
 
 
-def is_posterior(learner: Learner) -> bool:
+def is_posterior(learner: FittedLearner) -> bool:
     """Whether the objective is the negative ELBO, so that its optimum is a posterior, which NUTS can draw."""
     return is_bounded(learner) and learner.variant.beta == 1
 
 
-def examine(learner: Learner, episode: Episode, *, nuts: bool) -> list[Finding]:
+def examine(learner: FittedLearner, episode: Episode, *, nuts: bool) -> list[Finding]:
     """One learner, and beside it what each task's own optimisation finds; with ``nuts`` what NUTS
     samples too."""
     name, beta = learner.variant.name, learner.variant.beta or 0.0
@@ -140,7 +140,7 @@ def examine(learner: Learner, episode: Episode, *, nuts: bool) -> list[Finding]:
     return findings
 
 
-def bounds(learner: Learner, per_task: Mapping[str, Judged]) -> dict[str, Any]:
+def bounds(learner: FittedLearner, per_task: Mapping[str, Judged]) -> dict[str, Any]:
     """What a learner's objective is held against; of a guide that reads the queries' labels it is the optimum itself."""
     if getattr(learner.guide, "saw_labels", False):
         return {"best_losses": per_task[QUERIES].losses}
@@ -220,7 +220,7 @@ def sample(model: EmpiricalBayesModel, episode: Episode, given: Episode, *, seed
 
 def beside_nuts(
     findings: Sequence[Finding],
-    learner: Learner,
+    learner: FittedLearner,
     guides: Mapping[str, nn.Module],
     judged: Sequence[Judged],
     episode: Episode,

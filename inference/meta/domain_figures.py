@@ -18,7 +18,7 @@ from inference.evaluation.posterior import infer
 from inference.evaluation.style import BLUE, STYLE, VERMILLION, headline
 from inference.meta import plots
 from inference.meta.draw import histories
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.report import TaskRecord, final_records
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
@@ -27,7 +27,7 @@ SHOWN_DOMAINS, POOLED_DOMAINS = 60, 100
 
 
 def domain_figures(
-    fitted: Mapping[Variant, Learner],
+    fitted: Mapping[Variant, FittedLearner],
     selected: Variant,
     data: LetterDomains,
     tasks: Mapping[Variant, Episode],
@@ -63,7 +63,7 @@ def domain_figures(
 
 
 def reliability(
-    fitted: Mapping[Variant, Learner],
+    fitted: Mapping[Variant, FittedLearner],
     selected: Variant,
     tasks: Mapping[Variant, Episode],
     test: Sequence[TaskRecord],
@@ -84,7 +84,7 @@ def reliability(
     return reliability_diagram(named, ece=ece, about=about)
 
 
-def domain_sheet(learner: Learner, data: LetterDomains, *, about: str) -> Figure:
+def domain_sheet(learner: FittedLearner, data: LetterDomains, *, about: str) -> Figure:
     """Three of the first test domains, those that gain least, the median and most: a picture of each letter, and what it is
     taken for before the first step and after the last.
 

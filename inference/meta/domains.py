@@ -28,7 +28,7 @@ from inference.evaluation.posterior import infer
 from inference.evaluation.predictive import place_of
 from inference.meta.classifiers import DomainClassifier, classifier_training
 from inference.meta.domain_figures import domain_figures
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import WATCHED
@@ -130,7 +130,7 @@ class Fits:
     """
 
     classifier: DomainClassifier
-    learners: dict[Variant, Learner]
+    learners: dict[Variant, FittedLearner]
     pools: Pools
 
 
@@ -158,7 +158,7 @@ class DomainStudy(Study[DomainOptions, LetterDomains, Fits]):
         options = self.options
         classifier = fit_classifier(options, data, run)
         pools = embedded_pools(options, data, classifier.network, run)
-        learners: dict[Variant, Learner] = {}
+        learners: dict[Variant, FittedLearner] = {}
         for variant in options.variants():
             learners[variant] = learner = build_learner(options, variant, pools["train"], classifier.network, data)
             fit_guide(options, learner, pools, run)
@@ -183,7 +183,7 @@ class DomainStudy(Study[DomainOptions, LetterDomains, Fits]):
         """ArviZ data of the first test domains under every guide."""
         tasks = next(iter(test_pools(fitted.pools))).tasks(slice(SAVED_TASKS))
 
-        def content(learner: Learner) -> Any:
+        def content(learner: FittedLearner) -> Any:
             known = {"command": self.command, **learner.attributes()}
             posterior = infer(learner.model, learner.guide, mapped(learner, tasks), **known)
             names = data.class_names
@@ -278,16 +278,16 @@ def test_pools(pools: Pools) -> Iterable[Episode]:
 
 def build_learner(
     options: DomainOptions, variant: Variant, tasks: Episode, network: FeatureNetwork, data: LetterDomains
-) -> Learner:
+) -> FittedLearner:
     """An untrained guide whose start is at the letters' mean features in training ``tasks`` of the ``data``."""
     assert tasks.query_y is not None
     chosen = settings(GuideSettings, options)
     items = LabelledItems(tasks.query_x.flatten(0, 1), tasks.query_y.flatten(), data.class_names)
     space, means = feature_space(chosen, variant.predictor, items)
-    return Learner.build(variant, chosen, options.spec(), space, means, network, data.name)
+    return FittedLearner.build(variant, chosen, options.spec(), space, means, network, data.name)
 
 
-def fit_guide(options: DomainOptions, learner: Learner, pools: Pools, run: RunFolder) -> None:
+def fit_guide(options: DomainOptions, learner: FittedLearner, pools: Pools, run: RunFolder) -> None:
     """Train one guide, with its map of features where that is learned, choosing its checkpoint on validation domains; or read
     it back."""
     name, schedule = learner.variant.name, settings(MetaSchedule, options)
@@ -307,20 +307,20 @@ def fit_guide(options: DomainOptions, learner: Learner, pools: Pools, run: RunFo
     load_state(learner.state(), finished)
 
 
-def deciding(learner: Learner, pools: Pools) -> tuple[MixedSampler]:
+def deciding(learner: FittedLearner, pools: Pools) -> tuple[MixedSampler]:
     """Training and validation tasks, which decide about trained steps together."""
     return (MixedSampler([TaskBank(mapped(learner, pools[split])) for split in ("train", "val")]),)
 
 
 @torch.no_grad()
-def mapped(learner: Learner, tasks: Episode) -> Episode:
+def mapped(learner: FittedLearner, tasks: Episode) -> Episode:
     """The same tasks in the learner's feature space, where its parameters are."""
     device, dtype = place_of(learner.guide, learner.model, learner.space)
     there = tasks.to(device, dtype=dtype)
     return there._replace(support_x=learner.space(there.support_x), query_x=learner.space(there.query_x))
 
 
-def guide_records(learner: Learner, pools: Pools, pool: str, *, steps: int | None = None) -> list[TaskRecord]:
+def guide_records(learner: FittedLearner, pools: Pools, pool: str, *, steps: int | None = None) -> list[TaskRecord]:
     """A guide's records on a ``pool`` of tasks, after 0, 1, … ``steps``; as many as were trained when not given, or where no
     step was."""
     tasks, split = mapped(learner, pools[pool]), "val" if pool == "val" else "test"

@@ -13,7 +13,7 @@ from data.items import ImageSplits
 from inference.evaluation.figures import reliability_diagram
 from inference.evaluation.posterior import TaskPosterior, infer
 from inference.meta import plots
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.report import TaskRecord, final_records, usual_records
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
@@ -24,7 +24,7 @@ SHOWN_TASKS = 21
 
 
 def figures(
-    fitted: Mapping[Variant, Learner],
+    fitted: Mapping[Variant, FittedLearner],
     selected: Variant,
     data: ImageSplits | None,
     records: Sequence[TaskRecord],
@@ -56,14 +56,14 @@ def figures(
     return drawn
 
 
-def histories(fitted: Mapping[Variant, Learner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+def histories(fitted: Mapping[Variant, FittedLearner], run: RunFolder) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Logged curves of the ``run`` by the variants' titles."""
     logged = read_history(run, [variant.name for variant in fitted])
     return {variant.title: logged[variant.name] for variant in fitted}
 
 
 def reliability(
-    fitted: Mapping[Variant, Learner],
+    fitted: Mapping[Variant, FittedLearner],
     selected: Variant,
     test: Sequence[TaskRecord],
     spec: TaskSpec,
@@ -78,13 +78,13 @@ def reliability(
     return reliability_diagram({variant.title: pair for variant, pair in found.items()}, ece=ece, about=about)
 
 
-def task_sheet(learner: Learner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder, *, about: str) -> Figure:
+def task_sheet(learner: FittedLearner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder, *, about: str) -> Figure:
     """The usual task's images with predictions."""
     images, names, _, after = usual_task(learner, data, spec, run)
     return plots.task_sheet(images, after, names=names, about=about)
 
 
-def weight_posterior(learner: Learner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder, *, about: str) -> Figure:
+def weight_posterior(learner: FittedLearner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder, *, about: str) -> Figure:
     """The usual task's posterior before and after the steps."""
     images, names, before, after = usual_task(learner, data, spec, run)
     assert images.query_y is not None
@@ -92,7 +92,7 @@ def weight_posterior(learner: Learner, data: ImageSplits | None, spec: TaskSpec,
 
 
 def usual_task(
-    learner: Learner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder
+    learner: FittedLearner, data: ImageSplits | None, spec: TaskSpec, run: RunFolder
 ) -> tuple[Episode, list[str], TaskPosterior, TaskPosterior]:
     """A test task of a ``spec`` (images where there are any), its classes' names, its posteriors before and after the steps.
 
@@ -118,7 +118,7 @@ def doubled(trajectory: list[TaskPosterior]) -> list[TaskPosterior]:
 
 
 def predictions(
-    fitted: Mapping[Variant, Learner], selected: Variant, spec: TaskSpec, run: RunFolder
+    fitted: Mapping[Variant, FittedLearner], selected: Variant, spec: TaskSpec, run: RunFolder
 ) -> dict[Variant, tuple[torch.Tensor, torch.Tensor]]:
     """Pooled predictive probabilities and labels of 200 test tasks of a ``spec``, for the selected variant and those like it
     but for K, and for other methods."""

@@ -29,10 +29,10 @@ from inference.runs.interruptions import working_in
 from inference.runs.tensors import save_features
 from models.networks.feature_network import FeatureNetwork
 
-Kind = TypeVar("Kind", bound=learner.Learner)
+Kind = TypeVar("Kind", bound=learner.FittedLearner)
 
 
-class Learner(learner.Learner):
+class Learner(learner.FittedLearner):
     """A method of ``svi_meta`` that is fitted to data: feature network, feature space, model and guide.
 
     Fit one with :meth:`fit`, or read one with :meth:`load`, from a run folder or a file of :meth:`save`. :meth:`predict`

@@ -41,7 +41,7 @@ from models.tasks.network_predictor import NetworkPredictor
 TEST_SEED = 1_000_003  # test tasks are the same for every training seed
 
 
-class Learner:
+class FittedLearner:
     """A method fitted in one variant: feature network, feature space, model and guide.
 
     Args:

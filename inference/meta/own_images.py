@@ -18,7 +18,7 @@ from data.gather import gather
 from data.inputs import as_tensor, image_files
 from data.sources.folder import find_classes
 from inference.evaluation.predictions import LEVEL
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.methods import METHODS
 from inference.meta.options import SibOptions
 from inference.meta.prediction import TaskPredictions, predict_features
@@ -104,7 +104,7 @@ def class_of(file: Path, base: Path, names: Sequence[str]) -> int | None:
     return None
 
 
-def features_of(learner: Learner, files: Sequence[Path], *, invert: bool, what: str, progress: bool) -> Tensor:
+def features_of(learner: FittedLearner, files: Sequence[Path], *, invert: bool, what: str, progress: bool) -> Tensor:
     """Features ``[n, D]`` of image files in the learner's space, read a few hundred at a time.
 
     Args:
@@ -124,7 +124,7 @@ def features_of(learner: Learner, files: Sequence[Path], *, invert: bool, what: 
     return gather(parts())
 
 
-def gaussian_classes(network: FeatureNetwork, dataset: str) -> Learner:
+def gaussian_classes(network: FeatureNetwork, dataset: str) -> FittedLearner:
     """A learner of a feature network alone: the method ``gaussian-classes``, which has nothing to train.
 
     Args:
@@ -135,11 +135,11 @@ def gaussian_classes(network: FeatureNetwork, dataset: str) -> Learner:
     (variant,) = METHODS["gaussian-classes"].variants(settings(VariantSettings, options))
     means = torch.eye(2, network.num_features)
     space = FeatureSpace(network.num_features)
-    return Learner.build(variant, settings(GuideSettings, options), options.spec(), space, means, network, dataset)
+    return FittedLearner.build(variant, settings(GuideSettings, options), options.spec(), space, means, network, dataset)
 
 
 def classify(
-    learner: Learner,
+    learner: FittedLearner,
     task: OwnTask,
     *,
     steps: int | None = None,

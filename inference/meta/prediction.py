@@ -26,8 +26,8 @@ NUMBERS_AT_ONCE = 2**24
 """Class probabilities under all draws that are in memory together."""
 
 
-class Learner(Protocol):
-    """What is asked of a learner; see :class:`inference.meta.learner.Learner`, which imports this module."""
+class Predicting(Protocol):
+    """What is asked of a learner; see :class:`inference.meta.learner.FittedLearner`, which imports this module."""
 
     network: FeatureNetwork | None
     space: FeatureSpace
@@ -58,7 +58,7 @@ class TaskPredictions(ClassPredictions):
 
 
 def predict(
-    learner: Learner,
+    learner: Predicting,
     support_x: Any,
     support_y: Any,
     query_x: Any,
@@ -107,7 +107,7 @@ def predict(
 
 
 def predict_features(
-    learner: Learner,
+    learner: Predicting,
     support: Tensor,
     labels: Tensor,
     queries: Tensor,
@@ -155,7 +155,7 @@ def predict_features(
     return TaskPredictions(**numbers, class_names=names, distance=relative_distance(support, labels, queries))
 
 
-def own_features(learner: Learner, items: Any) -> Tensor:
+def own_features(learner: Predicting, items: Any) -> Tensor:
     """Features ``[n, D]`` of one's own items in the learner's space, on the CPU."""
     network = learner.network
     given = as_tensor(items, image_shape=None if network is None else network.image_shape)

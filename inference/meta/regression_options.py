@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from data.errors import UserError
 from inference.meta.choices import MethodChoices, split_choice
+from inference.meta.family_options import MetaOptions, MetaProtocols
 from inference.meta.regression_fits import Setup
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_tasks import PICTURES, POSES, Problem
@@ -76,6 +77,7 @@ class RegressionOptions(FewShotOptions):
         out: run folder; runs/svi_meta-<time> when not given.
     """
 
+    used: ClassVar[tuple[str, ...]] = USED
     data: str = "linear"
     _tasks: ClassVar[Group] = Group.TASKS
     shot: PositiveInt | None = None  # type: ignore[assignment]
@@ -89,6 +91,7 @@ class RegressionOptions(FewShotOptions):
     learning_rate: PositiveNumber = 3e-3
     _evaluation: ClassVar[Group] = Group.EVALUATION
     test_tasks: TwoOrMore = 500
+    protocols: MetaProtocols = MetaOptions.protocols  # known by name, to be refused: all are of images
 
     def __post_init__(self) -> None:
         for name, usual in (("tasks", TASKS), ("batch", BATCH)):

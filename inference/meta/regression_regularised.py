@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data.errors import UserError
 from guides.tasks.regularised import CodesGuide, EncoderGuide
 from inference.meta.regression_fits import IMAGE_CODES, Fit, Setup, encoder_of, objective_of
 from inference.meta.settings import VariantSettings
@@ -48,6 +49,11 @@ class RegularisedOptions(Options):
     tested: Literal["draws", "means"] = "draws"
     scale: PositiveNumber = 0.05
     noise: PositiveNumber | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.penalty != CODES and self.tested != type(self).tested:
+            raise UserError(f"`tested={self.tested}` is about penalised codes: choose `penalty=codes`, or leave it out")
 
 
 def variants_of(name: str, own: Any, swept: VariantSettings, steps: int = 0) -> list[Variant]:

@@ -13,7 +13,7 @@ from data.episodes import Episode, TaskSpec
 from data.items import ImageSplits, LabelledItems
 from inference.evaluation.metrics import Scores
 from inference.evaluation.tables import Column, format_table, number
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.stages import features_of
 from inference.meta.variants import Variant
 from inference.runs.folder import RunFolder
@@ -99,7 +99,7 @@ def make_record(
 
 
 def evaluate_learner(
-    learner: Learner,
+    learner: FittedLearner,
     part: LabelledItems,
     spec: TaskSpec,
     *,
@@ -109,13 +109,13 @@ def evaluate_learner(
     earlier: bool = True,
 ) -> list[TaskRecord]:
     """One record for each number of steps, 0 … K (K alone if not ``earlier``), on the same tasks of ``split``, by name;
-    arguments as in :meth:`~inference.meta.learner.Learner.evaluate`."""
+    arguments as in :meth:`~inference.meta.learner.FittedLearner.evaluate`."""
     scores = learner.evaluate(part, spec, split=split, tasks=tasks, steps=steps, earlier=earlier)
     seeing = bool(getattr(learner.guide, "saw_labels", False))
     return [make_record(learner.variant, spec, split, k, score, saw_labels=seeing) for k, score in scores.items()]
 
 
-def evaluate_runs(learner: Learner, tasks: Episode, *, steps: int | None = None) -> list[TaskRecord]:
+def evaluate_runs(learner: FittedLearner, tasks: Episode, *, steps: int | None = None) -> list[TaskRecord]:
     """One record for each number of steps, 0 … K, on one-shot runs.
 
     Args:
@@ -127,7 +127,7 @@ def evaluate_runs(learner: Learner, tasks: Episode, *, steps: int | None = None)
     return [make_record(learner.variant, spec, "test", k, score, saw_labels=seeing) for k, score in scores.items()]
 
 
-def validate(fitted: Mapping[Variant, Learner], run: RunFolder, images: ImageSplits | None = None) -> list[TaskRecord]:
+def validate(fitted: Mapping[Variant, FittedLearner], run: RunFolder, images: ImageSplits | None = None) -> list[TaskRecord]:
     """Each learner's record on validation tasks after its own K.
 
     Args:
@@ -150,7 +150,7 @@ def choose(records: Iterable[TaskRecord]) -> TaskRecord:
 
 
 def evaluate_protocols(
-    fitted: Mapping[Variant, Learner], specs: Sequence[TaskSpec], tasks: int, run: RunFolder, *, steps: int | None = None
+    fitted: Mapping[Variant, FittedLearner], specs: Sequence[TaskSpec], tasks: int, run: RunFolder, *, steps: int | None = None
 ) -> list[TaskRecord]:
     """Test records of every learner on so many ``tasks`` of every shape.
 

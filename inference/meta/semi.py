@@ -21,7 +21,7 @@ from inference.evaluation.metrics import Scores, TaskSums, confidence_interval
 from inference.evaluation.predictive import place_of
 from inference.meta.comparison import DEPENDENT_TASKS, MetaRecord, own_measures
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.methods import METHODS
 from inference.meta.report import make_record
@@ -32,7 +32,7 @@ from inference.runs.folder import RunFolder
 
 
 def compare_semi(
-    fitted: Mapping[Variant, Learner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
+    fitted: Mapping[Variant, FittedLearner], options: MetaOptions, images: ImageSplits | None, run: RunFolder
 ) -> list[MetaRecord]:
     """Records of every method on the tasks of the semi protocol, where the options ask for them: with the unlabelled items left
     out and, of a method that makes something of them, with them."""
@@ -40,8 +40,8 @@ def compare_semi(
 
 
 def of_each(
-    records: Callable[[Learner, LabelledItems, MetaOptions, Mapping[str, object]], list[MetaRecord]],
-    fitted: Mapping[Variant, Learner],
+    records: Callable[[FittedLearner, LabelledItems, MetaOptions, Mapping[str, object]], list[MetaRecord]],
+    fitted: Mapping[Variant, FittedLearner],
     options: MetaOptions,
     images: ImageSplits | None,
     run: RunFolder,
@@ -54,7 +54,9 @@ def of_each(
     return found
 
 
-def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own: Mapping[str, object]) -> list[MetaRecord]:
+def records_of(
+    learner: FittedLearner, part: LabelledItems, options: MetaOptions, own: Mapping[str, object]
+) -> list[MetaRecord]:
     """The same of one learner, on tasks of the mapped items of a ``part``.
 
     Args:
@@ -81,7 +83,7 @@ def records_of(learner: Learner, part: LabelledItems, options: MetaOptions, own:
     return found
 
 
-def transductive(learner: Learner, sampler: SemiSampler, view: Unlabelled) -> bool:
+def transductive(learner: FittedLearner, sampler: SemiSampler, view: Unlabelled) -> bool:
     """Whether another query changes a prediction of a few tasks, whose unlabelled items are presented as ``view`` says."""
     device, dtype = place_of(learner.guide, learner.model)
     episode = sampler.sample(DEPENDENT_TASKS, seed=mix_seed(TEST_SEED)).to(device, dtype=dtype)
@@ -89,7 +91,7 @@ def transductive(learner: Learner, sampler: SemiSampler, view: Unlabelled) -> bo
 
 
 @torch.no_grad()
-def scores_of(learner: Learner, sampler: SemiSampler, view: Unlabelled, tasks: int) -> tuple[Scores, Tensor]:
+def scores_of(learner: FittedLearner, sampler: SemiSampler, view: Unlabelled, tasks: int) -> tuple[Scores, Tensor]:
     """Scores on so many ``tasks``, whose unlabelled items are presented as ``view`` says, and each task's accuracy ``[tasks]``.
 
     Tasks and draws are the same for every view.

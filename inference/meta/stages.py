@@ -6,17 +6,14 @@ import copy
 from dataclasses import replace
 
 from data.ambiguous import sampler_of
-from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.episodes import TaskSpec
 from data.errors import UserError
 from data.items import SPLITS, ImageSplits, LabelledItems
-from data.mixed import VariedSampler
 from data.seeding import mix_seed, seeded
-from data.semi_supervised import SemiSampler
 from inference.meta.checkpoints import RENAMED
-from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import feature_space, map_parts
+from inference.meta.method_training import feature_training, train_stage, train_with_network
 from inference.meta.methods import METHODS
 from inference.meta.methods.maml import start_from
 from inference.meta.methods.sib import blank_means
@@ -32,10 +29,9 @@ from inference.meta.settings import (
 )
 from inference.meta.steps import guess_where_it_is_cheaper, keep_none_where_it_is_better, keep_steps_that_pay
 from inference.meta.task_options import FewShotOptions
-from inference.meta.tasks import Kinds, deciding, kinds, training_tasks
+from inference.meta.tasks import Kinds, deciding, kinds
 from inference.meta.temperature import fit_temperature
-from inference.meta.training import MetaTraining
-from inference.meta.tuning import ImageEmbedding, ImageTraining, tune
+from inference.meta.tuning import tune
 from inference.meta.variants import Variant
 from inference.runs.checks import check_network_memory
 from inference.runs.folder import RunFolder
@@ -101,7 +97,7 @@ def kept_labels(base: LabelledItems, images: int) -> LabelledItems:
 
 def fit(
     options: FewShotOptions, data: ImageSplits | None, run: RunFolder, network: FeatureNetwork | None = None
-) -> dict[Variant, Learner]:
+) -> dict[Variant, FittedLearner]:
     """Train everything the options ask for, in ``run``; finished stages are read back instead.
 
     Args:
@@ -109,7 +105,7 @@ def fit(
         network: a feature network to start from, whatever the options say of one; it is trained for ``options.epochs``.
 
     Returns:
-        variant -> fitted :class:`~inference.meta.learner.Learner`, references included.
+        variant -> fitted :class:`~inference.meta.learner.FittedLearner`, references included.
 
     Raises:
         UserError: bad input, a damaged run folder, or a loss that is not finite.
@@ -117,6 +113,7 @@ def fit(
     """
     chosen, schedule = settings(GuideSettings, options), settings(MetaSchedule, options)
     spec, variants = options.spec(), options.variants()
+    pretrained = network is not None or options.weights is not None or options.epochs > 0
     if options.features:
         network, features, dataset = None, *given_features(options.features, run)
     elif data is not None:
@@ -124,7 +121,7 @@ def fit(
         dataset = data.name
     else:
         raise ValueError("images are needed unless options.features names a feature file")
-    fitted: dict[Variant, Learner] = {}
+    fitted: dict[Variant, FittedLearner] = {}
     for variant in variants:
         if variant.predictor == NETWORK:
             assert data is not None
@@ -134,10 +131,10 @@ def fit(
         else:
             space, means = feature_space(chosen, variant.predictor, features["train"])
             own = copy.deepcopy(network) if options.own_networks else network
-            learner = Learner.build(variant, chosen, spec, space, means, own, dataset)
+            learner = FittedLearner.build(variant, chosen, spec, space, means, own, dataset)
             learner.own_network = options.own_networks
         fitted[variant] = learner
-        meta_train(learner, options, features, run, data)
+        meta_train(learner, options, features, run, data, pretrained=pretrained)
 
         def mapped(one: Variant) -> Kinds:
             return deciding(options, map_parts(fitted[one].space, features))
@@ -257,14 +254,20 @@ def train_generations(
 
 
 def meta_train(
-    learner: Learner, options: FewShotOptions, features: Features, run: RunFolder, data: ImageSplits | None = None
+    learner: FittedLearner,
+    options: FewShotOptions,
+    features: Features,
+    run: RunFolder,
+    data: ImageSplits | None = None,
+    *,
+    pretrained: bool = False,
 ) -> None:
     """Train one learner on tasks of the training split of ``features``, choosing its checkpoint on validation tasks; or read it
     back.
 
     A method without parameters is ready as it is, and its map of features stays where it was found. That of another is trained
     with it where it has parameters; else items are mapped once. A learner with a network of its own trains that too, on tasks
-    of the images of ``data``.
+    of the images of ``data``; one that is ``pretrained``, once map and method are trained on its features as they are.
     """
     name, earlier = learner.variant.name, METHODS[learner.variant.method].earlier
     schedule = replace(settings(MetaSchedule, options), earlier=earlier)
@@ -278,17 +281,12 @@ def meta_train(
         if learner.variant.predictor == NETWORK:
             assert data is not None
             features = {split: learner.embedded(data[split]) for split in ("train", "val")}
-        if trained:
+        if trained and learner.trains_network:
+            assert data is not None
+            train_with_network(learner, options, schedule, features if pretrained else None, data, run)
+        elif trained:
             with run.timed(name), seeded(schedule.seed):
-                module: MetaTraining
-                if learner.trains_network:
-                    assert data is not None
-                    module, loop, together = image_training(learner, options, schedule, data)
-                else:
-                    module, loop, together = feature_training(learner, options, schedule, features), options.loop.unmixed, 1
-                epochs, patience = schedule.validations, schedule.patience
-                how = {"epochs": epochs, "monitor": "val/loss", "patience": patience, "accumulate": together}
-                train(module, loop, run, name, **how)  # type: ignore[arg-type]
+                train_stage(feature_training(learner, options, schedule, features), options.loop.unmixed, run, name)
         if learner.trains_network:
             assert data is not None
             assert learner.network is not None
@@ -305,54 +303,19 @@ def meta_train(
 
 def whole_network(
     variant: Variant, chosen: GuideSettings, spec: TaskSpec, data: ImageSplits, network: FeatureNetwork
-) -> Learner:
+) -> FittedLearner:
     """A learner that adapts a whole network, which starts as the pre-trained ``network``; its features are pixels."""
     pixels = FeatureNetwork("pixels", data.image_shape)
     pixels.standardize.load_state_dict(network.standardize.state_dict())
     known = replace(chosen, image_shape=tuple(data.image_shape))
     space = chosen.space(pixels.num_features, 0, NETWORK)
-    learner = Learner.build(variant, known, spec, space, blank_means(2, 0), pixels.eval(), data.name)
+    learner = FittedLearner.build(variant, known, spec, space, blank_means(2, 0), pixels.eval(), data.name)
     start_from(learner.model, learner.guide, network)
     learner.own_network = True
     return learner
 
 
-def own_tasks(learner: Learner, options: FewShotOptions, part: LabelledItems) -> VariedSampler | SemiSampler:
-    """What a learner is trained on: tasks of a ``part``, without some of the labels in half of the batches where it is one that
-    has to learn what to make of that."""
-    tasks = training_tasks(options, part)
-    if isinstance(options, MetaOptions) and options.hides(learner.variant.method):
-        return SemiSampler(tasks, options.unlabelled, every=2, askable=METHODS[learner.variant.method].asks)
-    return tasks
-
-
-def feature_training(learner: Learner, options: FewShotOptions, schedule: MetaSchedule, features: Features) -> MetaTraining:
-    """Training on tasks of features, with the map of them where that is learned."""
-    embedding = learner.space if learner.space.learned else None
-    parts = features if embedding is not None else map_parts(learner.space, features)
-    tasks, validation = own_tasks(learner, options, parts["train"]), kinds(options, parts["val"], "val")
-    return MetaTraining(learner.objective, tasks, validation, schedule, embedding)
-
-
-def image_training(
-    learner: Learner, options: FewShotOptions, schedule: MetaSchedule, data: ImageSplits
-) -> tuple[ImageTraining, Loop, int]:
-    """Training on tasks of images, with the learner's network; how it runs, and over how many steps gradients are added up."""
-    how = settings(TuningSettings, options)
-    assert learner.network is not None
-    module = ImageTraining(
-        learner.objective,
-        own_tasks(learner, options, data.train),
-        kinds(options, data.val, "val"),
-        replace(schedule, tasks=how.network_tasks, batch=how.network_batch),
-        ImageEmbedding(learner.network, learner.space, how.batch_norm),
-        network_learning_rate=how.network_learning_rate,
-        augmentation=PHOTOGRAPHS if data.mirror else LETTERS,
-    )
-    return module, options.loop, how.accumulate
-
-
-def features_of(learner: Learner, data: ImageSplits | None, run: RunFolder, split: str) -> LabelledItems:
+def features_of(learner: FittedLearner, data: ImageSplits | None, run: RunFolder, split: str) -> LabelledItems:
     """Features of a ``split``, by name, from the network that the learner has: the run's, or its own."""
     if not learner.own_network:
         return load_features(run.features)[split]

@@ -222,7 +222,10 @@ class FewShotOptions(RunOptions):
     def specs_under(self, laws: Sequence[float | None]) -> list[TaskSpec]:
         """Every way and shot asked for under each of the ``laws`` of query proportions, see :data:`PROTOCOLS`."""
         asked = itertools.product(self.test_way or (self.way,), self.test_shot or (self.shot,), laws)
-        within, kinds = self.tests_within_alphabet, (Attributes.PLAIN, Attributes.AMBIGUOUS) if self.attributed else (None,)
+        within, kinds = (
+            self.tests_within_alphabet,
+            (Attributes.UNAMBIGUOUS, Attributes.AMBIGUOUS) if self.attributed else (None,),
+        )
         return [
             self.spec(way=way, shot=shot, imbalance=law, within_alphabet=within, attributes=kind, partition=None)
             for way, shot, law in asked

@@ -116,7 +116,7 @@ def format_help(
     """The whole text.
 
     Args:
-        options: a dataclass.
+        options: a dataclass; where it has ``used``, a tuple of names, its other options do nothing and are left out.
         prog: how the command is called.
         description: what it is for.
         examples: how it is used.
@@ -133,9 +133,10 @@ def format_help(
     )
     places, said, hints = groups_of(options), meanings(options), get_type_hints(options)
     known = {field.name: field for field in fields(options)}
+    used = getattr(options, "used", known)
     for group in Group:
         section = shown.add_argument_group(group.value)
-        for field in (known[name] for name, place in places.items() if place is group):
+        for field in (known[name] for name, place in places.items() if place is group and name in used):
             text = textwrap.fill(said.get(field.name, "") + shown_default(field), width - INDENT, break_on_hyphens=False)
             look: dict[str, Any] = {"metavar": metavar(field.name, hints[field.name]), "help": text.replace("%", "%%")}
             section.add_argument(f"--{field.name.replace('_', '-')}", **look)

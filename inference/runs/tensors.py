@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from data.arguments import as_path
 from data.errors import UserError, readable
 from data.files import check_plain
 from data.gather import IN_MEMORY, gather, mapped
@@ -96,12 +97,16 @@ def load_state(module: nn.Module, path: str | Path, *, renamed: Mapping[str, str
         raise UserError(f"{path} belongs to another configuration: {detail}") from None
 
 
-def save_features(path: Path, features: Features, metadata: dict[str, Any] | None = None) -> Path:
+def save_features(path: str | Path, features: Features, metadata: dict[str, Any] | None = None) -> Path:
     """Write ``features`` ``[classes, images, D]`` float32 and ``counts`` ``[classes]``, with ``classes`` (names) and
-    ``splits`` (one per class) in the metadata.
+    ``splits`` (one per class) in the metadata; returns where.
 
     Classes with fewer images than the largest are padded with NaN behind their own ``counts`` images.
+
+    Raises:
+        UserError: what is no path.
     """
+    path = as_path(path)
     counts = torch.cat([part.counts for part in features.values()])
     names = [name for part in features.values() for name in part.class_names]
     splits = [split for split, part in features.items() for _ in range(part.num_classes)]

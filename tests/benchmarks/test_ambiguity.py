@@ -1,11 +1,13 @@
 """Rows of benchmarks/ambiguity.py: their β, their noise, their draws and the picture of them."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.text import Text
 
 from benchmarks import ambiguity
 from benchmarks.ambiguity import (
@@ -23,8 +25,10 @@ from benchmarks.ambiguity import (
     run_row,
 )
 from data.ambiguous import OnePairSampler
+from data.episodes import Attributes
 from inference.evaluation.predictive import CommonNoise, trace_guide
 from inference.meta.settings import MetaSchedule
+from inference.svi_meta import ANSWERS
 from tests.data.test_ambiguous import attributes, numbered
 
 
@@ -74,6 +78,11 @@ def test_a_few_draws_cover_no_more_than_many(setting):
     assert measure(build("maml", setting), setting)["many"][0] == 1
 
 
+def test_tasks_are_called_as_in_the_command():
+    assert f"{Attributes.UNAMBIGUOUS} %" in {column.header for column in ambiguity.COLUMNS}
+    assert all(f"{kind}: " in ANSWERS for kind in (Attributes.UNAMBIGUOUS, Attributes.AMBIGUOUS))
+
+
 def test_curves_of_a_seed_go_by_the_size_of_the_noise():
     measures = dict.fromkeys(("accuracy", "many", "reached", "nll"), (0.5, 0.1))
     rows = [Row(name, seed, measures | {"few": (i + seed, 0.1)}, None, 1.0) for seed in (0, 1) for i, name in enumerate(ROWS)]
@@ -86,3 +95,21 @@ def test_curves_of_a_seed_go_by_the_size_of_the_noise():
     assert said == {"0.1", "0.2", "0.3", "0.5", "1", "0.02", "0.05", "0.15"}
     plt.close(figure)
     assert ambiguity.seed_by_seed(rows).count(" / ") == 5 * len(ROWS)
+
+
+def test_labels_hide_neither_markers_nor_each_other():
+    """At what was measured on one seed, where markers are nearest to each other."""
+    coverage = (1.000, 1.825, 2.153, 2.253, 2.318, 2.356, 2.308, 2.303, 2.349, 2.123, 2.338)
+    nll = (0.794, 0.661, 0.514, 0.418, 0.315, 0.224, 0.218, 0.246, 0.286, 0.538, 0.267)
+    names = dict(zip(ROWS, zip(coverage, nll, strict=True), strict=True))
+    rows = [Row(name, seed, {"few": (x, 0), "nll": (y, 0)}, None, 1.0) for name, (x, y) in names.items() for seed in range(3)]
+    figure = frontier(rows)
+    figure.canvas.draw()
+    for axis in figure.axes:
+        boxes = [Text.get_window_extent(text) for text in axis.texts]  # without the line that leads to the marker
+        assert len(boxes) == 9
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+        markers = [axis.transData.transform(point) for line in axis.get_lines()[:3] for point in line.get_xydata()]
+        assert not any(box.padded(3).contains(*marker) for box in boxes for marker in markers)
+        assert all(axis.get_window_extent().padded(2).contains(*corner) for box in boxes for corner in box.corners())
+    plt.close(figure)

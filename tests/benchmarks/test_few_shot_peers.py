@@ -10,14 +10,25 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import few_shot_peers, few_shot_rules
-from benchmarks.few_shot_peers import best_steps, columns_of, examine, main, run_learner, run_rule, tune, validation_columns
+from benchmarks.few_shot_peers import (
+    best_steps,
+    columns_of,
+    examine,
+    learner_rows,
+    main,
+    run_learner,
+    run_readings,
+    run_rule,
+    tune,
+    validation_columns,
+)
 from benchmarks.few_shot_rules import Preparation, Rule, easyfsl_rules, pt_map, tim, transport
 from benchmarks.few_shot_table import ONE, OWN, Row, key_of, peer_rows, table, verdict
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
-from inference.evaluation.evaluate import predictions
-from inference.meta.learner import TEST_SEED, Learner
+from inference.evaluation.evaluate import predictions, readings
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
@@ -41,12 +52,12 @@ def fake(classify=answers, **options) -> Rule:
     return Rule("fake", {"classes": (1, 2, 3), "split": ("val", "test")}, classify, **options)
 
 
-def learner(bank) -> Learner:
+def learner(bank) -> FittedLearner:
     """Untrained, of three steps."""
     chosen = SibOptions(beta=0.1, progress=False)
     variant, guide = chosen.variants()[0], settings(GuideSettings, chosen)
     space, means = feature_space(guide, variant.predictor, bank)
-    return Learner.build(variant, guide, chosen.spec(), space, means, None, "marked")
+    return FittedLearner.build(variant, guide, chosen.spec(), space, means, None, "marked")
 
 
 def run_folder(path) -> str:
@@ -237,7 +248,7 @@ class TestCommand:
 
     def test_peers_may_take_the_features_that_ours_has_mapped(self, words, tmp_path, monkeypatch):
         seen, folder = [], run_folder(tmp_path / "mine")
-        space = Learner.load(folder).space
+        space = FittedLearner.load(folder).space
 
         def watched(setting, episode):
             seen.append(episode.query_x.flatten(0, 1))
@@ -262,6 +273,24 @@ class TestCommand:
         save_features(tmp_path / "features.safetensors", marked_splits(classes=5, images=80))
         with pytest.raises(UserError, match="has other test images than the feature file"):
             main([*words, "--out", str(tmp_path / "new.json"), "--easyfsl", "here", "--run", folder])
+
+
+class TestOurs:
+    def test_one_row_is_after_all_steps_and_the_other_after_those_of_its_column(self, tmp_path, monkeypatch):
+        folder, few = run_folder(tmp_path / "mine"), {"a": 0, "b": 2}
+        monkeypatch.setattr(few_shot_peers, "best_steps", lambda learner, part, spec, n: few["b" if spec.shot == 5 else "a"])
+        (one, own), said = learner_rows(folder, FEATURES, COLUMNS, 6, 4)
+        assert [one.setting, own.setting] == [ONE, OWN]
+        fitted = FittedLearner.load(folder)
+        for column, spec in COLUMNS.items():
+            by_steps = [
+                run_readings(fitted, [guide], FEATURES["test"], spec, 6, TEST_SEED)[0].accuracy
+                for guide in readings(fitted.guide).values()
+            ]
+            assert torch.equal(one.accuracy[column], by_steps[3])
+            assert torch.equal(own.accuracy[column], by_steps[few[column]])
+            assert not torch.equal(by_steps[3], by_steps[few[column]])
+        assert said == "ours, mine: K = 3; per column 0 in a, 2 in b"
 
 
 class TestRules:

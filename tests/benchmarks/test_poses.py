@@ -1,8 +1,10 @@
 """The benchmark of poses: rows that a run of the command has too, what a row measures, and that it goes on where it was."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import poses
 from benchmarks.memorisation import slug
@@ -28,6 +30,30 @@ def test_the_table_has_means_and_deviations_of_seeds(tmp_path):
     assert codes.split() == ["MR-CNP", "(A)", "-", "0.50", "0.50", "-", "1.25", "30"]
     words = ["MR-CNP", "(W)", "0.50", "(0.00)", "3.00", "(1.41)", "0.50", "(0.00)", "2.89", "(.18)", "100", "(0)", "once"]
     assert weights.split() == [*words, "30", "(0)"]
+
+
+def test_rates_of_codes_are_of_one_query_and_tasks_have_fifteen(tmp_path, monkeypatch):
+    setups, drawn = [], []
+
+    class Setup:
+        def __init__(self, problem, guide, schedule, queries):
+            self.problem, self.schedule = problem, schedule
+            setups.append(queries)
+
+        def draw(self, tasks, seed, *, split):
+            drawn.append((tasks, split))
+            return split
+
+    fit = SimpleNamespace(objective=SimpleNamespace(elbo=SimpleNamespace(beta=1.0)), state_dict=lambda: {"w": torch.ones(1)})
+    entry = SimpleNamespace(variants=lambda swept, problem: [None], train=lambda setup, variant: fit)
+    monkeypatch.setattr(poses, "Setup", Setup)
+    monkeypatch.setattr(poses, "REGRESSION_METHODS", {"fake": entry})
+    monkeypatch.setattr(poses, "measure", lambda fit, split: ({"mse": 1.0, "mse_median": 0.5, "rate": 30.0}, None))
+    monkeypatch.setattr(poses, "shared_rate", lambda fit, tasks: None)
+    found = cell("fake", MetaSchedule(20, batch=10, seed=0), tmp_path / "net.safetensors")
+    assert found["code_rate"] == 2.0
+    assert setups == [15]
+    assert drawn == [(200, "train"), (200, "val"), (200, "test")]
 
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from data.ambiguous import AttributeSampler, OnePairSampler, sampler_of
+from data.ambiguous import AttributeSampler, OnePairSampler, fewer_queries, sampler_of
 from data.episodes import Attributes, EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.items import LabelledItems
@@ -99,6 +99,18 @@ def test_a_contested_query_is_of_class_1_by_one_pair_and_of_class_0_by_the_other
         assert len(task.unique()) == len(task)
 
 
+@pytest.mark.parametrize(("queries", "left"), [(15, 5), (5, 1), (2, 1)])
+def test_fewer_queries_are_of_all_pairs_alike(queries, left):
+    sampler = AttributeSampler(numbered((45,) * 8), shot=5, queries=queries, ambiguous=True, contested=True)
+    episode = sampler.sample(3, seed=0)
+    fewer = fewer_queries(episode)
+    kept = [block * 2 * queries + y * queries + i for block in range(3) for y in range(2) for i in range(left)]
+    assert torch.equal(fewer.query_x, episode.query_x[:, kept])
+    assert torch.equal(fewer.query_y, episode.query_y[:, kept])
+    assert torch.equal(fewer.support_x, episode.support_x)
+    assert fewer_queries(episode.unlabelled()).query_y is None
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="lower `queries`"):
         AttributeSampler(numbered(), ambiguous=True, contested=True)
@@ -141,12 +153,12 @@ def test_a_shape_says_what_draws_its_tasks(kind):
     assert episode.query_y.shape[1] * math.log(2) == pytest.approx(spec.guess)
     assert isinstance(sampler, EpisodeSampler) is (kind is None)
     none = (attributes(episode.support_x) == episode.support_y[..., None]).all((1, 2)).float().mean()
-    assert none == {None: none, Attributes.PLAIN: 0, Attributes.AMBIGUOUS: 1, Attributes.MIXED: 0.5}[kind]
+    assert none == {None: none, Attributes.UNAMBIGUOUS: 0, Attributes.AMBIGUOUS: 1, Attributes.MIXED: 0.5}[kind]
 
 
 def test_tasks_of_attributes_have_two_classes():
     with pytest.raises(UserError, match="give `way=2`"):
-        TaskSpec(5, attributes="plain")
+        TaskSpec(5, attributes="unambiguous")
     with pytest.raises(UserError, match="balanced"):
-        TaskSpec(2, imbalance=2.0, attributes="plain")
-    assert TaskSpec(2, attributes="plain").attributes is Attributes.PLAIN
+        TaskSpec(2, imbalance=2.0, attributes="unambiguous")
+    assert TaskSpec(2, attributes="unambiguous").attributes is Attributes.UNAMBIGUOUS

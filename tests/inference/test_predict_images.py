@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.models import resnet18
 
 from data.sources.one_shot_runs import one_shot_runs
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.options import SibOptions
 from inference.meta.stages import embed_items
 from inference.predict import PredictOptions, lakes_runs
@@ -99,7 +99,7 @@ def test_errors_leave_nothing_behind(place, tmp_path, capsys):
 
 def test_lakes_one_shot_runs(place, tmp_path):
     options = PredictOptions(run=str(place / "sib.safetensors"), one_shot_runs=str(draw_runs(tmp_path / "all_runs")), steps=1)
-    learner = Learner.load(options.run)
+    learner = FittedLearner.load(options.run)
     records, said = lakes_runs(options, learner, RunFolder(place))
     assert [(r.steps, r.way, r.shot, r.queries, r.episodes, r.within_alphabet) for r in records] == [
         (k, 4, 1, 1, 3, True) for k in (0, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.predict import main as predict
 from inference.runs.commands import run_command
 from inference.svi_meta import main as svi_meta
@@ -88,7 +88,7 @@ class TestRun:
         found = predict(["--run", str(run.path), "--variant", "anil-steps=2-linear-delta-k2", "--way", "7", "--tasks", "20"])
         assert [r.steps for r in found] == [0, 1, 2]
         assert found[-1].accuracy > 0.5
-        learner = Learner.load(run.path, "anil-steps=2-linear-delta-k2")
+        learner = FittedLearner.load(run.path, "anil-steps=2-linear-delta-k2")
         assert (learner.variant.given, learner.guide.steps) == ("steps=2", 2)
 
 
@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path):
 def test_each_method_trains_a_network_of_its_own_and_keeps_it(tmp_path):
     root = draw_images(tmp_path / "images")
     run = svi_meta([*IMAGES, "--root", str(root), "--methods", "prototypical,r2d2", *TINY, "--out", str(tmp_path / "run")])
-    first, second = (Learner.load(run.path, name) for name in ("prototypical-distance-k0", "r2d2-linear-delta-k0"))
+    first, second = (FittedLearner.load(run.path, name) for name in ("prototypical-distance-k0", "r2d2-linear-delta-k0"))
     assert first.own_network
     weights = [torch.cat([p.flatten() for p in learner.network.parameters()]) for learner in (first, second)]
     assert not torch.equal(*weights)

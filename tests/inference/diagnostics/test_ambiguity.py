@@ -94,6 +94,17 @@ def test_who_knows_nothing_guesses(tasks):
     torch.testing.assert_close(found.accuracy, torch.full((7,), 0.5))
 
 
+def test_a_task_without_numbers_covers_nothing(tasks):
+    draws = torch.stack([by_pair(tasks, pair) for pair in (2, 0, 2)])
+    draws[1, 4, 7] = torch.nan
+    found = ambiguity(draws, tasks.query_y)
+    for name in ("accuracy", "coverage", "reached", "nll"):
+        assert getattr(found, name).isnan().tolist() == [task == 4 for task in range(7)], name
+    assert found.given.sum(-1).tolist() == [3, 3, 3, 3, 0, 3, 3]
+    assert expected_coverage(found.given, 2).isnan().tolist() == [task == 4 for task in range(7)]
+    assert expected_coverage(found.given[4:5], 2).isnan().all()
+
+
 def test_tasks_do_not_mix(tasks):
     draws = torch.randn(4, 7, 3 * N, 2)
     whole, alone = ambiguity(draws, tasks.query_y), ambiguity(draws[:, 2:3], tasks.query_y[2:3])

@@ -8,11 +8,11 @@ from torch import nn
 
 from data.episodes import EpisodeSampler
 from inference.evaluation.evaluate import TASKS_AT_ONCE
-from inference.meta import comparison, stages
+from inference.meta import comparison, method_training, stages
 from inference.meta.comparison import MetaRecord, format_comparison, own_measures, record_of, timing
 from inference.meta.comparison_plots import accuracy_against_time, named, reliabilities
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import feature_space, map_items
 from inference.meta.report import choose as comparison_choice
 from inference.meta.settings import GuideSettings, settings
@@ -23,12 +23,12 @@ from tests.conftest import gaussian_bank
 BANK = gaussian_bank(classes=8, images=30, dim=10, noise=1.0)
 
 
-def learner(method: str, **given) -> tuple[Learner, MetaOptions]:
+def learner(method: str, **given) -> tuple[FittedLearner, MetaOptions]:
     options = MetaOptions(methods=method, queries=5, test_tasks=30, **given)
     chosen = settings(GuideSettings, options)
     variant = options.variants()[0]
     space, means = feature_space(chosen, variant.predictor, BANK)
-    return Learner.build(variant, chosen, options.spec(), space, means, None, "bank"), options
+    return FittedLearner.build(variant, chosen, options.spec(), space, means, None, "bank"), options
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_which_prior_a_rate_is_against(method, against):
 @pytest.mark.parametrize(("method", "weights"), [("anil", None), ("llama", None), ("sib", 4)])
 def test_steps_before_the_last_count_where_the_method_says_so(method, weights, monkeypatch, run):
     found = []
-    monkeypatch.setattr(stages, "train", lambda module, *_, **__: found.append(module.weights))
+    monkeypatch.setattr(method_training, "train", lambda module, *_, **__: found.append(module.weights))
     one, options = learner(method, tasks=32, validation_tasks=4)
     stages.meta_train(one, options, {"train": BANK, "val": BANK}, run)
     assert found == [None] if weights is None else len(found[0]) == weights

@@ -12,7 +12,7 @@ from inference.evaluation.posterior import infer
 from inference.meta import domains
 from inference.meta.domain_figures import domain_sheet
 from inference.meta.domains import DomainOptions, DomainStudy, drawn_pools, fit_classifier, mapped
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.predict import main as predict
 from inference.svi_sib import main
 
@@ -120,7 +120,7 @@ def test_the_guide_starts_at_the_letters_of_training_domains(refit):
 
 
 def test_a_learner_reads_images_of_a_domain(finished, refit):
-    learner = Learner.load(finished)
+    learner = FittedLearner.load(finished)
     images = refit[1].tasks("test", slice(0, 5), 2)
     own = next(iter(refit[2].learners.values()))
     path = learner.trajectory(images.support_x, images.support_y, images.query_x)

@@ -11,7 +11,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from data.seeding import mix_seed
 from inference.meta.checkpoints import read_spec, read_variant, selected_name
-from inference.meta.learner import TEST_SEED, Learner
+from inference.meta.learner import TEST_SEED, FittedLearner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
@@ -26,16 +26,16 @@ from tests.conftest import gaussian_bank, marked_images
 BANK = gaussian_bank(classes=8, images=12, dim=10)
 
 
-def learner(network=None, **options) -> Learner:
+def learner(network=None, **options) -> FittedLearner:
     """Untrained, on features of the bank unless a network is given."""
     chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
     return build(chosen, BANK, network, "bank")
 
 
-def build(chosen: SibOptions, bank, network, name: str) -> Learner:
+def build(chosen: SibOptions, bank, network, name: str) -> FittedLearner:
     variant, guide = chosen.variants()[0], settings(GuideSettings, chosen)
     space, means = feature_space(guide, variant.predictor, bank)
-    return Learner.build(variant, guide, chosen.spec(), space, means, network, name)
+    return FittedLearner.build(variant, guide, chosen.spec(), space, means, network, name)
 
 
 def task(labels=(0, 1, 2), queries=6):
@@ -210,7 +210,7 @@ class TestImages:
 
 
 class TestFiles:
-    def saved(self, chosen: Learner, folder) -> RunFolder:
+    def saved(self, chosen: FittedLearner, folder) -> RunFolder:
         run = RunFolder.create(folder / "run", "sib", "")
         chosen.save(run.checkpoints / f"{chosen.variant.name}.safetensors")
         record = {"selected": True, "trained_steps": chosen.variant.steps, "variant": chosen.variant.name}
@@ -227,7 +227,7 @@ class TestFiles:
         bank = gaussian_bank(classes=12, dim=10)
         chosen = SibOptions(**{"beta": 0.1, "progress": False, **options})
         first = build(chosen, bank, None, "bank")
-        again = Learner.load(self.saved(first, tmp_path))
+        again = FittedLearner.load(self.saved(first, tmp_path))
         assert again.variant == first.variant
         assert again.dataset == "bank"
         assert again.space.rank == first.space.rank
@@ -255,7 +255,7 @@ class TestFiles:
         record = {"selected": True, "trained_steps": 3, "predictor": "distance", "beta": 0.1}
         write_json(run.metrics, {"results": [record]})
         torch.testing.assert_close(
-            Learner.load(run).posterior(*task()).probabilities(), first.posterior(*task()).probabilities()
+            FittedLearner.load(run).posterior(*task()).probabilities(), first.posterior(*task()).probabilities()
         )
 
     def test_loads_guides_of_versions_before_gates(self, tmp_path):
@@ -267,7 +267,7 @@ class TestFiles:
         tensors, metadata = load_tensors(path)
         del metadata["settings"]["gate"]
         save_tensors(path, tensors, metadata)
-        again = Learner.load(run)
+        again = FittedLearner.load(run)
         assert again.guide.gate is None
         expected = first.posterior(*task()).probabilities()
         torch.testing.assert_close(again.posterior(*task()).probabilities(), expected, rtol=0, atol=0)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.named import find_class, find_predictor, name_of
 from inference.meta.options import SibOptions
 from models.tasks.predictors import DistancePredictor, Predictor
@@ -36,7 +36,7 @@ def test_a_predictor_of_ones_own_predicts_and_is_loaded_again(tmp_path):
     fitted = learner(predictor=AbsolutePredictor)
     assert isinstance(fitted.model.predictor, AbsolutePredictor)
     probabilities = fitted.posterior(*task()).probabilities()
-    loaded = Learner.load(fitted.save(tmp_path / "sib.safetensors"))
+    loaded = FittedLearner.load(fitted.save(tmp_path / "sib.safetensors"))
     assert torch.equal(loaded.posterior(*task()).probabilities(), probabilities)
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from data.errors import UserError
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.prediction import relative_distance, shares
 from inference.meta.stages import embed_items
 from inference.runs.tensors import load_tensors, save_tensors
@@ -147,7 +147,7 @@ class TestSaving:
         tensors, metadata = load_tensors(path)
         save_tensors(path, tensors, {name: value for name, value in metadata.items() if name != lost})
         with pytest.raises(UserError, match=r"sib\.safetensors is damaged: it lacks"):
-            Learner.load(path)
+            FittedLearner.load(path)
 
     def test_a_place_that_cannot_be_written_to(self, tmp_path):
         (tmp_path / "file").touch()
@@ -161,7 +161,7 @@ class TestSaving:
         fitted = build(SibOptions(beta=0.1, progress=False), embed_items(network, data.train), network, "own")
         given = (data.test.items[:9], [i % 3 for i in range(9)], data.test.items)
         expected = fitted.predict(*given)
-        loaded = Learner.load(fitted.save(tmp_path / "sib.safetensors"))
+        loaded = FittedLearner.load(fitted.save(tmp_path / "sib.safetensors"))
         assert torch.equal(loaded.predict(*given).probabilities, expected.probabilities)
         double = loaded.to(torch.float64).predict(*given)
         assert double.probabilities.dtype == torch.float64
@@ -170,7 +170,7 @@ class TestSaving:
 
     def test_features_alone_need_no_network(self, tmp_path):
         fitted = learner()
-        loaded = Learner.load(fitted.save(tmp_path / "sib.safetensors")).to("cpu", torch.float64)
+        loaded = FittedLearner.load(fitted.save(tmp_path / "sib.safetensors")).to("cpu", torch.float64)
         torch.testing.assert_close(
             loaded.predict(*task()).probabilities, fitted.predict(*task()).probabilities.double(), atol=1e-6, rtol=0
         )
@@ -178,7 +178,7 @@ class TestSaving:
     def test_other_files_are_refused(self, tmp_path):
         file = save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {})
         with pytest.raises(UserError, match="holds no learner of SIB"):
-            Learner.load(file)
+            FittedLearner.load(file)
 
 
 def test_distance_of_one_query_is_that_among_many():

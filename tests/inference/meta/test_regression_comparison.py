@@ -114,6 +114,11 @@ def test_learned_ridge_regression_has_no_regret(tmp_path):
         ),
         (["--way", "7"], "regression (--data linear) has no use for --way 7: leave it out"),
         (["--test-shot", "3", "--mixed", "false"], "has no use for --mixed false, --test-shot 3: leave it out"),
+        *(
+            (["--protocols", given], f"regression (--data linear) has no use for --protocols {given}: leave it out")
+            for given in ("active", "semi", "imbalanced", "lwof", "standard,active")
+        ),
+        (["--protocols", "actve"], "--protocols actve: actve is unknown"),
         (["--shot", "0"], "--shot 0"),
         (["--image-size", "32"], "has no use for --image-size 32"),
         (["--beta", "0", "--methods", "ridge"], "--beta 0 has no posterior"),

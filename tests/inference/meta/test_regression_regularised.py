@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from data.errors import UserError
 from data.seeding import mix_seed
 from inference.diagnostics.dependence import PacBayesBound, support_information
 from inference.meta.choices import split_choice
@@ -64,6 +65,15 @@ def test_betas_are_swept_but_for_a_methods_own():
     own = method.variants(VariantSettings(**swept, given="weight=0.1"), Problem("memorisable"))
     assert [v.name for v in own] == ["mr-cnp-weight=0.1-network-k0"]
     assert [v.steps for v in REGRESSION_METHODS["mr-maml"].variants(VariantSettings(), Problem("memorisable"))] == [100, 100]
+
+
+@pytest.mark.parametrize("method", ["mr-maml:tested=draws", "mr-maml:penalty=decay:tested=draws", "mr-cnp:tested=means"])
+def test_how_codes_are_tested_is_refused_where_there_are_none(method):
+    with pytest.raises(UserError, match=r"`tested=\w+` is about penalised codes: choose `penalty=codes`, or leave it out$"):
+        RegressionOptions(data="memorisable", methods=method)
+    name, _, value = method.rpartition("=")
+    codes = f"{name.replace(':penalty=decay', '')}={value}:penalty=codes"
+    assert len(RegressionOptions(data="memorisable", methods=codes).methods) == 1
 
 
 def test_the_papers_objective_is_ours_over_n_k_up_to_a_constant():

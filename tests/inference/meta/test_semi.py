@@ -16,9 +16,9 @@ from inference.meta.comparison import MetaRecord, format_comparison
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import TEST_SEED
 from inference.meta.mapping import map_items
+from inference.meta.method_training import own_tasks
 from inference.meta.methods import METHODS
 from inference.meta.semi import compare_semi, records_of, scores_of
-from inference.meta.stages import own_tasks
 from tests.inference.meta.test_comparison import BANK, learner
 
 SEMI = {"shot": 5, "protocols": "standard,semi"}

@@ -10,9 +10,9 @@ from torchvision.models import ShuffleNet_V2_X0_5_Weights, get_model
 from data.episodes import EpisodeSampler
 from data.errors import UserError
 from data.mixed import MixedSampler
-from inference.meta import source, stages
+from inference.meta import method_training, source, stages
 from inference.meta.base_and_new import lwof_schedule
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import feature_space
 from inference.meta.options import SibOptions
 from inference.meta.pretrain import LEARNING_RATE, pretraining
@@ -37,13 +37,13 @@ def test_guides_train_on_training_classes_and_are_validated_on_validation_classe
     file = save_features(tmp_path / "marked.safetensors", marked_splits())
     seen = []
 
-    class Spy(stages.MetaTraining):
+    class Spy(method_training.MetaTraining):
         def __init__(self, objective, train, validation, schedule, embedding):
             found = [sampler.sample(50, seed=0) for sampler in (train, *validation)]
             seen.extend(splits_of(part) for task in found for part in (task.support_x, task.query_x))
             super().__init__(objective, train, validation, schedule, embedding)
 
-    monkeypatch.setattr(stages, "MetaTraining", Spy)
+    monkeypatch.setattr(method_training, "MetaTraining", Spy)
     options = SibOptions(features=str(file), rank=0, steps=0, train_features="linear", **TINY)  # items are not mapped yet
     fit(options, None, RunFolder.create(tmp_path / "run", "sib", ""))
     assert seen[:2] == 2 * [{"train"}]
@@ -112,15 +112,15 @@ def test_a_feature_file_keeps_its_name(tmp_path):
 
 def test_a_method_without_parameters_is_ready_as_it_is(tmp_path, monkeypatch):
     file = save_features(tmp_path / "marked.safetensors", marked_splits())
-    monkeypatch.setattr(stages, "train", lambda *args, **options: pytest.fail("nothing is there to train"))
-    build = stages.Learner.build.__func__
+    monkeypatch.setattr(method_training, "train", lambda *args, **options: pytest.fail("nothing is there to train"))
+    build = stages.FittedLearner.build.__func__
 
     def frozen(cls, *arguments):
         learner = build(cls, *arguments)
         learner.objective.requires_grad_(False)
         return learner
 
-    monkeypatch.setattr(stages.Learner, "build", classmethod(frozen))
+    monkeypatch.setattr(stages.FittedLearner, "build", classmethod(frozen))
     options = SibOptions(features=str(file), rank=0, methods="nearest-mean", **TINY)
     (learner,) = fit(options, None, RunFolder.create(tmp_path / "run", "sib", "")).values()
     assert learner.variant.method == "nearest-mean"
@@ -139,7 +139,7 @@ def test_steps_left_out_are_saved_as_such(tmp_path, monkeypatch):
     file = save_features(tmp_path / "marked.safetensors", marked_splits())
     run = RunFolder.create(tmp_path / "run", "sib", "")
     for variant in fit(SibOptions(features=str(file), rank=0, **TINY), None, run):
-        rule = Learner.load(run, variant.name).guide.rule
+        rule = FittedLearner.load(run, variant.name).guide.rule
         assert bool((rule.log_size == -7).all()) or variant.steps == 0
 
 
@@ -216,7 +216,7 @@ class TestPretrained:
         with torch.no_grad():
             expected = reference((images.test.items.expand(-1, 3, -1, -1) / 255 - mean) / std)
         torch.testing.assert_close(load_features(run.features)["test"].items, expected, atol=1e-6, rtol=0)
-        again = Learner.load(run, learner.variant.name)
+        again = FittedLearner.load(run, learner.variant.name)
         assert torch.equal(again.features(images.test.items[:3]), learner.features(images.test.items[:3]))
         assert load_tensors(run.network)[1]["weights"] == file
 

@@ -14,6 +14,7 @@ from inference.bnn.options import BnnOptions
 from inference.diagnose import DiagnoseOptions
 from inference.meta.family_options import MetaOptions
 from inference.meta.options import SibOptions
+from inference.meta.regression_options import USED
 from inference.predict import PredictOptions
 from inference.runs.commands import OptionParser
 from inference.runs.help import Example, Group, format_help, groups_of
@@ -56,12 +57,12 @@ class Own(RunOptions):
     rate: float = 2.0
 
 
-def shown(name, monkeypatch, capsys, columns=100):
+def shown(name, monkeypatch, capsys, columns=100, arguments=("--help",)):
     """What a command prints for ``--help``."""
     monkeypatch.setenv("COLUMNS", str(columns))
     module = importlib.import_module(f"inference.{name}")
     with pytest.raises(SystemExit) as ended:
-        module.main(["--help"])
+        module.main(list(arguments))
     assert ended.value.code == 0
     return capsys.readouterr().out
 
@@ -114,6 +115,14 @@ def test_every_option_is_explained_below_a_heading_of_its_own(name, monkeypatch,
     assert titles == [*groups, "examples"]
     assert len(groups) >= 2
     assert not re.findall(r"^  --\S+( \S+)?\n  --", text, re.M), "an option without a word"
+
+
+def test_regression_lists_what_it_uses(monkeypatch, capsys):
+    text = shown("svi_meta", monkeypatch, capsys, arguments=["--data", "sinusoids", "--help"])
+    listed = re.findall(r"^  --([a-z-]+)", text, re.M)
+    assert sorted(listed) == sorted([*(name.replace("_", "-") for name in USED), "config", "print-config", "resume"])
+    assert "stop after" not in text
+    assert not re.findall(r"^(network|method):$", text, re.M), "no heading without options"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -25,6 +25,14 @@ def test_a_feature_file_names_its_data_set(parts, tmp_path):
         dataset_name(tmp_path / "none.safetensors")
 
 
+def test_a_feature_file_is_named_by_text_or_path(parts, tmp_path):
+    file = save_features(str(tmp_path / "named.safetensors"), parts)
+    assert file == tmp_path / "named.safetensors"
+    assert torch.equal(load_features(str(file))["val"].items, parts["val"].items)
+    with pytest.raises(UserError, match="`path` must be a path"):
+        save_features(3, parts)
+
+
 @pytest.mark.parametrize("in_memory", [2**28, 0])
 def test_classes_of_unequal_size_read_back(parts, in_memory, tmp_path, monkeypatch):
     """From a file that counts as large, too."""

@@ -9,7 +9,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from inference.evaluation.predictive import predictive
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner, build_objective
+from inference.meta.learner import FittedLearner, build_objective
 from inference.meta.methods import METHODS
 from inference.meta.settings import NETWORK, GuideSettings, VariantSettings
 from inference.meta.stages import check_training, whole_network
@@ -128,7 +128,7 @@ def test_all_weights_are_learned_as_the_start_and_nothing_else_but_step_sizes_is
 def test_it_is_saved_and_read_back_with_its_pixels(tmp_path):
     made, data, _ = learner()
     episode, pixels = drawn(made, data)
-    again = Learner.load(made.save(tmp_path / "maml.safetensors"))
+    again = FittedLearner.load(made.save(tmp_path / "maml.safetensors"))
     assert again.own_network
     assert again.fixed_way == WAY
     assert again.variant.predictor == NETWORK

@@ -7,7 +7,7 @@ from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
 from inference.evaluation.predictive import predictive
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner, build_objective
+from inference.meta.learner import FittedLearner, build_objective
 from inference.meta.methods import METHODS
 from inference.meta.settings import NETWORK, GuideSettings, VariantSettings
 from inference.meta.stages import whole_network
@@ -74,7 +74,7 @@ def test_it_is_saved_and_read_back(tmp_path):
     made, pixels, _ = whole("whole:steps=1")
     with torch.no_grad():
         made.guide.prior.log_scale.add_(0.1)
-    again = Learner.load(made.save(tmp_path / "platipus.safetensors"))
+    again = FittedLearner.load(made.save(tmp_path / "platipus.safetensors"))
     assert again.fixed_way == WAY
     found = [predictive(one.model, one.guide, pixels, num_samples=3, seed=1).labels.logits for one in (made, again)]
     torch.testing.assert_close(*found)

@@ -1,0 +1,102 @@
+"""How one method is trained: on tasks of features, or with a network of its own on tasks of images."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+from data.augmentation import LETTERS, PHOTOGRAPHS
+from data.items import ImageSplits, LabelledItems
+from data.mixed import VariedSampler
+from data.seeding import seeded
+from data.semi_supervised import SemiSampler
+from inference.meta.family_options import MetaOptions
+from inference.meta.learner import FittedLearner
+from inference.meta.mapping import map_parts
+from inference.meta.methods import METHODS
+from inference.meta.settings import MetaSchedule, TuningSettings, settings
+from inference.meta.task_options import FewShotOptions
+from inference.meta.tasks import kinds, training_tasks
+from inference.meta.training import MetaTraining
+from inference.meta.tuning import LOSS, ImageEmbedding, ImageTraining, slower
+from inference.runs.folder import RunFolder
+from inference.runs.tensors import Features
+from inference.runs.training import Loop, train
+
+BEFORE = "before"
+"""Stage of a method with a network of its own, before that is trained with it."""
+
+
+def train_stage(module: MetaTraining, loop: Loop, run: RunFolder, stage: str, accumulate: int = 1) -> None:
+    """Train a ``module`` as its schedule says, and leave it as it was after its best validation; ``stage`` and ``accumulate``
+    are those of :func:`~inference.runs.training.train`."""
+    epochs, patience = module.schedule.validations, module.schedule.patience
+    train(module, loop, run, stage, epochs=epochs, monitor=LOSS, patience=patience, accumulate=accumulate)
+
+
+def train_with_network(
+    learner: FittedLearner,
+    options: FewShotOptions,
+    schedule: MetaSchedule,
+    features: Features | None,
+    data: ImageSplits,
+    run: RunFolder,
+) -> None:
+    """Train a learner with its own network, on tasks of the images of ``data``.
+
+    From a pre-trained network on, whose ``features`` are then given, map and method are trained on these first, for the
+    gradients of a method that knows nothing make a network worse; and then, slower, with the network. All stays as it was
+    before where validation tasks cost no less afterwards.
+    """
+    name, before, kept = learner.variant.name, math.inf, {}
+    if features is not None:
+        with run.timed(f"{name}-{BEFORE}"), seeded(schedule.seed):
+            module = feature_training(learner, options, schedule, features)
+            train_stage(module, options.loop.unmixed, run, f"{name}-{BEFORE}")
+            before = module.validate()[LOSS]
+        kept, schedule = copy.deepcopy(learner.state(network=True).state_dict()), slower(schedule)
+    with run.timed(name), seeded(schedule.seed):
+        module, loop, together = image_training(learner, options, schedule, data)
+        train_stage(module, loop, run, name, together)
+        after = module.validate()[LOSS] if kept else -math.inf
+    if not after < before:
+        print(f"{name}: the network stays as pre-trained: validation tasks cost {before:.2f} nats with it, {after:.2f} tuned")
+        learner.state(network=True).load_state_dict(kept)
+
+
+def own_tasks(learner: FittedLearner, options: FewShotOptions, part: LabelledItems) -> VariedSampler | SemiSampler:
+    """What a learner is trained on: tasks of a ``part``, without some of the labels in half of the batches where it is one that
+    has to learn what to make of that."""
+    tasks = training_tasks(options, part)
+    if isinstance(options, MetaOptions) and options.hides(learner.variant.method):
+        return SemiSampler(tasks, options.unlabelled, every=2, askable=METHODS[learner.variant.method].asks)
+    return tasks
+
+
+def feature_training(
+    learner: FittedLearner, options: FewShotOptions, schedule: MetaSchedule, features: Features
+) -> MetaTraining:
+    """Training on tasks of features, with the map of them where that is learned."""
+    embedding = learner.space if learner.space.learned else None
+    parts = features if embedding is not None else map_parts(learner.space, features)
+    tasks, validation = own_tasks(learner, options, parts["train"]), kinds(options, parts["val"], "val")
+    return MetaTraining(learner.objective, tasks, validation, schedule, embedding)
+
+
+def image_training(
+    learner: FittedLearner, options: FewShotOptions, schedule: MetaSchedule, data: ImageSplits
+) -> tuple[ImageTraining, Loop, int]:
+    """Training on tasks of images, with the learner's network; how it runs, and over how many steps gradients are added up."""
+    how = settings(TuningSettings, options)
+    assert learner.network is not None
+    module = ImageTraining(
+        learner.objective,
+        own_tasks(learner, options, data.train),
+        kinds(options, data.val, "val"),
+        replace(schedule, tasks=how.network_tasks, batch=how.network_batch),
+        ImageEmbedding(learner.network, learner.space, how.batch_norm),
+        network_learning_rate=how.network_learning_rate,
+        augmentation=PHOTOGRAPHS if data.mirror else LETTERS,
+    )
+    return module, options.loop, how.accumulate
