@@ -13,7 +13,7 @@ from inference.evaluation.predictive import predictive
 from inference.meta import stages
 from inference.meta.comparison import points_adapted, shared_rate
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner, build_objective
+from inference.meta.learner import FittedLearner, build_objective
 from inference.meta.methods import METHODS
 from inference.meta.settings import GuideSettings, VariantSettings
 from inference.meta.stages import fit, whole_network
@@ -177,7 +177,7 @@ def test_it_is_saved_and_read_back(tmp_path):
     made, _ = learner("mr-maml:adapted=block:tested=means")
     made.objective.float()
     episode = EpisodeSampler(DATA.test, TaskSpec(WAY, 2, 3)).sample(2, seed=0)
-    again = Learner.load(made.save(tmp_path / "mr.safetensors"))
+    again = FittedLearner.load(made.save(tmp_path / "mr.safetensors"))
     assert again.fixed_way == WAY
     assert isinstance(again.guide, EncoderGuide)
     torch.testing.assert_close(again.predictive(episode).labels.logits, made.predictive(episode).labels.logits)
