@@ -34,7 +34,7 @@ from inference.evaluation.evaluate import evaluate
 from inference.evaluation.tables import align
 from inference.meta.comparison import shared_rate
 from inference.meta.family_options import MetaOptions
-from inference.meta.learner import Learner
+from inference.meta.learner import FittedLearner
 from inference.meta.mapping import map_items
 from inference.meta.stages import check_training, features_of, fit
 from inference.runs.commands import options_to_yaml
@@ -114,7 +114,7 @@ def cell(row: Row, options: MetaOptions, path: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def measured(learner: Learner, options: MetaOptions, data: ImageSplits, run: RunFolder) -> dict[str, Any]:
+def measured(learner: FittedLearner, options: MetaOptions, data: ImageSplits, run: RunFolder) -> dict[str, Any]:
     """Accuracies in per cent on training tasks as they are, with their labels numbered anew, and on tasks of the other splits;
     what predictions owe to the support, of training tasks and of new ones; and the rate."""
     seed, found = mix_seed(options.seed, TASKS), dict[str, Any]()
