@@ -50,7 +50,7 @@ def predictives_at_once(
     Args:
         model, noise, num_samples, first, batch: see :func:`~inference.evaluation.predictive.predictives`.
         guides: one, or the readings of one after 0, 1, … of its steps.
-        episode: with query labels, whose shape alone the model is told.
+        episode: whose query labels guides see that say so; the model does not.
         numbers: of draws and outputs that may be held at a time; one reading is held in any case.
 
     Raises:
@@ -115,7 +115,7 @@ def model_sites(model: Any, drawn: Mapping[str, Tensor | Mirrored], episode: Epi
     Raises:
         Hidden: it does not say, or not all of it.
     """
-    unread = episode.query_y.new_zeros(()).expand(episode.query_y.shape)
+    unread = torch.zeros((), dtype=torch.long, device=episode.query_x.device).expand(episode.query_x.shape[:2])
     given = episode._replace(query_y=unread)
     with evaluating(model):
         if not says_its_sites(model, *given):
@@ -129,7 +129,7 @@ def model_sites(model: Any, drawn: Mapping[str, Tensor | Mirrored], episode: Epi
 def numbers_of_one(posteriors: Mapping[str, Any], episode: Episode, draws: int) -> int:
     """How many deviations and outputs a reading has; a deviation is of two draws."""
     weights = sum(fn.shape()[1:].numel() for fn in posteriors.values())
-    return math.ceil(draws / 2) * weights + draws * (episode.way or 1) * episode.query_y.numel()
+    return math.ceil(draws / 2) * weights + draws * (episode.way or 1) * episode.query_x.shape[:2].numel()
 
 
 def part_of(fn: Any, readings: slice) -> Any:
