@@ -166,12 +166,12 @@ def answers(model: nn.Module, guides: Sequence[nn.Module], episode: Any, noise: 
     """
     try:
         at_once = predictives_at_once(model, guides, episode, noise, numbers=NUMBERS_AT_ONCE, **how)
-        found = [answer for some in at_once for answer in Answers.of(some, episode.query_y).readings()]
+        found = [Answers.of(some, episode.query_y) for some in at_once]
+        if all(some.is_finite for some in found):  # traces tell what is no number, and where
+            return [answer for some in found for answer in some.readings()]
     except Hidden:
-        found = []
-    if not found or not all(answer.is_finite for answer in found):  # traces tell what is no number, and where
-        found = [Answers.of(one, episode.query_y) for one in predictives(model, guides, episode, noise, **how)]
-    return found
+        pass
+    return [Answers.of(one, episode.query_y) for one in predictives(model, guides, episode, noise, **how)]
 
 
 class Answers(NamedTuple):
