@@ -82,7 +82,8 @@ def unwatched() -> Iterator[None]:
 
 
 def posteriors_of(guides: Sequence[Any], episode: Episode, seed: int) -> dict[str, Any]:
-    """What each reading samples under the noise of this ``seed``: Gaussians or points, batch_shape ``[readings, tasks, 1]``.
+    """What each of the ``guides`` samples under the noise of this ``seed``: points or Gaussians, batch_shape
+    ``[readings, tasks, 1]``.
 
     Raises:
         Hidden: they do not say, or sample something else.
@@ -127,7 +128,7 @@ def model_sites(model: Any, drawn: Mapping[str, Tensor | Mirrored], episode: Epi
 
 
 def numbers_of_one(posteriors: Mapping[str, Any], episode: Episode, draws: int) -> int:
-    """How many deviations and outputs a reading has; a deviation is of two draws."""
+    """How many deviations and outputs one of the ``posteriors`` has; a deviation is of two draws."""
     weights = sum(fn.shape()[1:].numel() for fn in posteriors.values())
     return math.ceil(draws / 2) * weights + draws * (episode.way or 1) * episode.query_x.shape[:2].numel()
 

@@ -111,7 +111,7 @@ class CommonNoise(Messenger):
         return self.kept[key]
 
     def of_site(self, shape: Sequence[int], *, name: str, like: Tensor, of_tasks: bool) -> Tensor:
-        """:meth:`draw` for a site ``[pairs, tasks, ...]``, or one that is not ``of_tasks``."""
+        """:meth:`draw` for a site of the ``shape`` ``[pairs, tasks, ...]``, or of another that is not ``of_tasks``."""
         draw = partial(self.draw, name=name, like=like)
         return draw_part(draw, shape, TASKS_DIM) if of_tasks else draw(shape)
 
