@@ -65,12 +65,13 @@ def ordered_like(weights: Tensor, noise: Tensor) -> Tensor:
 
     Args:
         weights: ``[..., rows, D]``.
-        noise: independent of them and equally distributed in all rows, ``[samples, ..., rows, D]``.
+        noise: independent of them and equally distributed in all rows, ``[samples, ..., rows, D]``; where one of the two has
+            dimensions of size 1 and the other has not, it is taken again and again.
     """
     ranks = weights.sum(-1).argsort(-1).argsort(-1)
-    ranks, rows = ranks.expand(noise.shape[:-1]), ranks.shape[-1]
-    first = torch.arange(0, ranks.numel(), rows, device=ranks.device).view(*ranks.shape[:-1], 1)
-    return noise.flatten(0, -2)[(ranks + first).flatten()].view(noise.shape)  # whole rows at a time
+    first = torch.arange(0, noise[..., 0].numel(), noise.shape[-2], device=ranks.device).view(*noise.shape[:-2], 1)
+    places = ranks + first
+    return noise.flatten(0, -2).index_select(0, places.flatten()).view(*places.shape, -1)  # whole rows at a time
 
 
 def num_classes(support_y: Tensor) -> int:

@@ -117,6 +117,7 @@ def steps(options: argparse.Namespace) -> list[Row]:
 def evaluation(options: argparse.Namespace) -> list[Row]:
     """``evaluation``: accuracy and all scores at K = 0 … 3 on 50 tasks; the original's, one task at a time, is accuracy at
     K = 3."""
+    keep_freed_memory()  # for all of them, as commands do
     bank, tasks, programs = bank_of(options.features), 50, {}
     sampler = EpisodeSampler(bank, TaskSpec())
     if options.original:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.episodes import Episode
 from data.errors import UserError
 from data.seeding import mix_seed
+from inference.direct import Hidden
+from inference.evaluation.at_once import predictives_at_once
 from inference.evaluation.metrics import Scores, TaskSums
 from inference.evaluation.predictive import CommonNoise, Predictive, place_of, predictives
 
@@ -78,20 +81,33 @@ def predictions_of(
         guides: the readings, longer ones after shorter ones.
         share: (i, n) for part i of n of each batch, under the draws that it has in the whole one.
     """
-    device, dtype = place_of(*guides, model)
+    for part, noise, place in parts(place_of(*guides, model), sampler, tasks, seed, num_samples, share):
+        how: dict[str, Any] = {"num_samples": num_samples, **place}
+        if view is None:
+            yield part, predictives(model, guides, part, noise, **how)
+        else:
+            yield part, predictives(model, guides, view(part), noise, query_x=part.query_x, **how)
+
+
+def parts(
+    where: tuple[torch.device, torch.dtype], sampler: Any, tasks: int, seed: int, num_samples: int, share: tuple[int, int]
+) -> Iterator[tuple[Any, CommonNoise, dict[str, int]]]:
+    """As many tasks as fit at a time, the noise of their batch, and their place in it: ``first`` and ``batch`` of
+    :func:`~inference.evaluation.predictive.predictives`.
+
+    Args:
+        where: the programs are.
+        sampler, tasks, seed, num_samples, share: see :func:`predictions_of`.
+    """
+    device, dtype = where
     for number, tasks_at_once in enumerate(batches(sampler, tasks, seed)):
         episode = tasks_at_once.to(device, dtype=dtype)
-        own = mix_seed(seed, number)
-        noise, at_once = CommonNoise(own), tasks_that_fit(episode, num_samples)
+        noise, at_once = CommonNoise(mix_seed(seed, number)), tasks_that_fit(episode, num_samples)
         start, stop = (len(episode.query_x) * (share[0] + end) // share[1] for end in (0, 1))
         for first in range(start, stop, at_once):
             some = slice(first, min(first + at_once, stop))
             part = episode.tasks(some) if some != slice(0, len(episode.query_x)) else episode
-            how: dict[str, Any] = {"num_samples": num_samples, "first": first, "batch": TASKS_AT_ONCE}
-            if view is None:
-                yield part, predictives(model, guides, part, noise, **how)
-            else:
-                yield part, predictives(model, guides, view(part), noise, query_x=part.query_x, **how)
+            yield part, noise, {"first": first, "batch": TASKS_AT_ONCE}
 
 
 def tasks_that_fit(episode: Any, draws: int) -> int:
@@ -135,14 +151,70 @@ def evaluate_readings(
         share: (i, n) for the tasks of the i-th of n processes, of which each has one at least where a batch has n.
         view: see :func:`predictions`.
     """
-    sums = {k: TaskSums() for k in guides}
-    how: dict[str, Any] = {"tasks": tasks, "seed": seed, "num_samples": num_samples, "share": share, "view": view}
-    for episode, predicted in predictions_of(model, list(guides.values()), sampler, **how):
-        for k, one in zip(guides, predicted, strict=True):
-            rate = None if one.rate is None else one.rate.cpu()
-            distortion = one.distortion(episode.query_y).cpu()
-            sums[k].add(one.probabilities().cpu(), episode.query_y.cpu(), rate=rate, distortion=distortion)
+    programs, sums = list(guides.values()), {k: TaskSums() for k in guides}
+    for episode, noise, place in parts(place_of(*programs, model), sampler, tasks, seed, num_samples, share):
+        query_y = episode.query_y.cpu()
+        said = answers(model, programs, episode, noise, view=view, num_samples=num_samples, **place)
+        for added, (probabilities, distortion, rate) in zip(sums.values(), said, strict=True):
+            added.add(probabilities, query_y, rate=rate, distortion=distortion)
     return {k: added.scores() for k, added in sums.items()}
+
+
+def answers(
+    model: nn.Module,
+    guides: Sequence[nn.Module],
+    episode: Any,
+    noise: CommonNoise,
+    *,
+    view: Callable[[Any], Any] | None = None,
+    **how: Any,
+) -> list[Answers]:
+    """What each reading says of the labelled queries of an ``episode``.
+
+    Args:
+        model, guides, noise, how: see :func:`~inference.evaluation.predictive.predictives`.
+        view: see :func:`predictions`.
+    """
+    if view is not None:
+        predicted = predictives(model, guides, view(episode), noise, query_x=episode.query_x, **how)
+        return [Answers.of(one, episode.query_y) for one in predicted]
+    try:
+        at_once = predictives_at_once(model, guides, episode, noise, numbers=NUMBERS_AT_ONCE, **how)
+        found = [Answers.of(some, episode.query_y) for some in at_once]
+        if all(some.is_finite for some in found):  # traces tell what is no number, and where
+            return [answer for some in found for answer in some.readings()]
+    except Hidden:
+        pass
+    return [Answers.of(one, episode.query_y) for one in predictives(model, guides, episode, noise, **how)]
+
+
+class Answers(NamedTuple):
+    """What a reading is scored by, or several together, ``[readings, ...]``; on the CPU.
+
+    Attributes:
+        probabilities: of classes, averaged over draws, ``[tasks, query, way]``.
+        distortion: −E_q Σ log p, nats, ``[tasks]``.
+        rate: KL(q ‖ p), nats, ``[tasks]``; ``None`` as of :class:`~inference.evaluation.predictive.Predictive`.
+    """
+
+    probabilities: Tensor
+    distortion: Tensor
+    rate: Tensor | None
+
+    @classmethod
+    def of(cls, predicted: Predictive, query_y: Tensor) -> Answers:
+        """On queries whose labels are ``query_y``, ``[tasks, query]``."""
+        rate = None if predicted.rate is None else predicted.rate.cpu()
+        return cls(predicted.probabilities().cpu(), predicted.distortion(query_y).cpu(), rate)
+
+    def readings(self) -> Iterator[Answers]:
+        """One by one."""
+        return map(Answers, self.probabilities, self.distortion, repeat(None) if self.rate is None else self.rate)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number is."""
+        return all(bool(numbers.isfinite().all()) for numbers in self if numbers is not None)
 
 
 def readings(guide: nn.Module, steps: int | None = None) -> dict[int, nn.Module]:

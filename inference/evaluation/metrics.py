@@ -58,11 +58,18 @@ class ItemSums:
     brier: float = 0.0
     gaps: Tensor = field(default_factory=lambda: torch.zeros(BINS + 1, dtype=torch.float64))
 
-    def add(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Class probabilities ``[n, classes]`` and labels ``[n]``."""
-        predicted = probabilities.argmax(-1)
-        confidence, true = (probabilities.gather(-1, chosen[:, None])[:, 0] for chosen in (predicted, labels))
-        right = (predicted == labels).double()
+    def add(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """More items.
+
+        Args:
+            probabilities: ``[n, classes]``.
+            labels: ``[n]``.
+
+        Returns:
+            which of them are right, ``[n]``.
+        """
+        confidence, predicted = probabilities.max(-1)
+        true, right = probabilities.gather(-1, labels[:, None])[:, 0], predicted == labels
         one_hot = torch.nn.functional.one_hot(labels, probabilities.shape[-1])
         self.items += len(labels)
         self.right += int(right.sum())
@@ -70,7 +77,8 @@ class ItemSums:
         self.brier += total((probabilities - one_hot).square())
         edges = torch.linspace(0, 1, BINS + 1, dtype=confidence.dtype, device=confidence.device)
         bins = torch.bucketize(confidence, edges, right=True) - 1
-        self.gaps += torch.bincount(bins.cpu(), weights=(right - confidence).cpu(), minlength=BINS + 1)
+        self.gaps += torch.bincount(bins.cpu(), weights=(right.double() - confidence).cpu(), minlength=BINS + 1)
+        return right
 
     def means(self) -> dict[str, float]:
         """``accuracy``, ``nll``, ``ece`` and ``brier`` of all items, as in :class:`Scores`; no numbers where there are none."""
@@ -104,13 +112,13 @@ class TaskSums:
             labels: ``[tasks, query]``.
             rate, distortion: ``[tasks]``, nats; ``rate`` may be ``None``.
         """
-        self.queries.add(probabilities.flatten(0, -2), labels.flatten())
+        right = self.queries.add(probabilities.flatten(0, -2), labels.flatten()).view(labels.shape)
         if rate is None or (self.rate is None and self.tasks):
             self.rate = None  # the sum over some tasks is not that over all
         else:
             self.rate = (self.rate or 0.0) + total(rate)
         self.tasks += len(labels)
-        self.right_squared += int((probabilities.argmax(-1) == labels).sum(-1).square().sum())
+        self.right_squared += int(right.sum(-1).square().sum())
         self.distortion += total(distortion)
 
     def scores(self) -> Scores:

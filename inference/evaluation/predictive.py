@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyro
@@ -23,6 +24,7 @@ from torch.distributions import kl_divergence
 from data.episodes import Episode
 from data.seeding import draw_part, mix_seed, part_of_batch, seeded, shared_draws
 from inference.elbo import innermost
+from models.distributions.by_class import ClassByClass
 from models.distributions.support_gaussian import SupportGaussian
 from models.networks.layers import evaluating
 from models.plates import ordered_like
@@ -56,7 +58,7 @@ class Predictive:
 
     def probabilities(self) -> Tensor:
         """Posterior predictive class probabilities, averaged over draws: ``[tasks, query, way]``."""
-        return class_probabilities(self.labels).mean(0)
+        return class_probabilities(self.labels).mT.mean(0).mT  # along memory, where classes come before queries
 
     def log_likelihood(self, query_y: Tensor) -> Tensor:
         """log p(y_i given x_i, w_s), nats: ``[tasks, query]`` to ``[draws, tasks, query]``."""
@@ -72,10 +74,12 @@ class Predictive:
 
 
 def class_probabilities(labels: Any) -> Tensor:
-    """``labels.probs``, ``[..., queries, classes]``; of a categorical distribution made of logits by a softmax over the
+    """``labels.probs``, ``[..., queries, classes]``; of Pyro's categorical distribution made of logits by a softmax over the
     dimension before the last, which takes a tenth of the time on a CPU: over few neighbours torch goes from row to row."""
     of_logits = isinstance(labels, torch.distributions.Categorical) and "logits" in vars(labels)
-    return labels.logits.mT.softmax(-2).mT if of_logits else labels.probs
+    if not of_logits or isinstance(labels, ClassByClass):
+        return labels.probs
+    return labels.logits.mT.softmax(-2).mT
 
 
 class CommonNoise(Messenger):
@@ -106,15 +110,19 @@ class CommonNoise(Messenger):
             self.kept[key] = torch.randn(tuple(shape), generator=generator).to(like)
         return self.kept[key]
 
+    def of_site(self, shape: Sequence[int], *, name: str, like: Tensor, of_tasks: bool) -> Tensor:
+        """:meth:`draw` for a site of the ``shape`` ``[pairs, tasks, ...]``, or of another that is not ``of_tasks``."""
+        draw = partial(self.draw, name=name, like=like)
+        return draw_part(draw, shape, TASKS_DIM) if of_tasks else draw(shape)
+
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
         correlated = isinstance(fn, SupportGaussian)
         if msg["is_observed"] or msg["done"] or not (correlated or is_gaussian(fn)):
             return
-        mean = innermost(fn).loc
-        draws, draw = fn.batch_shape[0], partial(self.draw, name=msg["name"], like=mean)
+        mean, draws = innermost(fn).loc, fn.batch_shape[0]
         wanted = (math.ceil(draws / 2), *fn.batch_shape[1:], *fn.event_shape)
-        noise = draw_part(draw, wanted, TASKS_DIM) if is_of_tasks(msg) else draw(wanted)
+        noise = self.of_site(wanted, name=msg["name"], like=mean, of_tasks=is_of_tasks(msg))
         alike = not correlated and repeats(mean) and repeats(innermost(fn).scale)
         if not alike:
             noise = torch.stack([noise, -noise], dim=1).flatten(0, 1)[:draws]
@@ -181,7 +189,7 @@ def site_device(fn: Any) -> torch.device:
 def place_of(*modules: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating-point type of the modules' parameters; the CPU and torch's default where there are none."""
     for module in modules:
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in chain(module.parameters(), module.buffers()):
             if tensor.is_floating_point():
                 return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.get_default_dtype()
@@ -275,9 +283,14 @@ def draws_of(guide: nn.Module, num_samples: int) -> int:
     return getattr(guide, "particles", num_samples)
 
 
+def visible(guide: nn.Module, episode: Episode) -> Episode:
+    """The ``episode`` as a ``guide`` sees it: with query labels where it says that it reads them."""
+    return episode if getattr(guide, "saw_labels", False) else episode.unlabelled()
+
+
 def trace_guide(guide: nn.Module, episode: Episode, num_samples: int) -> Trace:
     """The guide's sites under a plate of ``num_samples`` draws, or of its particles (:func:`draws_of`), in evaluation mode."""
-    given = episode if getattr(guide, "saw_labels", False) else episode.unlabelled()
+    given = visible(guide, episode)
     with evaluating(guide), poutine.trace() as tracer, draws_plate(draws_of(guide, num_samples)):
         guide(*given)
     return prune_subsample_sites(tracer.trace)

@@ -83,13 +83,15 @@ def as_trained(network: Network) -> Network:
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode while the block runs; each module gets its own mode back."""
-    was_training = [module.training for module in network.modules()]
-    network.eval()
+    modules = [(module, module.training) for module in network.modules()]
+    if any(training for _, training in modules):
+        network.eval()
     try:
         yield
     finally:
-        for module, training in zip(network.modules(), was_training, strict=True):
-            module.training = training
+        for module, training in modules:
+            if module.training != training:
+                module.training = training
 
 
 @torch.no_grad()

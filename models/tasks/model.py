@@ -73,6 +73,12 @@ class EmpiricalBayesModel(PyroModule):
         outputs = self.predictor(query_x, weights.squeeze(-3))
         return self.likelihood.given(support_y.shape[-1] / way, way)(outputs)
 
+    @property
+    def takes_mirrored(self) -> bool:
+        """Whether :meth:`sites` takes :class:`~models.distributions.mirrored.Mirrored` draws: labels or a predictor of its own
+        expect tensors."""
+        return type(self).labels is EmpiricalBayesModel.labels and type(self.predictor).forward is Predictor.forward
+
     def says_sites(
         self,
         support_x: Tensor,

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.distributions.mirrored import Mirrored
 from models.parameters import declare
 
 
@@ -24,9 +25,15 @@ class Predictor(nn.Module):
     A subclass with a closed form overrides :meth:`pull_back`; the tests hold one against the other.
     """
 
-    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, features: Tensor, weights: Tensor | Mirrored) -> Tensor:
         """``[..., query, D], [..., way, D] -> [..., query, way]``"""
-        return self.outputs(self.prepare(features), weights)
+        prepared = self.prepare(features)
+        if not isinstance(weights, Mirrored):
+            return self.outputs(prepared, weights)
+        owner = next(kind for kind in type(self).__mro__ if "outputs" in vars(kind))
+        if "mirrored_outputs" in vars(owner):  # not of a parent whose outputs are others
+            return self.mirrored_outputs(prepared, weights)
+        return self.outputs(prepared, weights.written())
 
     def rows(self, way: int) -> int:
         """Rows of the weights of a task with ``way`` outputs: one per class, unless a subclass says otherwise."""
@@ -38,6 +45,10 @@ class Predictor(nn.Module):
 
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         """:meth:`forward` on prepared features and class weights, the ``weights``."""
+        raise NotImplementedError
+
+    def mirrored_outputs(self, features: Tensor, weights: Mirrored) -> Tensor:
+        """:meth:`outputs` of all draws, ``[2 · pairs, ..., query, way]``, on prepared features. Written where it is quicker."""
         raise NotImplementedError
 
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
@@ -107,6 +118,11 @@ class CosinePredictor(ScaledPredictor):
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.linearised(features, weights)[0]
 
+    def mirrored_outputs(self, features: Tensor, weights: Mirrored) -> Tensor:
+        per_length = self.scale / weights.squares().clamp_min(1e-24).sqrt()
+        products = mirrored_products(features, weights)
+        return torch.addcmul(self.scale * self.bias, products, per_length[..., None, :], out=products)
+
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         return self.linearised(features, weights)[1](cotangent)
 
@@ -155,6 +171,10 @@ class DistancePredictor(ScaledPredictor):
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * (inner_products(features, weights) - 0.5 * weights.square().sum(-1)[..., None, :])
 
+    def mirrored_outputs(self, features: Tensor, weights: Mirrored) -> Tensor:
+        half = (0.5 * self.scale) * weights.squares()
+        return mirrored_products(self.scale * features, weights).sub_(half[..., None, :])
+
     def mean_outputs(self, features: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
         """Exact: E ‖w‖² = ‖μ‖² + Σ_d σ_d²; the gradient for the means is that of :meth:`outputs`."""
         half = 0.5 * (weights.square() + variance).sum(-1)
@@ -179,6 +199,9 @@ class LinearPredictor(ScaledPredictor):
     def outputs(self, features: Tensor, weights: Tensor) -> Tensor:
         return self.scale * inner_products(features, weights)
 
+    def mirrored_outputs(self, features: Tensor, weights: Mirrored) -> Tensor:
+        return mirrored_products(self.scale * features, weights)
+
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s Σ_i v_ic f_i."""
         return self.scale * row_products(cotangent.mT, features)
@@ -188,6 +211,12 @@ def inner_products(features: Tensor, weights: Tensor) -> Tensor:
     """⟨f_i, w_c⟩: ``[..., query, D], [..., way, D] -> [..., query, way]``, where the weights may have more leading dimensions
     than the features; see :func:`row_products`."""
     return row_products(weights, features.mT).mT
+
+
+def mirrored_products(features: Tensor, weights: Mirrored) -> Tensor:
+    """:func:`inner_products` of all draws, ``[2 · pairs, ..., query, way]``, in memory in the order of their dimensions but for
+    the last two."""
+    return weights.each(lambda part: row_products(part, features.mT)).mT
 
 
 def row_products(rows: Tensor, matrix: Tensor) -> Tensor:

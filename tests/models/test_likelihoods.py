@@ -1,8 +1,10 @@
 """Likelihoods: targets as they read them, and learned numbers per posterior."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 
+from models.distributions.by_class import ClassByClass
 from models.likelihoods import (
     LIKELIHOODS,
     BernoulliLikelihood,
@@ -51,3 +53,13 @@ class TestTargets:
         assert {name: kind.outputs for name, kind in LIKELIHOODS.items()} == {
             name: None if name is LikelihoodName.CATEGORICAL else 1 for name in LikelihoodName
         }
+
+
+def test_classes_are_normalised_the_quick_way_where_they_lie_so_and_nothing_is_trained():
+    """Training keeps its numbers to the last digit."""
+    likelihood, by_class, by_item = CategoricalLikelihood(), torch.randn(3, 4, 7).mT, torch.randn(3, 7, 4)
+    assert type(likelihood(by_class)) is type(likelihood(by_item)) is dist.Categorical
+    with torch.no_grad():
+        assert type(likelihood(by_class)) is ClassByClass
+        assert type(likelihood(by_item)) is dist.Categorical
+        torch.testing.assert_close(likelihood(by_class).probs, by_class.softmax(-1))

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.distributions.mirrored import Mirrored
 from models.networks.functional import FunctionalNetwork
 from models.tasks.network_predictor import NetworkPredictor
 from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor, PerceptronPredictor
@@ -101,3 +102,21 @@ def test_a_perceptron_is_the_network_of_the_same_weights(batch):
     torch.testing.assert_close(perceptron(items, weights), network(items, weights))
     cotangent = torch.randn(*batch, 7, 3)
     torch.testing.assert_close(perceptron.pull_back(items, weights, cotangent), network.pull_back(items, weights, cotangent))
+
+
+class Cubic(CosinePredictor):
+    """Outputs of its own, with a parent's form for pairs."""
+
+    def outputs(self, features, weights):
+        return super().outputs(features, weights) ** 3
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", [*PREDICTORS.values(), Cubic, lambda: PerceptronPredictor((6, 2, 4))])
+def test_outputs_of_pairs_are_those_of_the_draws(kind):
+    torch.manual_seed(0)
+    predictor = kind().double()
+    shape = (4, 6) if predictor.rows(4) == 4 else (1, predictor.num_weights)
+    features, drawn = torch.randn(3, 11, 6), Mirrored(torch.randn(2, 3, *shape), 0.3 * torch.randn(5, 2, 3, *shape))
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(features, drawn), predictor(features, drawn.written()), rtol=1e-10, atol=1e-10)
