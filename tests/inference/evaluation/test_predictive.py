@@ -18,7 +18,15 @@ from data.seeding import mix_seed, shared_draws
 from guides.empty import EmptyGuide
 from guides.tasks.ridge import RidgePosteriorGuide
 from inference.evaluation.evaluate import TASKS_AT_ONCE, batches, evaluate, evaluate_readings, predictions, readings
-from inference.evaluation.predictive import CommonNoise, Predictive, divergence, place_of, predictive, trace_guide
+from inference.evaluation.predictive import (
+    CommonNoise,
+    Predictive,
+    divergence,
+    place_of,
+    predictive,
+    sharing_steps,
+    trace_guide,
+)
 from inference.meta.methods.nearest_mean import NearestMeanModel
 from inference.meta.regression_guides import build_regression
 from inference.meta.regression_tasks import LINEAR_PRIOR, regression_tasks
@@ -210,6 +218,17 @@ def test_equal_seeds_give_equal_predictions_whatever_was_drawn_before(inner_samp
     state = torch.get_rng_state()
     torch.testing.assert_close(predictive(objective.model, objective.guide, regression).labels.mean, one, rtol=0, atol=0)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_readings_share_an_unrolling_of_the_same_tasks_alone():
+    _, guide = build(steps=2)
+    tasks, others, steps = episode(2).unlabelled(), episode(4).tasks(slice(2, 4)).unlabelled(), []
+    expected = guide.after(1).unroll(*others)
+    guide.gradient.register_forward_hook(lambda *_: steps.append(1))
+    short, whole = sharing_steps([guide.after(1), guide])
+    torch.testing.assert_close(whole.unroll(*tasks)[:2], short.unroll(*tasks))
+    assert len(steps) == guide.steps, "the longer one's alone"
+    torch.testing.assert_close(short.unroll(*others), expected)
 
 
 def test_the_seed_decides_the_draws():
