@@ -30,7 +30,7 @@ class Predictor(nn.Module):
         prepared = self.prepare(features)
         if not isinstance(weights, Mirrored):
             return self.outputs(prepared, weights)
-        owner = next(kind for kind in type(self).__mro__ if "outputs" in vars(kind))
+        owner = next(kind for kind in type(self).__mro__ if vars(kind).keys() & {"outputs", "linearised"})
         if "mirrored_outputs" in vars(owner):  # not of a parent whose outputs are others
             return self.mirrored_outputs(prepared, weights)
         return self.outputs(prepared, weights.written())

@@ -120,3 +120,27 @@ def test_outputs_of_pairs_are_those_of_the_draws(kind):
     features, drawn = torch.randn(3, 11, 6), Mirrored(torch.randn(2, 3, *shape), 0.3 * torch.randn(5, 2, 3, *shape))
     with torch.no_grad():
         torch.testing.assert_close(predictor(features, drawn), predictor(features, drawn.written()), rtol=1e-10, atol=1e-10)
+
+
+class Doubled(CosinePredictor):
+    """Other outputs by the parts that give them."""
+
+    def linearised(self, features, weights, variance=None):
+        outputs, pull_back = super().linearised(features, weights, variance)
+        return 2 * outputs, lambda cotangent: 2 * pull_back(cotangent)
+
+
+class Shifted(DistancePredictor):
+    """Other outputs."""
+
+    def outputs(self, features, weights):
+        return super().outputs(features, weights) + torch.arange(weights.shape[-2])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", [Doubled, Shifted])
+def test_a_predictor_with_other_outputs_has_them_of_pairs_of_draws_too(kind):
+    predictor = kind().double()
+    features, drawn = torch.randn(3, 11, 6), Mirrored(torch.randn(2, 3, 4, 6), 0.3 * torch.randn(5, 2, 3, 4, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(features, drawn), predictor(features, drawn.written()), rtol=1e-10, atol=1e-10)
