@@ -56,7 +56,7 @@ def predictives_at_once(
     Raises:
         Hidden: the programs have to be traced.
     """
-    if am_i_wrapped():
+    if am_i_wrapped() or num_samples < 1:  # which is refused there
         raise Hidden
     place = slice(first, first + len(episode.query_x)), batch
     with unwatched(), part_of_batch(*place):
@@ -70,7 +70,10 @@ def predictives_at_once(
             if draws % 2 or not getattr(model, "takes_mirrored", False):
                 drawn = {name: written(value)[:draws] for name, value in drawn.items()}
             densities = model_sites(model, drawn, episode)
-            one = Predictive(densities[LABELS].distribution, rate_of(some, densities))
+            labels, readings = densities[LABELS].distribution, len(guides[start : start + at_once])
+            if labels.batch_shape != (draws, readings, *episode.query_x.shape[:2]):  # they do not depend on what is drawn
+                raise Hidden
+            one = Predictive(labels, rate_of(some, densities))
         yield one  # outside, where labels that it is asked of are checked as ever
 
 
@@ -90,7 +93,7 @@ def posteriors_of(guides: Sequence[Any], episode: Episode, seed: int) -> dict[st
     """
     guide = guides[-1]
     if len(guides) > 1:
-        if [reading.steps for reading in guides] != list(range(len(guides))) or not hasattr(guide, "at_every_step"):
+        if not are_readings(guides):
             raise Hidden
         guide = guide.at_every_step()
     given = visible(guide, episode)
@@ -101,7 +104,17 @@ def posteriors_of(guides: Sequence[Any], episode: Episode, seed: int) -> dict[st
     shape = len(guides), len(episode.query_x), 1
     if not sites or not all(site.plates == shape[1:] and is_of_rows(site.distribution) for site in sites.values()):
         raise Hidden
+    fronts = [site.distribution.batch_shape[:-2] for site in sites.values()]
+    if len(guides) > 1 and any(front != shape[:1] for front in fronts):  # one posterior of all steps
+        raise Hidden
     return {name: site.distribution.expand(shape) for name, site in sites.items()}
+
+
+def are_readings(guides: Sequence[Any]) -> bool:
+    """Whether the ``guides`` are one after 0, 1, … of its steps, which can be read at every step."""
+    last, steps = guides[-1], [getattr(reading, "steps", None) for reading in guides]
+    parts = [list(map(id, reading.children())) for reading in guides]
+    return hasattr(last, "at_every_step") and steps == list(range(len(guides))) and all(own == parts[-1] for own in parts)
 
 
 def is_of_rows(fn: Any) -> bool:

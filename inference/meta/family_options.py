@@ -97,7 +97,7 @@ class MetaOptions(FewShotOptions):
             if not METHODS[name].variants(VariantSettings(beta=self.beta, given=given)):
                 raise UserError(f"{name} has no posterior at β = 0: leave it out, or give a `beta` above 0")
             own = read_given(METHODS[name].options, given)
-            check_blocks(getattr(own, "adapted", ""), self.backbone)
+            check_blocks(getattr(own, "adapted", ""), self.backbone, name)
             if getattr(own, "descriptions", False) and not self.described:
                 raise UserError(
                     f"{name}:descriptions is for supports that describe classes, which `data={self.data}` has not: choose "

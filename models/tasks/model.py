@@ -12,7 +12,7 @@ from torch import Tensor
 from models.likelihoods import CategoricalLikelihood, Likelihood
 from models.plates import num_classes, task_plate
 from models.sites import Site
-from models.tasks.predictors import Predictor
+from models.tasks.predictors import Predictor, takes_mirrored
 from models.tasks.priors import Prior
 
 
@@ -75,9 +75,15 @@ class EmpiricalBayesModel(PyroModule):
 
     @property
     def takes_mirrored(self) -> bool:
-        """Whether :meth:`sites` takes :class:`~models.distributions.mirrored.Mirrored` draws: labels or a predictor of its own
-        expect tensors."""
-        return type(self).labels is EmpiricalBayesModel.labels and type(self.predictor).forward is Predictor.forward
+        """Whether :meth:`sites` takes :class:`~models.distributions.mirrored.Mirrored` draws: sites, labels or a predictor of
+        its own expect tensors, and so do hooks."""
+        own, usual = type(self), EmpiricalBayesModel
+        return (
+            own.sites is usual.sites
+            and own.labels is usual.labels
+            and not vars(self).keys() & {"sites", "labels"}
+            and takes_mirrored(self.predictor)
+        )
 
     def says_sites(
         self,

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from models.distributions.mirrored import Mirrored
 from models.parameters import declare
 
+OUTPUTS = {"outputs", "mirrored_outputs", "linearised"}
+"""Methods that say what a predictor's outputs are."""
+
 
 class Predictor(nn.Module):
     """Base class: subclasses write :meth:`outputs`; :meth:`pull_back` is then generic, through ``torch.func.vjp``.
@@ -30,10 +33,10 @@ class Predictor(nn.Module):
         prepared = self.prepare(features)
         if not isinstance(weights, Mirrored):
             return self.outputs(prepared, weights)
-        owner = next(kind for kind in type(self).__mro__ if vars(kind).keys() & {"outputs", "linearised"})
-        if "mirrored_outputs" in vars(owner):  # not of a parent whose outputs are others
-            return self.mirrored_outputs(prepared, weights)
-        return self.outputs(prepared, weights.written())
+        said = (vars(kind).keys() & OUTPUTS for kind in type(self).__mro__)
+        if vars(self).keys() & OUTPUTS or "mirrored_outputs" not in next(names for names in said if names):
+            return self.outputs(prepared, weights.written())  # a parent's mirrored ones are of other outputs
+        return self.mirrored_outputs(prepared, weights)
 
     def rows(self, way: int) -> int:
         """Rows of the weights of a task with ``way`` outputs: one per class, unless a subclass says otherwise."""
@@ -205,6 +208,13 @@ class LinearPredictor(ScaledPredictor):
     def pull_back(self, features: Tensor, weights: Tensor, cotangent: Tensor) -> Tensor:
         """Closed form: s Σ_i v_ic f_i."""
         return self.scale * row_products(cotangent.mT, features)
+
+
+def takes_mirrored(predictor: nn.Module) -> bool:
+    """Whether nothing about the call of a ``predictor`` expects weights that are a tensor: no ``forward`` of its own and no
+    hooks."""
+    own = type(predictor).forward is not Predictor.forward or "forward" in vars(predictor)
+    return not (own or predictor._forward_hooks or predictor._forward_pre_hooks)
 
 
 def inner_products(features: Tensor, weights: Tensor) -> Tensor:

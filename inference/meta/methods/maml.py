@@ -21,7 +21,7 @@ from inference.meta.variants import Variant
 from inference.runs.options import Options
 from inference.runs.values import PositiveInt, PositiveNumber
 from models.likelihoods import CategoricalLikelihood, TemperedCategorical
-from models.networks.backbones import build_backbone
+from models.networks.backbones import Backbone, build_backbone
 from models.networks.feature_network import FeatureNetwork
 from models.networks.functional import FunctionalNetwork, flat_weights, split_weights
 from models.networks.norms import with_norm
@@ -140,18 +140,23 @@ def network_predictor(settings: GuideSettings, norm: str, method: str, adapted: 
     whole = with_norm(nn.Sequential(backbone, head), norm)
     if adapted == "all":
         return NetworkPredictor(FunctionalNetwork(whole), settings.way, settings.image_shape)
-    check_blocks(adapted, settings.backbone)
+    check_blocks(adapted, settings.backbone, method)
     encoder, last = parted(whole[0], adapted)
     functional = FunctionalNetwork(nn.Sequential(last, whole[1]))
     return EncodedPredictor(encoder, functional, settings.way, settings.image_shape)
 
 
-def check_blocks(adapted: str, backbone: str) -> None:
-    """Refuse to have the last block ``adapted`` of a network, by the name of its ``backbone``, that has no such blocks.
+def check_blocks(adapted: str, backbone: str, method: str) -> None:
+    """Refuse to have the last block ``adapted`` of a network, by the name of its ``backbone``, that has no such blocks, and a
+    ``method`` of which the other layers are random where there are no layers.
 
     Raises:
         UserError: in one line.
     """
+    if method == "mr-maml" and backbone == Backbone.PIXELS:
+        raise UserError(
+            f"{method} has random weights below those it adapts, and `backbone={backbone}` has none: choose conv4-64"
+        )
     if adapted == "block" and not backbone.startswith("conv4-"):
         raise UserError(f"`adapted=block` is about conv4-w, not `backbone={backbone}`: choose `adapted=head`, or conv4-64")
 

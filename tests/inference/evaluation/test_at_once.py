@@ -1,9 +1,12 @@
 """All readings of a guide at once: what Pyro's traces say of each, and no short cut where programs say something else."""
 
+import copy
+
 import pyro
 import pytest
 import torch
 
+from guides.tasks.families import PosteriorParameters
 from guides.tasks.gate import PriorGate
 from guides.tasks.gradient_networks import ExactGradient, LabelledGradient, MLPGradient
 from guides.tasks.ridge import RidgePosteriorGuide
@@ -14,6 +17,7 @@ from inference.evaluation.evaluate import Answers, answers, evaluate, readings
 from inference.evaluation.predictive import CommonNoise, predictives
 from models.likelihoods import CategoricalLikelihood, TemperedCategorical
 from models.tasks.model import EmpiricalBayesModel
+from models.tasks.predictors import CosinePredictor
 from models.tasks.priors import MixturePrior
 from tests.guides.tasks.test_unrolled import DIM, WAY, build, episode
 from tests.inference.evaluation.test_predictive import hierarchical
@@ -29,6 +33,67 @@ class Blurred(EmpiricalBayesModel):
         return super().labels(weights.roll(1, -1), support_y, query_x, way)
 
 
+class Shrunk(CosinePredictor):
+    """Outputs of its own, by what they are made of."""
+
+    def linearised(self, features, weights, variance=None):
+        outputs, pull_back = super().linearised(features, weights, variance)
+        return 0.3 * outputs, lambda cotangent: 0.3 * pull_back(cotangent)
+
+
+class Rewritten(EmpiricalBayesModel):
+    """Sites of its own, of draws that are tensors."""
+
+    def forward(self, *given):
+        return super().forward(*given)
+
+    def says_sites(self, *given):
+        return True
+
+    def sites(self, drawn, *given):
+        return super().sites({name: value.clone() for name, value in drawn.items()}, *given)
+
+
+def shrunk(model, guide):
+    model.predictor = guide.predictor = Shrunk().double()
+
+
+def outputs_replaced(model, guide):
+    usual = model.predictor.outputs
+    model.predictor.outputs = lambda features, weights: 0.3 * usual(features, weights)
+
+
+def forward_replaced(model, guide):
+    usual = model.predictor.forward
+    model.predictor.forward = lambda features, weights: usual(features, 2 * weights)
+
+
+def labels_replaced(model, guide):
+    usual = model.labels
+    model.labels = lambda weights, *given: usual(weights.roll(1, -1), *given)
+
+
+def predictor_hooked(model, guide):
+    model.predictor.register_forward_pre_hook(lambda _, given: (given[0], given[1].roll(1, -1)))
+
+
+def draws_ignored(model, guide):
+    model.predictor.outputs = lambda features, weights: features[..., :WAY]
+
+
+def steps_averaged(model, guide):
+    guide.read = lambda trajectory: PosteriorParameters(
+        *(sum(part) / len(trajectory) for part in zip(*trajectory, strict=True))
+    )
+    guide.after = lambda steps: reading_of(guide, steps)
+
+
+def reading_of(guide, steps):
+    other = copy.copy(guide)
+    other.steps = steps
+    return other
+
+
 CASES = {
     "cosine": {},
     "distance, gate": {"predictor": "distance", "gate": PriorGate(DIM, 0.8)},
@@ -37,6 +102,7 @@ CASES = {
     "the paper's, a point": {"family": "delta", "gradient": MLPGradient(WAY)},
     "mixture, anchored": {"prior": MixturePrior, "anchor": LabelledGradient()},
     "labels of its own": {"kind": Blurred},
+    "sites of its own": {"kind": Rewritten},
 }
 
 
@@ -65,6 +131,34 @@ def test_each_reading_is_what_traces_say(case, how):
         torch.testing.assert_close(each, expected, rtol=1e-9, atol=1e-9)
     alone = at_once(model, guides[-1:], tasks, **how)[0]
     torch.testing.assert_close(next(Answers.of(alone, tasks.query_y).readings()), expected[-1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [shrunk, outputs_replaced, forward_replaced, labels_replaced, predictor_hooked, draws_ignored, steps_averaged],
+)
+def test_what_is_changed_of_the_programs_is_heeded(change):
+    """By their users, in a subclass or in place: the evaluation says what traces say, at once or not."""
+    model, guide = programs()
+    change(model, guide)
+    guides, tasks = list(readings(guide).values()), episode(4)
+    assert len(guides) == len(tasks.query_x), "nothing tells steps from tasks but its place"
+    how = {"num_samples": 6, "first": 0, "batch": BATCH}
+    traced = predictives(model, guides, tasks, CommonNoise(3), **how)
+    expected = [Answers.of(one, tasks.query_y) for one in traced]
+    torch.testing.assert_close(answers(model, guides, tasks, CommonNoise(3), **how), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_guides_that_are_not_readings_of_one_are_traced():
+    model, guide = programs(steps=1)
+    _, other = programs(steps=1)
+    tasks = episode(2)
+    with pytest.raises(Hidden):
+        at_once(model, [other.after(0), guide], tasks)
+    with pytest.raises(Hidden):
+        at_once(model, [torch.nn.Identity(), guide], tasks)
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        evaluate(model, guide, tasks, tasks=2, seed=1, num_samples=-1)
 
 
 def test_so_many_readings_are_held_as_memory_allows():

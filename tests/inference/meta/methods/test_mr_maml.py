@@ -196,4 +196,7 @@ def test_what_cannot_be_is_refused():
     for method in ("maml", "mr-maml"):
         with pytest.raises(UserError, match="`adapted=block` is about conv4-w, not `backbone=wrn-16-2`"):
             MetaOptions(methods=f"{method}:adapted=block", backbone="wrn-16-2", train_way="5")
+    with pytest.raises(UserError, match="mr-maml has random weights below those it adapts, and `backbone=pixels` has none"):
+        MetaOptions(methods="mr-maml", backbone="pixels")
     assert MetaOptions(methods="maml:adapted=head", backbone="wrn-16-2").variants()
+    assert MetaOptions(methods="maml:adapted=head", backbone="pixels").variants()
