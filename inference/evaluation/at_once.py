@@ -1,8 +1,9 @@
 """What all readings of one guide say of the same tasks, at once and without Pyro's handlers.
 
 Traces of four readings cost more than all their arithmetic. Where guide and model say their sites themselves, as in training
-(:mod:`inference.direct`), and posteriors are points or independent Gaussians of each task, the readings' parameters are stacked
-and the model is asked once. :func:`inference.evaluation.predictive.predictives` says the same of any programs.
+(:mod:`inference.direct`), posteriors are points or independent Gaussians of each task, and the predictor is one of ours
+(:func:`~models.tasks.predictors.takes_mirrored`), the readings' parameters are stacked and the model is asked once.
+:func:`inference.evaluation.predictive.predictives` says the same of any programs.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def predictives_at_once(
     Raises:
         Hidden: the programs have to be traced.
     """
-    if am_i_wrapped() or num_samples < 1:  # which is refused there
+    if am_i_wrapped() or num_samples < 1 or not getattr(model, "takes_mirrored", False):
         raise Hidden
     place = slice(first, first + len(episode.query_x)), batch
     with unwatched(), part_of_batch(*place):
@@ -67,7 +68,7 @@ def predictives_at_once(
         with unwatched(), part_of_batch(*place):
             some = {name: part_of(fn, slice(start, start + at_once)) for name, fn in posteriors.items()}
             drawn = {name: draw(fn, noise, name, draws) for name, fn in some.items()}
-            if draws % 2 or not getattr(model, "takes_mirrored", False):
+            if draws % 2:
                 drawn = {name: written(value)[:draws] for name, value in drawn.items()}
             densities = model_sites(model, drawn, episode)
             labels, readings = densities[LABELS].distribution, len(guides[start : start + at_once])

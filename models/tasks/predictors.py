@@ -33,9 +33,6 @@ class Predictor(nn.Module):
         prepared = self.prepare(features)
         if not isinstance(weights, Mirrored):
             return self.outputs(prepared, weights)
-        said = (vars(kind).keys() & OUTPUTS for kind in type(self).__mro__)
-        if vars(self).keys() & OUTPUTS or "mirrored_outputs" not in next(names for names in said if names):
-            return self.outputs(prepared, weights.written())  # a parent's mirrored ones are of other outputs
         return self.mirrored_outputs(prepared, weights)
 
     def rows(self, way: int) -> int:
@@ -211,10 +208,13 @@ class LinearPredictor(ScaledPredictor):
 
 
 def takes_mirrored(predictor: nn.Module) -> bool:
-    """Whether nothing about the call of a ``predictor`` expects weights that are a tensor: no ``forward`` of its own and no
-    hooks."""
-    own = type(predictor).forward is not Predictor.forward or "forward" in vars(predictor)
-    return not (own or predictor._forward_hooks or predictor._forward_pre_hooks)
+    """Whether a ``predictor`` has outputs of mirrored draws, and nothing about its call expects weights that are a tensor: no
+    ``forward`` or outputs of a user's own, and no hooks."""
+    if getattr(type(predictor), "forward", None) is not Predictor.forward or vars(predictor).keys() & {"forward", *OUTPUTS}:
+        return False
+    said = (vars(kind).keys() & OUTPUTS for kind in type(predictor).__mro__)  # a parent's may be of other outputs
+    mirrored = "mirrored_outputs" in next(names for names in said if names)
+    return mirrored and not (predictor._forward_hooks or predictor._forward_pre_hooks)
 
 
 def inner_products(features: Tensor, weights: Tensor) -> Tensor:

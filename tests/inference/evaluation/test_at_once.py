@@ -101,8 +101,6 @@ CASES = {
     "draws in the steps": {"inner_samples": 2},
     "the paper's, a point": {"family": "delta", "gradient": MLPGradient(WAY)},
     "mixture, anchored": {"prior": MixturePrior, "anchor": LabelledGradient()},
-    "labels of its own": {"kind": Blurred},
-    "sites of its own": {"kind": Rewritten},
 }
 
 
@@ -147,6 +145,18 @@ def test_what_is_changed_of_the_programs_is_heeded(change):
     traced = predictives(model, guides, tasks, CommonNoise(3), **how)
     expected = [Answers.of(one, tasks.query_y) for one in traced]
     torch.testing.assert_close(answers(model, guides, tasks, CommonNoise(3), **how), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Blurred, Rewritten])
+def test_models_that_expect_tensors_are_traced(kind):
+    model, guide = programs(kind)
+    tasks = episode(2)
+    with pytest.raises(Hidden):
+        at_once(model, [guide], tasks)
+    how = {"num_samples": 6, "first": 0, "batch": BATCH}
+    (expected,) = predictives(model, [guide], tasks, CommonNoise(3), **how)
+    (found,) = answers(model, [guide], tasks, CommonNoise(3), **how)
+    torch.testing.assert_close(found, Answers.of(expected, tasks.query_y), rtol=1e-9, atol=1e-9)
 
 
 def test_guides_that_are_not_readings_of_one_are_traced():
@@ -206,18 +216,15 @@ def test_whoever_wants_to_follow_the_programs_can():
         at_once(model, [guide.after(0), guide.after(2)], tasks)  # not all steps between
 
 
-def test_the_model_is_not_told_the_labels():
-    told = []
+def test_the_model_is_not_told_the_labels(monkeypatch):
+    told, sites = [], EmpiricalBayesModel.sites
 
-    class Told(EmpiricalBayesModel):
-        def forward(self, *given):
-            return super().forward(*given)
+    def overheard(self, drawn, *given):
+        told.append(given[3])
+        return sites(self, drawn, *given)
 
-        def sites(self, drawn, *given):
-            told.append(given[3])
-            return super().sites(drawn, *given)
-
-    model, guide = programs(kind=Told)
+    monkeypatch.setattr(EmpiricalBayesModel, "sites", overheard)
+    model, guide = programs()
     tasks = episode(2)
     at_once(model, [guide], tasks)
     assert [labels.shape for labels in told] == [tasks.query_y.shape]

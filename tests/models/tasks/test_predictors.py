@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from models.distributions.mirrored import Mirrored
 from models.networks.functional import FunctionalNetwork
 from models.tasks.network_predictor import NetworkPredictor
-from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor, PerceptronPredictor
+from models.tasks.predictors import PREDICTORS, CosinePredictor, DistancePredictor, PerceptronPredictor, takes_mirrored
 
 
 @pytest.mark.usefixtures("float64")
@@ -104,20 +104,12 @@ def test_a_perceptron_is_the_network_of_the_same_weights(batch):
     torch.testing.assert_close(perceptron.pull_back(items, weights, cotangent), network.pull_back(items, weights, cotangent))
 
 
-class Cubic(CosinePredictor):
-    """Outputs of its own, with a parent's form for pairs."""
-
-    def outputs(self, features, weights):
-        return super().outputs(features, weights) ** 3
-
-
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kind", [*PREDICTORS.values(), Cubic, lambda: PerceptronPredictor((6, 2, 4))])
-def test_outputs_of_pairs_are_those_of_the_draws(kind):
-    torch.manual_seed(0)
-    predictor = kind().double()
-    shape = (4, 6) if predictor.rows(4) == 4 else (1, predictor.num_weights)
-    features, drawn = torch.randn(3, 11, 6), Mirrored(torch.randn(2, 3, *shape), 0.3 * torch.randn(5, 2, 3, *shape))
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_outputs_of_pairs_are_those_of_the_draws(name):
+    predictor = PREDICTORS[name]().double()
+    features, drawn = torch.randn(3, 11, 6), Mirrored(torch.randn(2, 3, 4, 6), 0.3 * torch.randn(5, 2, 3, 4, 6))
+    assert takes_mirrored(predictor)
     with torch.no_grad():
         torch.testing.assert_close(predictor(features, drawn), predictor(features, drawn.written()), rtol=1e-10, atol=1e-10)
 
@@ -137,10 +129,12 @@ class Shifted(DistancePredictor):
         return super().outputs(features, weights) + torch.arange(weights.shape[-2])
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kind", [Doubled, Shifted])
-def test_a_predictor_with_other_outputs_has_them_of_pairs_of_draws_too(kind):
-    predictor = kind().double()
-    features, drawn = torch.randn(3, 11, 6), Mirrored(torch.randn(2, 3, 4, 6), 0.3 * torch.randn(5, 2, 3, 4, 6))
-    with torch.no_grad():
-        torch.testing.assert_close(predictor(features, drawn), predictor(features, drawn.written()), rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("kind", [Doubled, Shifted, lambda: PerceptronPredictor((6, 2, 4)), torch.nn.Identity])
+def test_pairs_are_for_predictors_whose_own_form_they_have(kind):
+    assert not takes_mirrored(kind())
+    replaced = CosinePredictor()
+    replaced.outputs = lambda features, weights: weights
+    assert not takes_mirrored(replaced)
+    hooked = CosinePredictor()
+    hooked.register_forward_pre_hook(lambda module, given: None)
+    assert not takes_mirrored(hooked)
