@@ -77,6 +77,17 @@ class Attributes(StrEnum):
     """Half of the tasks are unambiguous; the other half are ambiguous, each with the queries of one pair alone."""
 
 
+def as_attributes(given: str) -> Attributes:
+    """The kind of tasks that is ``given`` by name.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if given not in set(Attributes):
+        raise UserError(f"`attributes={given}`: choose one of {', '.join(Attributes)}")
+    return Attributes(given)
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What a task looks like.
@@ -124,7 +135,7 @@ class TaskSpec:
         if self.described and self.shot != 1:
             raise UserError(f"`shot={self.shot}`: classes have one description each: leave out `shot`")
         if self.attributes is not None:
-            object.__setattr__(self, "attributes", Attributes(self.attributes))
+            object.__setattr__(self, "attributes", as_attributes(self.attributes))
             if self.way != 2:
                 raise UserError(f"`way={self.way}`: a task of attributes has two classes: give `way=2`")
             if self.imbalance is not None or self.within_alphabet or self.described:

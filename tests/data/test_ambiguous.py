@@ -161,4 +161,6 @@ def test_tasks_of_attributes_have_two_classes():
         TaskSpec(5, attributes="unambiguous")
     with pytest.raises(UserError, match="balanced"):
         TaskSpec(2, imbalance=2.0, attributes="unambiguous")
+    with pytest.raises(UserError, match="choose one of unambiguous, ambiguous, mixed"):
+        TaskSpec(2, attributes="plain")
     assert TaskSpec(2, attributes="unambiguous").attributes is Attributes.UNAMBIGUOUS

@@ -74,6 +74,6 @@ def test_what_cannot_be_is_refused():
         sampler(classes=3)
     with pytest.raises(UserError, match="`partition="):
         sampler(partition=-1)
-    for given in ({"within_alphabet": True}, {"described": True}, {"way": 2, "attributes": "plain"}):
+    for given in ({"within_alphabet": True}, {"described": True}, {"way": 2, "attributes": "unambiguous"}):
         with pytest.raises(UserError, match="leave out `partition`"):
             TaskSpec(partition=0, **given)

@@ -164,7 +164,7 @@ def test_decay_is_half_the_square_of_weights_that_are_a_point():
 
 
 def test_there_are_as_many_tasks_as_whole_networks_are_trained_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "meta_train", lambda *_: None)
+    monkeypatch.setattr(stages, "meta_train", lambda *_, **__: None)
     monkeypatch.setattr(stages, "keep_none_where_it_is_better", lambda *_: [])
     given = {"methods": "mr-maml", "beta": "0.5,2", "way": WAY, "queries": 3, "epochs": 0, "backbone": "conv4-4"}
     options = MetaOptions(**given, tasks=64, network_tasks=24, progress=False)
