@@ -115,7 +115,8 @@ class MetaStudy(Study[MetaOptions, Source, Fits]):
 
     def report(self, data: Source, records: Sequence[MetaRecord]) -> str:
         test = [record for record in records if record.split == "test"]
-        title = f"{self.dataset(data)}, {self.options.test_tasks} test tasks, trained features: {self.options.train_features}"
+        trained = ", ".join(dict.fromkeys(record.train_features for record in test))  # those of whole networks are all
+        title = f"{self.dataset(data)}, {self.options.test_tasks} test tasks, trained features: {trained}"
         costs = "".join(dict.fromkeys(f"\n{guessing(r)}{f' ({r.kind})' if r.attributes else ''}" for r in test))
         notes = [GAINS[name] for name in self.options.protocols if name in GAINS] + [ANSWERS] * self.options.attributed
         more = "".join(f"\n{note}" for note in notes)

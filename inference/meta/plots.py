@@ -22,10 +22,11 @@ from inference.meta.report import TaskRecord, final_records
 
 TRANSDUCTIVE = ("batch-norm",)
 """Methods beside SIB that see the queries."""
+RATE = "val/rate"
 
 
 def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, about: str = "") -> Figure:
-    """Validation accuracy, distortion and rate over training.
+    """Validation accuracy, distortion and, of guides whose posterior of a task has one, rate over training.
 
     Args:
         history: name of a guide -> scalar name -> (steps, values).
@@ -34,19 +35,21 @@ def training_curves(history: Mapping[str, Mapping[str, tuple[Sequence[float], Se
     panels = (
         ("val/accuracy", "accuracy (%)", 100),
         ("val/distortion", "distortion (nats per task)", 1),
-        ("val/rate", "rate (nats per task)", 1),
+        (RATE, "rate (nats per task)", 1),
     )
+    rates = [value for scalars in history.values() if any(scalars.get(RATE, ((), ()))[1]) for value in scalars[RATE][1]]
+    shown = panels if rates else panels[:2]
     with plt.rc_context(STYLE):
         height = 3.9 + 0.08 * len(history)  # the legend has a line for each
-        figure, axes = plt.subplots(1, 3, figsize=(9.6, height), layout="constrained")
-        for axis, (name, label, factor) in zip(axes, panels, strict=True):
+        figure, axes = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), height), layout="constrained")
+        for axis, (name, label, factor) in zip(axes, shown, strict=True):
             for (colour, marker, dash), (stage, scalars) in zip(looks(), history.items(), strict=False):
-                if name in scalars:
-                    steps, values = scalars[name]
+                steps, values = scalars.get(name, ((), ()))
+                if len(steps) and (name != RATE or any(values)):
                     axis.plot(steps, factor * np.asarray(values), dash, color=colour, marker=marker, ms=4, label=stage)
             axis.set(xlabel="training step", ylabel=label)
-        rates = [value for scalars in history.values() for value in scalars.get(panels[2][0], ((), (1.0,)))[1]]
-        logarithmic(axes[2], "y", rates)
+        if rates:
+            logarithmic(axes[2], "y", rates)
         headline(figure, "Do validation tasks gain while the guides train?", about)
         key(figure, axes)
     return figure

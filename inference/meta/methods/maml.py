@@ -158,7 +158,9 @@ def check_blocks(adapted: str, backbone: str, method: str) -> None:
             f"{method} has random weights below those it adapts, and `backbone={backbone}` has none: choose conv4-64"
         )
     if adapted == "block" and not backbone.startswith("conv4-"):
-        raise UserError(f"`adapted=block` is about conv4-w, not `backbone={backbone}`: choose `adapted=head`, or conv4-64")
+        raise UserError(
+            f"`adapted=block` is about networks conv4-…, not `backbone={backbone}`: choose `adapted=head`, or conv4-64"
+        )
 
 
 def parted(backbone: nn.Module, adapted: str) -> tuple[nn.Module, nn.Module]:

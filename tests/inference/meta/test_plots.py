@@ -47,6 +47,17 @@ def test_many_stages_are_told_apart():
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
 
 
+def test_guides_without_a_rate_have_no_curve_of_it():
+    point = {"val/accuracy": ([1, 2], [0.2, 0.3]), "val/distortion": ([1, 2], [9.0, 8.0]), "val/rate": ([1, 2], [0.0, 0.0])}
+    random = point | {"val/rate": ([1, 2], [0.0, 4.0])}
+    figure = training_curves({"point": point, "random": random}, about="glyphs")
+    assert [len(axis.lines) for axis in figure.axes] == [2, 2, 1]
+    assert figure.axes[2].get_yscale() == "symlog", "a rate of 0 among others stays in sight"
+    figure = training_curves({"point": point}, about="glyphs")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["accuracy (%)", "distortion (nats per task)"]
+    assert_readable(figure, "glyphs")
+
+
 def step(steps, accuracy, balanced=True, trained=2, method="sib", selected=True, objective=80.0):
     return SimpleNamespace(
         split="test",

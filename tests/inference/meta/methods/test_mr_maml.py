@@ -194,7 +194,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="mr-maml adapts a network for images"):
         build_objective(GuideSettings(), METHODS["mr-maml"].variants(VariantSettings())[0], torch.zeros(3, 4))
     for method in ("maml", "mr-maml"):
-        with pytest.raises(UserError, match="`adapted=block` is about conv4-w, not `backbone=wrn-16-2`"):
+        with pytest.raises(UserError, match="`adapted=block` is about networks conv4-…, not `backbone=wrn-16-2`"):
             MetaOptions(methods=f"{method}:adapted=block", backbone="wrn-16-2", train_way="5")
     with pytest.raises(UserError, match="mr-maml has random weights below those it adapts, and `backbone=pixels` has none"):
         MetaOptions(methods="mr-maml", backbone="pixels")
