@@ -19,13 +19,13 @@ from inference.meta.settings import MetaSchedule, TuningSettings, settings
 from inference.meta.task_options import FewShotOptions
 from inference.meta.tasks import kinds, training_tasks
 from inference.meta.training import MetaTraining
-from inference.meta.tuning import LOSS, ImageEmbedding, ImageTraining, slower
+from inference.meta.tuning import LOSS, ImageEmbedding, ImageTraining
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import Features
 from inference.runs.training import Loop, train
 
 BEFORE = "before"
-"""Stage of a method with a network of its own, before that is trained with it."""
+"""Stage of a method with a network of its own, on the features of that as it was before."""
 
 
 def train_stage(module: MetaTraining, loop: Loop, run: RunFolder, stage: str, accumulate: int = 1) -> None:
@@ -43,19 +43,21 @@ def train_with_network(
     data: ImageSplits,
     run: RunFolder,
 ) -> None:
-    """Train a learner with its own network, on tasks of the images of ``data``.
+    """Train a learner with its own network, on tasks of the images of ``data``: map and method from their start, the network
+    from the pre-trained one, whose ``features`` are then given, or from scratch.
 
-    From a pre-trained network on, whose ``features`` are then given, map and method are trained on these first, for the
-    gradients of a method that knows nothing make a network worse; and then, slower, with the network. All stays as it was
-    before where validation tasks cost no less afterwards.
+    A network that is pre-trained need not gain by it. So map and method are trained on its features, too, and where validation
+    tasks cost no less with the network trained, they and the network as it was are what is kept.
     """
     name, before, kept = learner.variant.name, math.inf, {}
     if features is not None:
+        start = copy.deepcopy(learner.state(network=True).state_dict())
         with run.timed(f"{name}-{BEFORE}"), seeded(schedule.seed):
             module = feature_training(learner, options, schedule, features)
             train_stage(module, options.loop.unmixed, run, f"{name}-{BEFORE}")
             before = module.validate()[LOSS]
-        kept, schedule = copy.deepcopy(learner.state(network=True).state_dict()), slower(schedule)
+        kept = copy.deepcopy(learner.state(network=True).state_dict())
+        learner.state(network=True).load_state_dict(start)
     with run.timed(name), seeded(schedule.seed):
         module, loop, together = image_training(learner, options, schedule, data)
         train_stage(module, loop, run, name, together)
