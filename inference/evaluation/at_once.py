@@ -106,7 +106,7 @@ def posteriors_of(guides: Sequence[Any], episode: Episode, seed: int) -> dict[st
     if not sites or not all(site.plates == shape[1:] and is_of_rows(site.distribution) for site in sites.values()):
         raise Hidden
     fronts = [site.distribution.batch_shape[:-2] for site in sites.values()]
-    if len(guides) > 1 and any(front != shape[:1] for front in fronts):  # one posterior of all steps
+    if any(front != (shape[:1] if len(guides) > 1 else ()) for front in fronts):  # one posterior of all steps, or particles
         raise Hidden
     return {name: site.distribution.expand(shape) for name, site in sites.items()}
 
