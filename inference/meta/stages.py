@@ -267,7 +267,7 @@ def meta_train(
 
     A method without parameters is ready as it is, and its map of features stays where it was found. That of another is trained
     with it where it has parameters; else items are mapped once. A learner with a network of its own trains that too, on tasks
-    of the images of ``data``; one that is ``pretrained``, once map and method are trained on its features as they are.
+    of the images of ``data``; one that is ``pretrained`` only where validation tasks gain by it.
     """
     name, earlier = learner.variant.name, METHODS[learner.variant.method].earlier
     schedule = replace(settings(MetaSchedule, options), earlier=earlier)
