@@ -49,8 +49,8 @@ class MetaOptions(FewShotOptions):
             its own options behind it, as in anil:steps=10.
         beta: β, the weight of the rate of methods that have one; several are a sweep.
         train_features: what of the features each method trains with itself: none, linear (a map between network and method) or
-            all (a network of its own, from the pre-trained one on, once map and method are trained, and kept as it was where
-            validation tasks cost no less afterwards; or from scratch with epochs 0).
+            all (a network of its own, from the pre-trained one on, which stays where validation tasks cost no less with it and
+            a map; or from scratch with epochs 0).
         train_way: classes of training tasks, such as 5-20; way when not given. Methods with a fixed number of classes take way
             alone.
         labels: of training and validation tasks: exclusive (classes are numbered anew in each task, so that the support must be
