@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from pyro.distributions import validation_enabled
 from torch import Tensor
 
 from data.curves import raw_sinusoid_tasks
@@ -38,17 +39,25 @@ def draw(count: int, seed: int, queries: int = QUERIES) -> Episode:
 
 @torch.no_grad()
 def squared_errors(fit: Fit, steps: int, tasks: int, seed: int) -> Tensor:
-    """Mean squared error of each of so many test ``tasks`` after so many ``steps``, ``[tasks]``."""
+    """Mean squared error of each of so many test ``tasks`` after so many ``steps``, ``[tasks]``; infinite for runaways."""
     episode = draw(tasks, mix_seed(seed, TEST), TEST_QUERIES)
-    predicted = predictive(fit.model, fit.guide.after(steps), fit.embed(episode))
-    return (predicted.labels.mean[0] - episode.query_y).square().mean(-1)
+    with validation_enabled(False):  # of a task whose steps run away nothing is finite
+        predicted = predictive(fit.model, fit.guide.after(steps), fit.embed(episode))
+    return (predicted.labels.mean[0] - episode.query_y).square().mean(-1).nan_to_num(torch.inf)
 
 
 def report(fit: Fit, tasks: int, seed: int) -> str:
-    """Mean, its 95 % half-width, and median after each number of steps."""
+    """Mean, its 95 % half-width, and median after each number of steps; where tasks run away, mean of the others and how many
+    do."""
     cells = []
     for steps in TESTED:
         errors = squared_errors(fit, steps, tasks, seed)
+        wild = int(errors.isinf().sum())
+        if wild:
+            cells.append(
+                f"{steps}: {errors[errors.isfinite()].mean():.3f} without {wild} that ran away (median {errors.median():.3f})"
+            )
+            continue
         cells.append(f"{steps}: {errors.mean():.3f} ± {1.96 * errors.std() / tasks**0.5:.3f} (median {errors.median():.3f})")
     return "MSE after " + ", ".join(cells)
 
