@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick docs mutations chaos fuzz lint format clean
+.PHONY: demo test quick gpu docs mutations chaos fuzz lint format clean
 
 .venv/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -24,6 +24,10 @@ test: lint
 # style, types and the tests that take under a minute together
 quick: lint
 	$(PYTEST) -m 'not slow'
+
+# the tests of a GPU
+gpu: .venv/ready
+	SIBYL_GPU_TESTS=1 $(BIN)/python -m pytest -m gpu
 
 # the documentation site, in build/site; a warning is an error
 docs: .venv/ready

@@ -47,7 +47,8 @@ class Episode(NamedTuple):
         dtype = kwargs.get("dtype", next((a for a in args if isinstance(a, torch.dtype)), None))
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+            there = tensor.device.type == "cpu" and device is not None and device.type != "cpu"  # copies there need no waiting
+            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=there)
 
         query_y = None if self.query_y is None else move(self.query_y)
         return Episode(move(self.support_x), move(self.support_y), move(self.query_x), query_y, self.way)
@@ -286,7 +287,7 @@ class EpisodeSampler:
 
 def rows_of(items: Tensor, chosen: Tensor) -> Tensor:
     """``items[chosen]`` for indices of any shape; whole rows are copied at once, many times as fast for images."""
-    return items.index_select(0, chosen.flatten().to(items.device)).unflatten(0, chosen.shape)
+    return items.index_select(0, chosen.flatten().to(items.device, non_blocking=True)).unflatten(0, chosen.shape)
 
 
 def numbered_alphabets(class_names: Sequence[str], way: int, split: str) -> Tensor:

@@ -39,6 +39,8 @@ class MeanFieldGuide(PyroModule):
     Source: Blundell et al. 2015, section 3; K copies: slide "β-BNN".
     """
 
+    capturable = True  # by :class:`~inference.runs.graphs.CapturedTerms`
+
     def __init__(
         self, loc: Tensor, scale: float | Tensor = 0.02, *, deferred: bool = True, scales: WeightScales | None = None
     ) -> None:

@@ -15,6 +15,9 @@ import torch
 
 from data.items import SPLITS, ImageSplits, LabelledItems
 
+if os.environ.get("SIBYL_GPU_TESTS") is None:  # figures are those of a CPU, to the digit; `make gpu` has the tests of a GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SIBYL_DATA", ROOT.parent / "shared" / "data"))
 
@@ -47,7 +50,7 @@ LONGEST = ("test_notebooks.py", "test_distributed.py", "test_svi_sib.py", "test_
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, then others with slow tests, so that of processes side by side none is left with a long one at
-    the end."""
+    the end; tests of a GPU are left out where there is none."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def place(item: pytest.Item) -> int:
@@ -55,6 +58,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (item.path not in slow)
 
     items.sort(key=place)
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="on a GPU: make gpu"))
 
 
 @pytest.fixture(scope="session")

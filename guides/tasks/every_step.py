@@ -34,6 +34,11 @@ class EveryStep(nn.Module):
         self.program = program
         self.register_buffer("weights", weights, persistent=False)
 
+    @property
+    def capturable(self) -> bool:
+        """Whether the program is, by :class:`~inference.runs.graphs.CapturedTerms`."""
+        return getattr(self.program, "capturable", False)
+
     def forward(self, *args, **kwargs):
         with StepsPlate(self.weights):
             return self.program(*args, **kwargs)

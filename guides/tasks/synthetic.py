@@ -26,6 +26,8 @@ class SyntheticGradientGuide(UnrolledGuide):
             ξ.
     """
 
+    capturable = True  # by :class:`~inference.runs.graphs.CapturedTerms`
+
     def __init__(
         self, prior: Prior, predictor: Predictor, start: nn.Module, gradient: nn.Module, rule: Rule, **options: Any
     ) -> None:

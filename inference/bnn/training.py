@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data.episodes import rows_of
 from data.items import LabelledItems
 from data.seeding import mix_seed, seeded
 from guides.mean_field import MeanFieldGuide
 from inference.bnn.algorithms import FitSettings, Plan, Position
 from inference.bnn.posterior import WeightPosterior
 from inference.elbo import RateDistortionModule
+from inference.runs.graphs import CapturedTerms, alone
 from inference.runs.processes import our_part
+from inference.runs.tensors import near
 from models.bayesian.weight_priors import MixtureWeightPrior
 from models.bayesian.weight_scales import fan_in
 from models.parameters import fusable
@@ -75,6 +78,7 @@ class BnnTraining(lightning.LightningModule):
         super().__init__()
         self.objective, self.source, self.plan, self.watch = objective, data, plan, watch
         self.settings, self.bootstrap_size = settings, items_per_epoch
+        self.items, self.captured = data.items, CapturedTerms()
         self.batch, self.seed = min(settings.batch, items_per_epoch), settings.seed
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("rates", torch.zeros(plan.posteriors))
@@ -98,6 +102,12 @@ class BnnTraining(lightning.LightningModule):
         """Batch numbers alone: items are taken in :meth:`training_step`, where a resumed run knows its epoch for certain."""
         return DataLoader(torch.arange(self.steps), batch_size=None)  # type: ignore[arg-type]
 
+    def on_fit_start(self) -> None:
+        self.items = near(self.source, self.device).items
+
+    def on_fit_end(self) -> None:
+        self.items = self.source.items
+
     def on_train_epoch_start(self) -> None:
         place = self.plan.position(self.current_epoch)
         if self.mixture is not None:  # the first segment has no posteriors to mix: it learns the prior that they start from
@@ -105,6 +115,7 @@ class BnnTraining(lightning.LightningModule):
             for scales in self.mixture.parameters():
                 scales.requires_grad_(not self.mixture.begun)
         if place.epoch == 0:
+            self.captured.forget()
             self.start_segment(place.round, place.rows)
         self.order = self.draw_orders(place)
 
@@ -152,8 +163,9 @@ class BnnTraining(lightning.LightningModule):
         ):
             chosen = part.of(self.order[:, index * self.batch : (index + 1) * self.batch], 1)
             chosen = chosen.squeeze(0) if self.plan.at_once == 1 else chosen
-            x, y = self.source.items[chosen].to(self.device), self.source.labels[chosen].to(self.device)
-            terms = self.objective.terms(*(t.to(self.dtype) if t.is_floating_point() else t for t in (x, y)))
+            x, y = (rows_of(source, chosen).to(self.device, non_blocking=True) for source in (self.items, self.source.labels))
+            x, y = (t.to(self.dtype) if t.is_floating_point() else t for t in (x, y))
+            terms = self.captured(self.objective, x, y) if alone(self) else self.objective.terms(x, y)
         per_item = 1 / (self.bootstrap_size * self.plan.at_once)
         values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
         logged = {name: value.detach() for name, value in values.items()}

@@ -20,6 +20,7 @@ from inference.evaluation.metrics import Scores
 from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
 from inference.meta.tasks import Kinds
+from inference.runs.graphs import CapturedTerms, alone
 from inference.runs.processes import our_part
 from models.networks.feature_space import FeatureSpace
 from models.networks.layers import embed
@@ -90,7 +91,7 @@ class MetaTraining(lightning.LightningModule):
         super().__init__()
         self.objective, self.training_tasks, self.embedding = objective, train, embedding
         self.validation = validation if isinstance(validation, tuple) else (validation,)
-        self.schedule = schedule
+        self.schedule, self.captured = schedule, CapturedTerms()
         # on the device once and for all: a step that made them there would wait for the copy
         self.register_buffer("weights", objective_weights(objective, schedule.earlier), persistent=False)
 
@@ -106,7 +107,7 @@ class MetaTraining(lightning.LightningModule):
             objective = every_step(self.objective, self.weights)
             tasks_here = self.embedded(episode.tasks(part.rows))
             with torch.autocast(self.device.type, enabled=False):  # a network may run in bf16, the objective may not
-                terms = objective.terms(*tasks_here)
+                terms = self.captured(objective, *tasks_here) if alone(self) else objective.terms(*tasks_here)
             share = batch / self.trainer.world_size  # of each process; their mean is the batch's loss
             tasks = getattr(self.objective.model, "num_tasks", None) or share  # what the terms are sums over
             loss = terms.loss / tasks * relative(self.training_tasks, episode.way, episode.query_x.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,20 @@ from inference.runs.manifest import verify, write_recorded
 
 AT_ONCE = 4096
 """Items that are copied together."""
+SHARE = 0.25
+"""Of a GPU's free memory, for items that are kept there."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Types of a feature file by their names in safetensors."""
 Features = dict[str, LabelledItems]
 """split -> features ``[n, D]`` with labels."""
+
+
+def near(part: LabelledItems, device: torch.device) -> LabelledItems:
+    """The same with its items on a GPU ``device``, so that steps send indices alone; as it is where they are not in memory or
+    would take more than :data:`SHARE` of what is free there, and on a CPU."""
+    if device.type != "cuda" or part.items.nbytes > min(IN_MEMORY, SHARE * torch.cuda.mem_get_info(device)[0]):
+        return part
+    return replace(part, items=part.items.to(device))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Path:

@@ -217,6 +217,7 @@ def quiet_lightning() -> None:
         ".*recommended to use .*sync_dist=True.*",
         ".*find_unused_parameters=True was specified.*",
         r".*module\(s\) in eval mode at the start of training.*",
+        ".*GPU available but not used.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -272,7 +272,6 @@ class TestErrors:
         assert message in error_of(arguments, capsys)
         assert not list(tmp_path.iterdir()), "something was left behind"
 
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_no_gpu(self, capsys):
         assert "no GPU" in error_of(["--device", "cuda"], capsys)
 

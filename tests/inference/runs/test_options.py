@@ -119,7 +119,6 @@ def test_other_checks_of_two_options_together():
         VidOptions(per_class="4,20", labels=9)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu():
     with pytest.raises(UserError, match="no GPU"):
         BnnOptions(device="cuda")

@@ -4,7 +4,6 @@ import json
 
 import matplotlib.pyplot as plt
 import pytest
-import torch
 
 from data.errors import UserError
 from inference.runs.folder import RunFolder
@@ -139,7 +138,6 @@ def test_a_path_that_cannot_be_is_refused_before_data_are_read(out):
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_half_precision_of_gpus_is_refused_before_data_are_read(tmp_path):
     study = Steps(RunOptions(out=str(tmp_path / "run"), precision="16-mixed"))
     with pytest.raises(UserError, match="`precision=16-mixed` needs a GPU"):

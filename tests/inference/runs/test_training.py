@@ -44,7 +44,6 @@ def saved(path):
     return torch.load(path / "checkpoints/stage/last.ckpt", weights_only=True)["state_dict"]["weight"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_precision_is_not_replaced_by_another(tmp_path):
     with pytest.raises(UserError, match="`precision=16-mixed` needs a GPU: `precision=bf16-mixed` is for both"):
         train(Module(lambda now, loss: loss), Loop("cpu", precision="16-mixed"), RunFolder(tmp_path), "stage", epochs=1)
