@@ -25,6 +25,7 @@ from benchmarks.speed.timing import Row, interleave
 from data.errors import UserError
 from guides.mean_field import MeanFieldGuide
 from inference.elbo import RateDistortionELBO
+from inference.runs.graphs import CapturedTerms
 from inference.runs.training import keep_freed_memory
 from models.bayesian.network import BayesianNetwork
 from models.networks.classifiers import mlp
@@ -82,21 +83,23 @@ def place(means: Iterable[Tensor]) -> None:
         mean.data.copy_(weight)
 
 
-def deterministic(x: Tensor, y: Tensor) -> Objective:
-    """Maximum likelihood."""
+def deterministic(x: Tensor, y: Tensor, *, graph: bool = False) -> Objective:
+    """Maximum likelihood; on a GPU, where asked for, by a graph of the network's passes."""
     net = network()
+    if graph:
+        torch.cuda.make_graphed_callables(net, (x,))
     return Objective(lambda: F.cross_entropy(net(x), y), net.parameters())
 
 
-def ours(x: Tensor, y: Tensor, posteriors: int) -> Objective:
-    """Local reparameterization: a draw for each example."""
+def ours(x: Tensor, y: Tensor, posteriors: int, *, graphs: bool = True) -> Objective:
+    """Local reparameterization: a draw for each example; on a GPU, as in training, with ``graphs``."""
     model = BayesianNetwork(network(), num_data=N, posteriors=posteriors)
     guide = MeanFieldGuide(model.initial_weights(posteriors), SCALE)
-    objective = RateDistortionELBO(beta=1.0)(model, guide)
+    objective, captured = RateDistortionELBO(beta=1.0)(model, guide), CapturedTerms()
     if posteriors > 1:
         x, y = x.expand(posteriors, *x.shape).clone(), y.expand(posteriors, -1)
     means = dict(guide.named_parameters())["standard_loc"]
-    return Objective(lambda: objective(x, y), guide.parameters(), [means], N)
+    return Objective(lambda: captured(objective, x, y).loss if graphs else objective(x, y), guide.parameters(), [means], N)
 
 
 class PlainPyro(PyroModule):
@@ -157,6 +160,7 @@ def bayesian_torch(x: Tensor, y: Tensor, kind: str) -> Objective:
     net = network()
     options = {"prior_mu": 0.0, "prior_sigma": 1.0, "posterior_mu_init": 0.0, "moped_enable": False, "moped_delta": 0.5}
     dnn_to_bnn(net, options | {"posterior_rho_init": math.log(math.expm1(SCALE)), "type": kind})
+    net.to(x.device)  # some of its buffers are made elsewhere
     means = [parameter for name, parameter in net.named_parameters() if ".mu_" in name]
     place(means)
     return Objective(lambda: F.cross_entropy(net(x), y) + get_kl_loss(net) / N, net.parameters(), means)
@@ -184,13 +188,15 @@ def blitz(x: Tensor, y: Tensor) -> Objective:
 def objectives(x: Tensor, y: Tensor) -> Iterator[tuple[str, Objective]]:
     """Ours, and those of the libraries that are there: see the extra ``peers``."""
     yield "deterministic", deterministic(x, y)
+    if x.is_cuda:
+        yield "deterministic, as a graph", deterministic(x, y, graph=True)
     yield "ours, a draw an example", ours(x, y, 1)
     yield "ours, five posteriors", ours(x, y, 5)
     yield "PyroSample + AutoNormal, a draw a batch", plain_pyro(x, y)
     if importlib.util.find_spec("bayesian_torch"):
         yield "bayesian-torch, a draw a batch", bayesian_torch(x, y, "Reparameterization")
         yield "bayesian-torch, Flipout", bayesian_torch(x, y, "Flipout")
-    if importlib.util.find_spec("blitz"):
+    if importlib.util.find_spec("blitz") and not x.is_cuda:  # its prior stays on the CPU
         yield "blitz, a draw a batch", blitz(x, y)
 
 

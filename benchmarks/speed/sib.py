@@ -22,7 +22,8 @@ from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.meta.training import every_step, objective_weights
-from inference.runs.tensors import load_features
+from inference.runs.graphs import CapturedTerms
+from inference.runs.tensors import load_features, near
 from inference.runs.training import keep_freed_memory
 from models.networks.backbones import build_backbone
 from models.networks.layers import embed
@@ -52,22 +53,28 @@ def ours(
     options = SibOptions(beta=0.1, steps=steps, **chosen)  # type: ignore[arg-type]
     guide, variant = settings(GuideSettings, options), options.variants()[0]
     space, means = feature_space(guide, variant.predictor, bank)
-    return build_objective(guide, variant, means).to(device), map_items(space, bank)
+    return build_objective(guide, variant, means).to(device), near(map_items(space, bank), torch.device(device))
 
 
 def training_step(
-    objective: RateDistortionModule, sampler: EpisodeSampler, batch: int, earlier: float = 0.0, compiled: bool = False
+    objective: RateDistortionModule,
+    sampler: EpisodeSampler,
+    batch: int,
+    earlier: float = 0.0,
+    compiled: bool = False,
+    graphs: bool = True,
 ) -> Callable:
     """A step on ``batch`` tasks: sampling, forward, backward, Adam; with a loss after every step of the guide where ``earlier``
-    is its weight, and with these ``compiled``."""
+    is its weight, with these ``compiled``, and on a GPU, as in training, with ``graphs``."""
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-3, fused=True)
     if compiled:
         objective.guide.unroll = torch.compile(objective.guide.unroll, dynamic=False, fullgraph=True)
     whole, number = every_step(objective, objective_weights(objective, earlier)), iter(range(10**9))
-    device, _ = place_of(objective)
+    (device, _), captured = place_of(objective), CapturedTerms()
 
     def step() -> None:
-        loss = whole(*sampler.sample(batch, seed=mix_seed(0, next(number))).to(device)) / batch
+        episode = sampler.sample(batch, seed=mix_seed(0, next(number))).to(device)
+        loss = (captured(whole, *episode).loss if graphs else whole(*episode)) / batch
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -95,19 +102,24 @@ def steps(options: argparse.Namespace) -> list[Row]:
     """``sib-step``: a training step at equal batch, 5-way 1-shot, K = 3, 75 queries."""
     keep_freed_memory()  # for all of them
     bank, rows = bank_of(options.features), []
+    there = near(bank, torch.device(options.device))
     for batch in options.batch or BATCHES:
         programs: dict[str, Callable] = {}
         if options.compile:
             torch.compiler.reset()  # of what was compiled for another batch
         if options.original:
             classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
-            programs["original, Adam"] = original_step(classifier, EpisodeSampler(bank, TaskSpec()), batch)
+            programs["original, Adam"] = original_step(classifier, EpisodeSampler(there, TaskSpec()), batch)
         settings_of = (("ours, its setting", ITS_SETTING, 0.0), ("ours, default", DEFAULT, 0.0))
         for name, chosen, earlier in (*settings_of, ("ours, default, loss at every step", DEFAULT, EARLIER)):
             objective, items = ours(bank, device=options.device, **chosen)
             for compiled in (False, True) if options.compile else (False,):
                 sampler, called = EpisodeSampler(items, TaskSpec()), f"{name}, compiled" if compiled else name
                 programs[called] = training_step(copy.deepcopy(objective), sampler, batch, earlier, compiled)
+            if options.device != "cpu":
+                programs[f"{name}, kernel by kernel"] = training_step(
+                    copy.deepcopy(objective), sampler, batch, earlier, graphs=False
+                )
         group = f"{batch} tasks a step"
         rounds = max(5, options.rounds if batch < 64 else options.rounds // 4)
         rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, clock=options.clock)
