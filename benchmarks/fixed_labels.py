@@ -69,7 +69,7 @@ ROWS = {
     "MR-MAML (W), 1e-6": Row(RANDOM, 1e-6),
     "MR-MAML (W), 1e-5": Row(RANDOM, 1e-5),
     "MR-MAML (W), 1e-4": Row(RANDOM, 1e-4),
-    "MR-MAML, L2 alone, 1e-3": Row(f"{RANDOM}:penalty=decay", 1e-3),
+    "MR-MAML, L2 alone, 1e-3": Row(f"mr-maml:{STEPS}:penalty=decay", 1e-3),
     "MAML, head, exclusive labels": Row(f"maml:{STEPS}:adapted=head", labels="exclusive"),
 }
 """Rows by name."""

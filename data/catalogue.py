@@ -20,7 +20,7 @@ from data.regression import load_curve
 from data.sources.domains import LetterDomains
 from data.sources.folder import load_folder, load_train_test_folder
 from data.sources.glyph_attributes import load_attributed_glyphs
-from data.sources.glyphs import load_capitals, load_digits, load_glyphs
+from data.sources.glyphs import glyph_classes, load_capitals, load_digits, load_glyphs
 from data.sources.mini_imagenet import load_mini_imagenet
 from data.sources.omniglot import Places, load_omniglot
 from data.sources.torchvision import load_cifar_fs, load_train_test
@@ -40,6 +40,7 @@ class DataSet(Generic[Loaded]):
         several: whether its root may be several places.
         described: whether the first image of each class is a description of it, for zero-shot tasks.
         attributed: whether classes are what images have of three attributes, for tasks of two of them.
+        classes: tells how many classes each split has, where that is known before it is loaded.
     """
 
     load: Callable[..., Loaded]
@@ -49,14 +50,19 @@ class DataSet(Generic[Loaded]):
     several: bool = False
     described: bool = False
     attributed: bool = False
+    classes: Callable[[], Mapping[str, int]] | None = None
 
 
 FEW_SHOT: Mapping[str, DataSet[ImageSplits]] = {
     # letters of many scripts
-    "glyphs": DataSet(lambda root, size, seed: load_glyphs(size, seed=seed), 28, embedded=True),
+    "glyphs": DataSet(lambda root, size, seed: load_glyphs(size, seed=seed), 28, embedded=True, classes=glyph_classes),
     # the same letters, each described by a clean one in another face: zero-shot
     "glyph-descriptions": DataSet(
-        lambda root, size, seed: load_glyphs(size, seed=seed, described=True), 28, embedded=True, described=True
+        lambda root, size, seed: load_glyphs(size, seed=seed, described=True),
+        28,
+        embedded=True,
+        described=True,
+        classes=partial(glyph_classes, described=True),
     ),
     # letters that are bright or dark, lean right or left, are thick or thin: ambiguous tasks of two of these attributes
     "glyph-attributes": DataSet(

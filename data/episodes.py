@@ -165,6 +165,16 @@ class TaskSpec:
         return self.imbalance is None
 
 
+def check_classes(classes: int, way: int, split: str) -> None:
+    """Refuse a ``way`` that so many ``classes`` of a ``split`` cannot give.
+
+    Raises:
+        UserError: they are fewer.
+    """
+    if classes < way:
+        raise UserError(f"{split}: {classes} classes are too few for {way}-way tasks: lower `way`")
+
+
 class EpisodeSampler:
     """Draws batches of tasks from labelled items.
 
@@ -192,8 +202,7 @@ class EpisodeSampler:
         counts = source.counts
         if not spec.shot:
             raise UserError(f"{split}: classes are numbered anew in each task, and shot = 0 leaves nothing to tell them by")
-        if source.num_classes < spec.way:
-            raise UserError(f"{split}: {source.num_classes} classes are too few for {spec.way}-way tasks: lower `way`")
+        check_classes(source.num_classes, spec.way, split)
         self.alphabets = numbered_alphabets(source.class_names, spec.way, split) if spec.within_alphabet else None
         smallest = int(counts.argmin())
         if counts[smallest] < spec.shot + spec.queries:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import string
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ SCRIPTS = {
 
 FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif")
 MASTER_SIZE = 64  # letters are drawn once at this size, then warped
+MOST_CLASSES = 240  # of a split
 ALIKE = 0.93  # correlation of two drawings above which they are one class
 
 
@@ -41,7 +43,7 @@ def load_glyphs(
     *,
     images_per_class: int = 30,
     test_images_per_class: int = 60,
-    max_classes: int = 240,
+    max_classes: int = MOST_CLASSES,
     seed: int = 0,
     described: bool = False,
 ) -> ImageSplits:
@@ -71,7 +73,7 @@ def load_glyphs(
     parts = {}
     for index, (split, letters) in enumerate(alphabet.items()):
         generator = torch.Generator().manual_seed(seed * len(alphabet) + index)
-        names = sorted(name for name, faces in letters.items() if len(faces) > described)
+        names = usable(letters, described)
         keep = torch.randperm(len(names), generator=generator)[:max_classes].sort().values.tolist()
         names = [names[i] for i in keep]
         known = {name: letters[name][: len(letters[name]) - described] for name in names}
@@ -87,6 +89,20 @@ def load_glyphs(
         parts[split] = LabelledItems(images.flatten(0, 1), labels, tuple(names))
     name = "glyph-descriptions" if described else "glyphs"
     return ImageSplits(name, parts["train"], parts["val"], parts["test"], mirror=False)
+
+
+def usable(letters: Mapping[str, Tensor], described: bool) -> list[str]:
+    """Names of the ``letters`` that can be a class: where classes are ``described``, those in two faces or more."""
+    return sorted(name for name, faces in letters.items() if len(faces) > described)
+
+
+def glyph_classes(described: bool = False) -> dict[str, int]:
+    """How many classes each split of :func:`load_glyphs` has, known before any image is drawn.
+
+    Args:
+        described: as there.
+    """
+    return {split: min(MOST_CLASSES, len(usable(letters, described))) for split, letters in draw_alphabet().items()}
 
 
 @functools.cache

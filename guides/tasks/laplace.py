@@ -73,6 +73,7 @@ class LaplaceGuide(UnrolledGuide):
         ValueError: β is not positive.
     """
 
+    correlated = True  # a posterior that is no product over weights
     prior: GaussianPrior
 
     def __init__(

@@ -80,6 +80,7 @@ class RidgePosteriorGuide(PyroModule):
         learned: whether the noise is, on the log scale.
     """
 
+    correlated = True  # a posterior that is no product over weights
     logarithms: ClassVar = ("log_noise",)
     log_noise: Tensor
 

@@ -93,6 +93,8 @@ def posteriors_of(guides: Sequence[Any], episode: Episode, seed: int) -> dict[st
         Hidden: they do not say, or sample something else.
     """
     guide = guides[-1]
+    if getattr(guide, "correlated", False):  # known before it is unrolled
+        raise Hidden
     if len(guides) > 1:
         if not are_readings(guides):
             raise Hidden

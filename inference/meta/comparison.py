@@ -76,7 +76,8 @@ class MetaRecord(TaskRecord):
         query_information: what seeing the other queries is worth, nats per query.
         rate_against: which prior the rate is against: ``learned`` (the same for all tasks), ``support`` (it has seen the task's
             support); ``None`` without a rate.
-        adapt_ms: from a task's features to its predictions, milliseconds a task, up to fifty at once.
+        adapt_ms: from a task's features, or its images where the ``predictor`` is a network, to its predictions, milliseconds a
+            task, up to fifty at once.
         adapted: numbers that are a task's own.
         diverged: share of tasks whose distortion is not finite, or beyond 1000 times the median.
         labels: of a class's support that are known, at first, in tasks of semi and active protocols; ``None`` where all are.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inference.evaluation.figures import LEAST_ITEMS, Bins
 from inference.evaluation.style import BLUE, STYLE, headline, key, looks, percent
+from inference.meta.settings import NETWORK
 
 
 def accuracy_against_time(records: Sequence[Any], *, about: str = "") -> Figure:
@@ -33,13 +34,21 @@ def accuracy_against_time(records: Sequence[Any], *, about: str = "") -> Figure:
         axes[0].set(ylabel="test accuracy (%), 95 % intervals")
         axes[1].set(ylabel="NLL (nats per query)")
         for axis in axes:
-            axis.set(xlabel="time per task (ms), from features to predictions", xscale="log")
+            axis.set(xlabel=f"time per task (ms), from {read_by(records)} to predictions", xscale="log")
             axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.xaxis.set_minor_formatter(NullFormatter())
         headline(figure, "What does a better prediction cost? (Filled: sees the other queries)", about)
         key(figure, axes, columns=3)
     return figure
+
+
+def read_by(records: Sequence[Any]) -> str:
+    """What the methods of ``records`` start from in a task: features, but images where they adapt a network."""
+    networks = {record.predictor == NETWORK for record in records}
+    if len(networks) == 2:
+        return "features (of networks: images)"
+    return "images" if True in networks else "features"
 
 
 def reliabilities(pooled: Mapping[str, tuple[Tensor, Tensor]], *, ece: Mapping[str, float], about: str = "") -> Figure:

@@ -3,8 +3,9 @@
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from data.errors import UserError
 from inference.meta.choices import MethodChoices, split_choice
@@ -58,6 +59,21 @@ class RegressionChoices(MethodChoices):
     methods, where = REGRESSION_METHODS, " in regression"
 
 
+def refuse_unused(data: str, values: Mapping[str, Any]) -> None:
+    """Refuse options that regression on these ``data`` does nothing with.
+
+    Args:
+        values: option -> value.
+
+    Raises:
+        UserError: there is one among them.
+    """
+    unused = {name: value for name, value in values.items() if name not in USED}
+    if unused:
+        given = ", ".join(f"`{n}={str(v).lower() if isinstance(v, bool) else plain(v)}`" for n, v in unused.items())
+        raise UserError(f"regression (`data={data}`) has no use for {given}: leave it out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegressionOptions(FewShotOptions):
     """The options with what regression has as defaults.
@@ -91,7 +107,12 @@ class RegressionOptions(FewShotOptions):
     learning_rate: PositiveNumber = 3e-3
     _evaluation: ClassVar[Group] = Group.EVALUATION
     test_tasks: TwoOrMore = 500
-    protocols: MetaProtocols = MetaOptions.protocols  # known by name, to be refused: all are of images
+    # known by name, to be refused: all are of images
+    protocols: MetaProtocols = MetaOptions.protocols
+    train_features: Literal["none", "linear", "all"] = MetaOptions.train_features
+    labels: Literal["exclusive", "fixed"] = MetaOptions.labels
+    unlabelled: PositiveNumber = MetaOptions.unlabelled
+    asked: PositiveInt = MetaOptions.asked
 
     def __post_init__(self) -> None:
         for name, usual in (("tasks", TASKS), ("batch", BATCH)):
@@ -99,12 +120,13 @@ class RegressionOptions(FewShotOptions):
                 object.__setattr__(self, name, usual.get(self.data, usual["linear"]))  # frozen from here on
         super().__post_init__()
 
+    @classmethod
+    def check_named(cls, named: Mapping[str, Any]) -> None:
+        refuse_unused(named.get("data", cls.data), {f.name: named[f.name] for f in fields(cls) if f.name in named})
+
     def check(self) -> None:
-        changed = [f for f in fields(self) if f.name not in USED and getattr(self, f.name) != f.default]
-        if changed:
-            values = {f.name: getattr(self, f.name) for f in changed}
-            given = ", ".join(f"`{n}={str(v).lower() if isinstance(v, bool) else plain(v)}`" for n, v in values.items())
-            raise UserError(f"regression (`data={self.data}`) has no use for {given}: leave it out")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        refuse_unused(self.data, values)
         super().check()
         if self.device == "cuda":
             raise UserError("regression runs on the CPU: leave out `device=cuda`")

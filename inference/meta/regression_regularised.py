@@ -54,6 +54,17 @@ class RegularisedOptions(Options):
         super().check()
         if self.penalty != CODES and self.tested != type(self).tested:
             raise UserError(f"`tested={self.tested}` is about penalised codes: choose `penalty=codes`, or leave it out")
+        check_scale(self)
+
+
+def check_scale(own: Any) -> None:
+    """Refuse a scale of random weights among a method's ``own`` options where its penalty has none.
+
+    Raises:
+        UserError: there is one.
+    """
+    if own.penalty != WEIGHTS and own.scale != type(own).scale:
+        raise UserError(f"`scale={own.scale:g}` is about random weights: choose `penalty=weights`, or leave it out")
 
 
 def variants_of(name: str, own: Any, swept: VariantSettings, steps: int = 0) -> list[Variant]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from data.ambiguous import sampler_of
-from data.catalogue import load_data
+from data.catalogue import FEW_SHOT, load_data
+from data.episodes import check_classes
 from data.items import ImageSplits, LabelledItems
 from inference.meta.task_options import FewShotOptions
 from inference.runs.tensors import Features, dataset_name, load_features
@@ -36,10 +37,11 @@ def load_source(options: FewShotOptions) -> Source:
     """What the options name, said in two lines.
 
     Raises:
-        UserError: it is not there, or damaged.
+        UserError: it is not there, or damaged, or is known to have too few classes.
     """
     if options.features:
         return Source(None, load_features(options.features))
+    check_known_classes(options)
     print(f"loading {options.data} ...")
     size = size_to_load(options.image_size, options.backbone, options.weights)
     chosen = options.omniglot_choices()
@@ -47,6 +49,18 @@ def load_source(options: FewShotOptions) -> Source:
     sizes = ", ".join(f"{data[s].num_classes} {s} classes ({len(data[s])} images)" for s in data.splits)
     print(f"{data.name}: {sizes}, {'×'.join(map(str, data.image_shape))}")
     return Source(data, None)
+
+
+def check_known_classes(options: FewShotOptions) -> None:
+    """Fail where the classes of data that are not loaded yet are known to be too few.
+
+    Raises:
+        UserError: in one line.
+    """
+    known = FEW_SHOT[options.data].classes if options.data in FEW_SHOT else None
+    for split, classes in known().items() if known else ():
+        for way in (options.way, *((options.test_way or ()) if split == "test" else ())):
+            check_classes(classes, way, f"{split} split")
 
 
 def check_test_tasks(options: FewShotOptions, test: LabelledItems) -> None:

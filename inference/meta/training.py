@@ -64,7 +64,10 @@ def relative(sampler: Any, way: int | None, queries: int) -> float:
 
 class MetaTraining(lightning.LightningModule):
     """Minimise distortion + β · rate over tasks drawn from the base classes, after every step of the guide, so that it can be
-    read after any of them; ``val/loss`` is the same on validation tasks.
+    read after any of them; ``val/loss`` is the same on validation tasks, whose rate is that of their own sites. The rate of
+    what all tasks share, such as random weights or hyperparameters, is what the training tasks pay for it, once for all of
+    them: ``train/loss`` has a part of it. On tasks that it has not seen distortion itself tells how well it generalises, and
+    checkpoints are chosen without that rate.
 
     Source: Hu et al. 2019, equation 6; the E-step is the guide's unrolling, the M-step this optimizer.
 
@@ -161,7 +164,8 @@ class MetaTraining(lightning.LightningModule):
         return {name: fmean(values) for name, values in found.items()}
 
     def validated(self, scores: Sequence[Scores], share: float) -> dict[str, float]:
-        """What is logged of one kind of tasks, from the ``scores`` after every step; the loss is multiplied by ``share``."""
+        """What is logged of one kind of tasks, from the ``scores`` after every step; the loss is multiplied by ``share``.
+        ``val/rate`` is of each task's own sites, 0 where it has none."""
         losses = torch.tensor([score.distortion + self.objective.elbo.beta * (score.rate or 0.0) for score in scores])
         last = scores[-1]
         values = {

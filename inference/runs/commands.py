@@ -340,6 +340,8 @@ def read_command(
     )
     values = parser.read(arguments)
     if (resumed := values.pop("resume")) is None:
+        given = parser.given()
+        options.check_named({name: given[name] for name in parser.named() & set(values)})
         return options(**values), None
     if others := parser.named() - {"resume"} - WHERE:
         raise UserError(f"`resume={resumed}` goes on with the options of that run: leave out `{min(others)}`")

@@ -58,6 +58,17 @@ class Options:
             object.__setattr__(self, name, value)  # frozen from here on
         self.check()
 
+    @classmethod
+    def check_named(cls, named: Mapping[str, Any]) -> None:
+        """Look at what a command line names itself, whether its values are the usual ones or not.
+
+        Args:
+            named: option -> value, as it is typed.
+
+        Raises:
+            UserError: an option that means nothing here.
+        """
+
     def check(self) -> None:
         """Look at what no single type can tell.
 

@@ -9,21 +9,8 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from benchmarks import ambiguity
-from benchmarks.ambiguity import (
-    KAPPA,
-    LEARNED,
-    ROWS,
-    Row,
-    Setting,
-    build,
-    frontier,
-    head_of,
-    independent,
-    learned_noise,
-    measure,
-    run_row,
-)
+from benchmarks.ambiguity import Setting, build, head_of, independent, learned_noise, measure, run_row
+from benchmarks.ambiguity_table import COLUMNS, KAPPA, LEARNED, ROWS, Row, frontier, seed_by_seed
 from data.ambiguous import OnePairSampler
 from data.episodes import Attributes
 from inference.evaluation.predictive import CommonNoise, trace_guide
@@ -79,7 +66,7 @@ def test_a_few_draws_cover_no_more_than_many(setting):
 
 
 def test_tasks_are_called_as_in_the_command():
-    assert f"{Attributes.UNAMBIGUOUS} %" in {column.header for column in ambiguity.COLUMNS}
+    assert f"{Attributes.UNAMBIGUOUS} %" in {column.header for column in COLUMNS}
     assert all(f"{kind}: " in ANSWERS for kind in (Attributes.UNAMBIGUOUS, Attributes.AMBIGUOUS))
 
 
@@ -94,7 +81,7 @@ def test_curves_of_a_seed_go_by_the_size_of_the_noise():
     said = {text.get_text() for text in figure.axes[1].texts}
     assert said == {"0.1", "0.2", "0.3", "0.5", "1", "0.02", "0.05", "0.15"}
     plt.close(figure)
-    assert ambiguity.seed_by_seed(rows).count(" / ") == 5 * len(ROWS)
+    assert seed_by_seed(rows).count(" / ") == 5 * len(ROWS)
 
 
 def test_labels_hide_neither_markers_nor_each_other():

@@ -7,11 +7,13 @@ import arviz
 import pytest
 import torch
 
+from inference.meta import source
 from inference.meta.family_options import MetaOptions
 from inference.meta.learner import FittedLearner
 from inference.predict import main as predict
 from inference.runs.commands import run_command
 from inference.svi_meta import main as svi_meta
+from inference.svi_sib import main as svi_sib
 from tests.conftest import kill_midway
 from tests.inference.test_svi_sib import draw_images, feature_file
 from tests.pictures import assert_tags
@@ -23,10 +25,10 @@ IMAGES = ["--data", "folder", "--image-size", "16", "--backbone", "conv4-8", "--
 IMAGES += ["--network-tasks", "8", "--network-batch", "4", "--way", "2", "--train-shot", "1", "--protocols", "standard"]
 
 
-def error_of(arguments, capsys):
+def error_of(arguments, capsys, command=svi_meta):
     """What the command says as it refuses; one line, exit code 2."""
     with pytest.raises(SystemExit) as end:
-        run_command(lambda _: svi_meta([str(a) for a in arguments]))
+        run_command(lambda _: command([str(a) for a in arguments]))
     said = capsys.readouterr().err
     assert end.value.code == 2
     assert said.startswith("error: ")
@@ -223,6 +225,20 @@ def test_weights_that_are_random_for_all_tasks_are_trained_on_labels_that_classe
 def test_bad_input_is_one_line(arguments, message, capsys, tmp_path):
     assert message in error_of([*arguments, "--out", tmp_path / "run"], capsys)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [svi_meta, svi_sib])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--way", "91"], "val split: 90 classes are too few for 91-way tasks: lower --way"),
+        (["--test-way", "5,241"], "test split: 240 classes are too few for 241-way tasks: lower --way"),
+        (["--data", "glyph-descriptions", "--way", "2000"], "train split: 240 classes are too few for 2000-way tasks"),
+    ],
+)
+def test_a_way_beyond_known_classes_is_refused_before_they_are_drawn(command, arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(source, "load_data", lambda *_, **__: pytest.fail("data are loaded"))
+    assert message in error_of(arguments, capsys, command)
 
 
 def test_a_network_cannot_be_trained_on_features(capsys, tmp_path):

@@ -7,13 +7,14 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from data.errors import UserError
 from guides.tasks.adapted import AdaptedScorer
 from guides.tasks.regularised import EncoderGuide
 from inference.meta.choices import read_given
 from inference.meta.methods.maml import MamlOptions, descent
 from inference.meta.settings import NETWORK, GuideSettings, VariantSettings
 from inference.meta.variants import Variant
-from inference.runs.values import PositiveNumber
+from inference.runs.values import PositiveNumber, plain
 from models.likelihoods import TemperedCategorical
 from models.tasks.regularised import RegularisedModel
 
@@ -42,6 +43,13 @@ class MrMamlOptions(MamlOptions):
     penalty: Literal["weights", "decay"] = "weights"
     scale: PositiveNumber = 0.01
     tested: Literal["draws", "means"] = "draws"
+
+    def check(self) -> None:
+        super().check()
+        for name in ("scale", "tested"):
+            if self.penalty == "decay" and getattr(self, name) != getattr(MrMamlOptions, name):
+                given = f"`{name}={plain(getattr(self, name))}`"
+                raise UserError(f"{given} is about random weights: choose `penalty=weights`, or leave it out")
 
 
 OPTIONS = MrMamlOptions

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from data.errors import UserError
 from data.seeding import seeded
 from guides.empty import EmptyGuide
 from inference.meta.choices import read_given
 from inference.meta.regression_fits import IMAGE_CODES, Fit, Setup, encoder_of, meta_train, objective_of
-from inference.meta.regression_regularised import WEIGHTS, beta_of, build_random, variants_of
+from inference.meta.regression_regularised import WEIGHTS, beta_of, build_random, check_scale, variants_of
 from inference.meta.regression_tasks import AMBIGUOUS, MEMORISABLE, POSES, Problem
 from inference.meta.settings import VariantSettings
 from inference.meta.variants import Variant
@@ -43,6 +44,12 @@ class ProcessOptions(Options):
     penalty: Literal["none", "weights", "decay"] = "none"
     weight: PositiveNumber | None = None
     scale: PositiveNumber = 0.05
+
+    def check(self) -> None:
+        super().check()
+        check_scale(self)
+        if self.penalty == "none" and self.weight is not None:
+            raise UserError(f"`weight={self.weight:g}` is a penalty's: choose `penalty=weights` or `decay`, or leave it out")
 
 
 OPTIONS = ProcessOptions

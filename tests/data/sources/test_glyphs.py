@@ -4,9 +4,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data.catalogue import FEW_SHOT
 from data.episodes import EpisodeSampler, TaskSpec
 from data.errors import UserError
-from data.sources.glyphs import draw_alphabet, load_capitals, load_digits, load_glyphs, load_unseen_letters, look, render
+from data.sources import glyphs as glyphs_of_many_scripts
+from data.sources.glyphs import (
+    draw_alphabet,
+    glyph_classes,
+    load_capitals,
+    load_digits,
+    load_glyphs,
+    load_unseen_letters,
+    look,
+    render,
+)
 
 SMALL = {"images_per_class": 3, "test_images_per_class": 5, "max_classes": 30}
 
@@ -83,6 +94,19 @@ def test_test_classes_serve_imbalanced_tasks():
     test = load_glyphs(16, images_per_class=30, max_classes=6).test
     for shot in (1, 5):
         assert EpisodeSampler(test, TaskSpec(5, shot, 15, imbalance=2.0)).acceptance > 0.998
+
+
+@pytest.mark.parametrize("name", ["glyphs", "glyph-descriptions"])
+def test_the_number_of_classes_is_known_before_they_are_drawn(name):
+    drawn = load_glyphs(16, images_per_class=1, test_images_per_class=1, described=name == "glyph-descriptions")
+    assert FEW_SHOT[name].classes() == {split: drawn[split].num_classes for split in drawn.splits}
+
+
+def test_letters_in_one_face_are_no_classes_with_a_description(monkeypatch):
+    letters = {"A": torch.zeros(1, 4, 4), "B": torch.zeros(2, 4, 4), "C": torch.zeros(3, 4, 4)}
+    monkeypatch.setattr(glyphs_of_many_scripts, "draw_alphabet", lambda: {"val": letters})
+    assert glyph_classes() == {"val": 3}
+    assert glyph_classes(described=True) == {"val": 2}
 
 
 def test_small_images_are_refused():

@@ -9,11 +9,12 @@ import torch
 from guides.tasks.families import PosteriorParameters
 from guides.tasks.gate import PriorGate
 from guides.tasks.gradient_networks import ExactGradient, LabelledGradient, MLPGradient
+from guides.tasks.laplace import LaplaceGuide
 from guides.tasks.ridge import RidgePosteriorGuide
 from inference.direct import Hidden
 from inference.evaluation import evaluate as module
 from inference.evaluation.at_once import predictives_at_once
-from inference.evaluation.evaluate import Answers, answers, evaluate, readings
+from inference.evaluation.evaluate import Answers, answers, evaluate, evaluate_readings, readings
 from inference.evaluation.predictive import CommonNoise, predictives
 from models.likelihoods import CategoricalLikelihood, TemperedCategorical
 from models.tasks.model import EmpiricalBayesModel
@@ -214,6 +215,26 @@ def test_whoever_wants_to_follow_the_programs_can():
         at_once(model, [correlated], tasks)
     with pytest.raises(Hidden):
         at_once(model, [guide.after(0), guide.after(2)], tasks)  # not all steps between
+
+
+def laplace(model, guide):
+    likelihood = model.likelihood
+    gradient = ExactGradient(likelihood)
+    return LaplaceGuide(model.prior, model.predictor, guide.start, gradient, guide.rule, likelihood, steps=2).double()
+
+
+@pytest.mark.parametrize(
+    ("build_guide", "work"),
+    [(laplace, "unroll"), (lambda model, guide: RidgePosteriorGuide(model.prior, 0.5).double(), "posterior")],
+)
+def test_correlated_posteriors_are_not_found_in_vain(build_guide, work, monkeypatch):
+    """Once for all readings, by the programs that are traced."""
+    model, guide = programs(steps=2)
+    guide = build_guide(model, guide)
+    found, usual = [], getattr(type(guide), work)
+    monkeypatch.setattr(type(guide), work, lambda self, *given, **how: found.append(1) or usual(self, *given, **how))
+    evaluate_readings(model, readings(guide), episode(4), tasks=4, seed=1)
+    assert len(found) == 1
 
 
 def test_the_model_is_not_told_the_labels(monkeypatch):

@@ -133,6 +133,20 @@ def test_pictures_have_a_panel_or_a_point_for_each_method():
     assert [axis.get_title() for axis in panels] == [f"{named(r)}\nECE 12.5 %" for r in made]
 
 
+@pytest.mark.parametrize(
+    ("predictors", "start"),
+    [
+        (("distance", "linear"), "features"),
+        (("network", "network"), "images"),
+        (("linear", "network"), "features (of networks: images)"),
+    ],
+)
+def test_times_begin_with_what_methods_read(predictors, start):
+    made = [replace(record, predictor=name) for record, name in zip(records(), predictors, strict=True)]
+    figure = accuracy_against_time(made)
+    assert [axis.get_xlabel() for axis in figure.axes] == [f"time per task (ms), from {start} to predictions"] * 2
+
+
 def test_a_method_that_runs_away_is_counted_and_comes_last():
     one, options = learner("anil")
     one.model.predictor.log_scale.data.fill_(torch.nan)

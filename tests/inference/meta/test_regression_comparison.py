@@ -11,11 +11,13 @@ import time
 import arviz
 import pytest
 
+from data.errors import UserError
 from inference.meta.regression_comparison import MetaRegressionStudy, by_nll
 from inference.meta.regression_methods import REGRESSION_METHODS
 from inference.meta.regression_options import DEFAULT, RegressionOptions
 from inference.meta.regression_scores import MetaRegressionRecord
-from inference.runs.commands import run_command
+from inference.runs.commands import read_command, run_command
+from inference.runs.options import options_to_yaml
 from inference.svi_meta import main as svi_meta
 from tests.conftest import ROOT
 
@@ -118,6 +120,14 @@ def test_learned_ridge_regression_has_no_regret(tmp_path):
             (["--protocols", given], f"regression (--data linear) has no use for --protocols {given}: leave it out")
             for given in ("active", "semi", "imbalanced", "lwof", "standard,active")
         ),
+        *(
+            ([f"--{name}={value}"], f"regression (--data linear) has no use for --{name} {value}: leave it out")
+            for name, value in {"backbone": "conv4-64", "mixed": "true", "protocols": "standard,imbalanced", "way": 5}.items()
+        ),
+        *(
+            (["--asked", "3", flag, value], f"has no use for {flag} {value}, --asked 3: leave it out")
+            for flag, value in (("--unlabelled", "0.5"), ("--train-features", "all"), ("--labels", "fixed"))
+        ),
         (["--protocols", "actve"], "--protocols actve: actve is unknown"),
         (["--shot", "0"], "--shot 0"),
         (["--image-size", "32"], "has no use for --image-size 32"),
@@ -134,6 +144,26 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path):
     assert said.count("\n") == 1
     assert message in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_runs_own_configuration_is_read_though_it_has_options_of_images(tmp_path):
+    """Those that stand there as usual; others are refused there, too."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text := options_to_yaml(RegressionOptions(data="sinusoids")))
+    assert "backbone: conv4-64" in text
+    assert "asked: 5" in text
+    options, _ = read_command(RegressionOptions, "svi_meta", "", ["--config", str(file), "--shot", "3"])
+    assert options == RegressionOptions(data="sinusoids", shot=3)
+    file.write_text(text.replace("asked: 5", "asked: 6"))
+    with pytest.raises(UserError, match=r"`data=sinusoids`\) has no use for `asked=6`"):
+        read_command(RegressionOptions, "svi_meta", "", ["--config", str(file)])
+
+
+def test_a_runs_older_configuration_goes_on(tmp_path):
+    text = options_to_yaml(RegressionOptions(data="sinusoids"))
+    (tmp_path / "config.yaml").write_text("".join(line for line in text.splitlines(True) if not line.startswith("asked")))
+    options, _ = read_command(RegressionOptions, "svi_meta", "", ["--resume", str(tmp_path), "--devices", "1"])
+    assert options == RegressionOptions(data="sinusoids")
 
 
 def test_methods_are_written_in_one_way():

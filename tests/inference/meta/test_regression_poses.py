@@ -136,11 +136,11 @@ def test_maml_is_a_loop_over_all_weights_of_the_network():
     torch.testing.assert_close(fit.guide.start.loc.grad[0], gradients, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("penalty", ["decay", "weights"])
+@pytest.mark.parametrize("penalty", ["decay", "weights:scale=1e-20"])
 def test_without_noise_it_is_mamls_loop_on_codes(penalty):
     """σ of the encoder's weights is 0, or as good as 0."""
     setup = setup_of()
-    _, fit = made(f"mr-maml:steps=2:test_steps=2:codes={CODES}:noise=1:penalty={penalty}:scale=1e-20:weight=1e-3", setup)
+    _, fit = made(f"mr-maml:steps=2:test_steps=2:codes={CODES}:noise=1:penalty={penalty}:weight=1e-3", setup)
     tasks = setup.draw(2, seed=4)
     scorer = fit.model.scorer
     encoder = parts(fit.guide.loc.detach(), [dict(scorer.named_buffers())[name] for name in fit.model.shapes])

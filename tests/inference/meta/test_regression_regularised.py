@@ -76,6 +76,22 @@ def test_how_codes_are_tested_is_refused_where_there_are_none(method):
     assert len(RegressionOptions(data="memorisable", methods=codes).methods) == 1
 
 
+@pytest.mark.parametrize(
+    "method", ["mr-maml:penalty=decay", "mr-maml:penalty=codes", "mr-cnp:penalty=codes", "cnp", "cnp:penalty=decay"]
+)
+def test_a_scale_is_refused_where_no_weights_are_random(method):
+    with pytest.raises(UserError, match=r"`scale=0\.5` is about random weights: choose `penalty=weights`, or leave it out$"):
+        RegressionOptions(data="memorisable", methods=f"{method}:scale=0.5")
+    name = method.partition(":")[0]
+    assert len(RegressionOptions(data="memorisable", methods=f"{name}:penalty=weights:scale=0.5").methods) == 1
+
+
+def test_a_weight_is_refused_where_there_is_no_penalty():
+    with pytest.raises(UserError, match=r"`weight=0\.5` is a penalty's: choose `penalty=weights` or `decay`, or leave it out$"):
+        RegressionOptions(data="memorisable", methods="cnp:weight=0.5")
+    assert len(RegressionOptions(data="memorisable", methods="cnp:weight=0.5:penalty=decay").methods) == 1
+
+
 def test_the_papers_objective_is_ours_over_n_k_up_to_a_constant():
     """Mean squared error and β_theirs KL of one batch of tasks; networks of the authors' code."""
     noise = 0.5**0.5

@@ -6,19 +6,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from data.episodes import EpisodeSampler, TaskSpec
 from data.mixed import Extent, VariedSampler
 from data.seeding import mix_seed, seeded
 from guides.tasks.gate import PriorGate
+from guides.tasks.regularised import EncoderGuide
 from guides.tasks.starts import LearnedStart, QueryMeans, SupportMeans
 from inference.elbo import RateDistortionELBO
 from inference.evaluation.evaluate import TASKS_AT_ONCE, evaluate
 from inference.meta.settings import MetaSchedule
 from inference.meta.training import DRAWS, TASKS, MetaTraining, every_step, objective_weights
+from models.likelihoods import CategoricalLikelihood
 from models.networks.feature_space import FeatureSpace
 from models.tasks.predictors import PREDICTORS
 from models.tasks.priors import GaussianPrior, MixturePrior
+from models.tasks.regularised import RegularisedModel
+from models.tasks.scorers.process import ClassProcessScorer
 from tests.conftest import gaussian_bank
 from tests.guides.tasks.test_unrolled import DIM, build
 from tests.inference.evaluation.test_predictive import hierarchical
@@ -114,6 +119,28 @@ def test_validation_watches_the_objective(beta):
     assert module.logged["val/loss"] == pytest.approx(0.25 * losses[0] + 0.25 * losses[1] + 0.5 * losses[2])
     named = tuple(module.logged[f"val/{name}"] for name in ("accuracy", "nll", "rate", "distortion"))
     assert named == pytest.approx((scores[2].accuracy, scores[2].nll, scores[2].rate, scores[2].distortion))
+
+
+def test_checkpoints_are_chosen_without_the_rate_of_what_all_tasks_share():
+    """Training pays its part of it; however much that is, held-out tasks are judged by their distortion."""
+    torch.manual_seed(0)
+    model = RegularisedModel(
+        ClassProcessScorer(DIM, width=4, code=4, depth=1), CategoricalLikelihood(), random=bool, num_tasks=64
+    )
+    guide, logged = EncoderGuide(model.start, at_mean=True), []
+    for scale in (0.1, 1e-6):
+        guide.log_scale.data.fill_(math.log(scale))
+        module = training(model.train(), guide)
+        module.training_step(0, 0)
+        module.on_train_epoch_end()
+        logged.append(module.logged)
+        rate = kl_divergence(Normal(guide.loc, scale), Normal(0.0, 1.0)).sum()
+        torch.testing.assert_close(logged[-1]["train/rate"], rate.detach() / 64)
+        losses = (logged[-1][name] for name in ("train/loss", "train/distortion", "train/rate"))
+        loss, distortion, shared = map(float, losses)
+        assert loss == pytest.approx(distortion + 0.5 * shared)
+    assert [one["val/loss"] for one in logged] == pytest.approx([logged[0]["val/distortion"]] * 2, rel=1e-6)
+    assert logged[0]["val/rate"] == 0.0
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])

@@ -163,6 +163,13 @@ def test_decay_is_half_the_square_of_weights_that_are_a_point():
     torch.testing.assert_close(terms.rate, 0.5 * made.guide.loc.square().sum() + constant)
 
 
+@pytest.mark.parametrize("given", ["scale=0.5", "tested=means"])
+def test_what_is_about_random_weights_is_refused_where_they_are_a_point(given):
+    with pytest.raises(UserError, match=f"`{given}` is about random weights: choose `penalty=weights`, or leave it out$"):
+        MetaOptions(methods=f"mr-maml:penalty=decay:{given}")
+    assert len(MetaOptions(methods=f"mr-maml:penalty=weights:{given}").methods) == 1
+
+
 def test_there_are_as_many_tasks_as_whole_networks_are_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "meta_train", lambda *_, **__: None)
     monkeypatch.setattr(stages, "keep_none_where_it_is_better", lambda *_: [])
