@@ -43,11 +43,12 @@ class Episode(NamedTuple):
 
     def to(self, *args, **kwargs) -> Episode:
         """Move every tensor, as ``Tensor.to`` does; a dtype changes floating-point tensors alone."""
-        device = torch.device(args[0]) if args and isinstance(args[0], str | torch.device) else kwargs.get("device")
+        given = args[0] if args and isinstance(args[0], str | torch.device) else kwargs.get("device")
+        device = None if given is None else torch.device(given)
         dtype = kwargs.get("dtype", next((a for a in args if isinstance(a, torch.dtype)), None))
 
         def move(tensor: Tensor) -> Tensor:
-            there = tensor.device.type == "cpu" and device is not None and device.type != "cpu"  # copies there need no waiting
+            there = device is not None and (tensor.device.type, device.type) == ("cpu", "cuda")  # copies there need no waiting
             return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=there)
 
         query_y = None if self.query_y is None else move(self.query_y)
@@ -296,7 +297,8 @@ class EpisodeSampler:
 
 def rows_of(items: Tensor, chosen: Tensor) -> Tensor:
     """``items[chosen]`` for indices of any shape; whole rows are copied at once, many times as fast for images."""
-    return items.index_select(0, chosen.flatten().to(items.device, non_blocking=True)).unflatten(0, chosen.shape)
+    places = chosen.flatten().to(items.device, non_blocking=items.is_cuda)  # a CPU would read them before they have come
+    return items.index_select(0, places).unflatten(0, chosen.shape)
 
 
 def numbered_alphabets(class_names: Sequence[str], way: int, split: str) -> Tensor:

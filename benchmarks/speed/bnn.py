@@ -96,6 +96,7 @@ def ours(x: Tensor, y: Tensor, posteriors: int, *, graphs: bool = True) -> Objec
     model = BayesianNetwork(network(), num_data=N, posteriors=posteriors)
     guide = MeanFieldGuide(model.initial_weights(posteriors), SCALE)
     objective, captured = RateDistortionELBO(beta=1.0)(model, guide), CapturedTerms()
+    captured.worth = 1  # in the rounds that are not counted
     if posteriors > 1:
         x, y = x.expand(posteriors, *x.shape).clone(), y.expand(posteriors, -1)
     means = dict(guide.named_parameters())["standard_loc"]

@@ -71,6 +71,7 @@ def training_step(
         objective.guide.unroll = torch.compile(objective.guide.unroll, dynamic=False, fullgraph=True)
     whole, number = every_step(objective, objective_weights(objective, earlier)), iter(range(10**9))
     (device, _), captured = place_of(objective), CapturedTerms()
+    captured.worth = 1  # in the rounds that are not counted
 
     def step() -> None:
         episode = sampler.sample(batch, seed=mix_seed(0, next(number))).to(device)

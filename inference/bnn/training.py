@@ -107,6 +107,7 @@ class BnnTraining(lightning.LightningModule):
 
     def on_fit_end(self) -> None:
         self.items = self.source.items
+        self.captured.forget()
 
     def on_train_epoch_start(self) -> None:
         place = self.plan.position(self.current_epoch)

@@ -119,6 +119,9 @@ class MetaTraining(lightning.LightningModule):
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 
+    def on_fit_end(self) -> None:
+        self.captured.forget()  # and its memory on the GPU
+
     def draw(self, tasks: int, seed: int) -> Any:
         """A batch of so many training ``tasks``."""
         return self.training_tasks.sample(tasks, seed=seed)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.episodes import EpisodeSampler, TaskSpec
+from data.episodes import Episode, EpisodeSampler, TaskSpec, rows_of
 from data.errors import UserError
 from data.items import LabelledItems
 
@@ -200,3 +200,32 @@ def test_the_support_of_described_classes_is_their_first_item_which_is_no_query(
 def test_a_class_has_one_description():
     with pytest.raises(UserError, match="`shot=2`: classes have one description each: leave out `shot`"):
         TaskSpec(3, 2, described=True)
+
+
+@pytest.mark.parametrize("place", [("cpu",), (torch.device("cpu"),), (torch.float64,), ("cpu", torch.float64)])
+def test_tasks_move_as_tensors_do(place):
+    episode = EpisodeSampler(numbered(), TaskSpec(way=3)).sample(2, seed=1)
+    named = {"device" if isinstance(one, str | torch.device) else "dtype": one for one in place}
+    for moved in (episode.to(*place), episode.to(**named)):
+        assert moved.query_x.dtype == named.get("dtype", torch.float32)
+        assert moved.support_y.dtype == torch.int64
+        torch.testing.assert_close(moved.query_x, episode.query_x.to(*place), rtol=0, atol=0)
+
+
+def test_what_is_waited_for_on_the_way():
+    """Copies from the CPU to a GPU are not, in either case; indices that a CPU reads are."""
+    seen = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.to:
+                seen.append((args[0].device.type, torch.device(args[1]).type, kwargs["non_blocking"]))
+                return args[0]
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    tensor = torch.zeros(1, 2, 3).as_subclass(Watched)
+    Episode(tensor, tensor, tensor, None, 2).to("cuda")
+    Episode(tensor, tensor, tensor, None, 2).to("cpu")
+    rows_of(torch.arange(4), torch.tensor([2, 1]).as_subclass(Watched))
+    assert seen == [("cpu", "cuda", True)] * 3 + [("cpu", "cpu", False)] * 4

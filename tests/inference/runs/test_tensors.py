@@ -5,11 +5,12 @@ import os
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.errors import UserError
 from data.items import LabelledItems
 from inference.runs import tensors
-from inference.runs.tensors import dataset_name, load_features, save_features, save_tensors
+from inference.runs.tensors import dataset_name, load_features, near, save_features, save_tensors
 from tests.conftest import gaussian_bank
 
 
@@ -143,3 +144,20 @@ def test_names_of_classes_stay_on_one_line(tmp_path):
     save_tensors(tmp_path / "x.safetensors", {"features": ONES}, known)
     assert load_features(tmp_path / "x.safetensors")["train"].class_names == ("a\\nb",)
     assert dataset_name(tmp_path / "x.safetensors") == "birds\\n"
+
+
+def test_items_lie_near_a_gpu_as_far_as_they_fit(monkeypatch):
+    """What is larger than memory stays in its file, and labels stay where samplers count them."""
+    bank, gpu = gaussian_bank(), torch.device("cuda")
+    free = 4 * bank.items.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        there = near(bank, gpu)
+    assert there.items.device.type == "cuda"
+    assert there.labels is bank.labels
+    assert near(bank, torch.device("cpu")) is bank
+    monkeypatch.setattr(tensors, "IN_MEMORY", bank.items.nbytes - 1)
+    assert near(bank, gpu) is bank
+    monkeypatch.setattr(tensors, "IN_MEMORY", bank.items.nbytes)
+    free -= 1
+    assert near(bank, gpu) is bank
