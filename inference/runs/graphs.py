@@ -117,7 +117,7 @@ def capturable(objective: RateDistortionModule, args: tuple) -> bool:
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor]:
-    """The tensors among them."""
+    """The tensors among ``args``."""
     return [value for value in args if isinstance(value, Tensor)]
 
 
