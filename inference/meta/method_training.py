@@ -6,8 +6,6 @@ import copy
 import math
 from dataclasses import replace
 
-import torch
-
 from data.augmentation import LETTERS, PHOTOGRAPHS
 from data.items import ImageSplits, LabelledItems
 from data.mixed import VariedSampler
@@ -22,9 +20,7 @@ from inference.meta.task_options import FewShotOptions
 from inference.meta.tasks import kinds, training_tasks
 from inference.meta.training import MetaTraining
 from inference.meta.tuning import LOSS, ImageEmbedding, ImageTraining
-from inference.runs.checks import chosen_device
 from inference.runs.folder import RunFolder
-from inference.runs.processes import launched
 from inference.runs.tensors import Features, near
 from inference.runs.training import Loop, train
 
@@ -86,9 +82,7 @@ def feature_training(
     """Training on tasks of features, with the map of them where that is learned."""
     embedding = learner.space if learner.space.learned else None
     parts = features if embedding is not None else map_parts(learner.space, features)
-    if options.loop.devices == 1 and not launched():
-        device = torch.device(chosen_device(options.loop.device))
-        parts = {split: near(parts[split], device) for split in ("train", "val")}
+    parts = {split: near(parts[split], options.loop.place) for split in ("train", "val")}
     tasks, validation = own_tasks(learner, options, parts["train"]), kinds(options, parts["val"], "val")
     return MetaTraining(learner.objective, tasks, validation, schedule, embedding)
 

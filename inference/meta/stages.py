@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import torch
+
 from data.ambiguous import sampler_of
 from data.episodes import TaskSpec
 from data.errors import UserError
@@ -33,7 +35,7 @@ from inference.meta.tasks import Kinds, deciding, kinds
 from inference.meta.temperature import fit_temperature
 from inference.meta.tuning import tune
 from inference.meta.variants import Variant
-from inference.runs.checks import check_network_memory, chosen_device
+from inference.runs.checks import check_network_memory
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import (
     Features,
@@ -167,7 +169,7 @@ def learned_features(
     if not run.features.exists():
         with run.timed("embed"):
             sources = {split: data[split] for split in SPLITS} | ({"held_out": held_out} if held_out else {})
-            features = {split: embed_items(network, part, options.loop.device) for split, part in sources.items()}
+            features = {split: embed_items(network, part, options.loop.place) for split, part in sources.items()}
             save_features(run.features, features, {"backbone": network.name, "dataset": data.name})
     return network, load_features(run.features)
 
@@ -180,11 +182,12 @@ def hold_out(data: ImageSplits, images: int) -> tuple[ImageSplits, LabelledItems
     return ImageSplits(data.name, kept, data.val, data.test, mirror=data.mirror), held
 
 
-def embed_items(network: FeatureNetwork, part: LabelledItems, device: str = "cpu") -> LabelledItems:
-    """Features of labelled images; the ``network`` is on the ``device`` for it, and then back where it was."""
+def embed_items(network: FeatureNetwork, part: LabelledItems, device: torch.device | None = None) -> LabelledItems:
+    """Features of labelled images; the ``network`` is on the ``device`` for it, where one is given, and then back
+    where it was."""
     home = device_of(network)
     try:
-        return LabelledItems(embed(network.to(chosen_device(device)), part.items), part.labels, part.class_names)
+        return LabelledItems(embed(network.to(device or home), part.items), part.labels, part.class_names)
     finally:
         network.to(home)
 
@@ -295,7 +298,7 @@ def meta_train(
             assert data is not None
             assert learner.network is not None
             learner.network.eval()
-            features = {split: embed_items(learner.network, data[split], options.loop.device) for split in ("train", "val")}
+            features = {split: embed_items(learner.network, data[split], options.loop.place) for split in ("train", "val")}
         mapped = map_parts(learner.space, features)
         decide = deciding(options, mapped)
         keep_steps_that_pay(learner.objective, decide, schedule, name)

@@ -64,14 +64,24 @@ class Loop:
         """The same in single precision, or double where that is asked for: for small models that lose by less."""
         return replace(self, precision="64-true" if self.precision == "64-true" else "32-true")
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it trains on one."""
+        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+
+    @property
+    def place(self) -> torch.device:
+        """Where one process keeps its items and computes features: the device that it trains on. The CPU where there are
+        several, which would all take the first GPU."""
+        return torch.device("cuda" if self.on_gpu and self.devices == 1 and not launched() else "cpu")
+
     def check(self) -> None:
         """Refuse what Lightning would train in another precision than it was told.
 
         Raises:
             UserError: half precision of GPUs, without one.
         """
-        gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
-        if self.precision == "16-mixed" and not gpu:
+        if self.precision == "16-mixed" and not self.on_gpu:
             raise UserError("`precision=16-mixed` needs a GPU: `precision=bf16-mixed` is for both")
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from data.errors import UserError
+from inference.runs import training
 from inference.runs.folder import RunFolder
 from inference.runs.training import FiniteLoss, Loop, SharedTraining, stop_if_not_finite, train
 
@@ -48,6 +49,17 @@ def test_a_precision_is_not_replaced_by_another(tmp_path):
     with pytest.raises(UserError, match="`precision=16-mixed` needs a GPU: `precision=bf16-mixed` is for both"):
         train(Module(lambda now, loss: loss), Loop("cpu", precision="16-mixed"), RunFolder(tmp_path), "stage", epochs=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_one_process_keeps_its_items_on_its_gpu(monkeypatch):
+    assert Loop("cuda").place.type == "cuda"
+    assert Loop("cuda", devices=2).place.type == "cpu"
+    for there, device in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert Loop("auto").place.type == device
+        assert Loop("cpu").place.type == "cpu"
+    monkeypatch.setattr(training, "launched", lambda: True)
+    assert Loop("cuda").place.type == "cpu"
 
 
 @pytest.mark.parametrize("step", [0, 19, 20, 33])
