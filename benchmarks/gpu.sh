@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What one GPU makes of it, in nine minutes: tasks a second by batch, evaluation, shares of the roofline, images a second of
 # WRN-28-10 with its share of the bfloat16 peak, and where the host holds the device up. Numbers go to OUT (default: gpu/), one
-# JSON file a case. On a CPU, to see that all of it runs, with a folder of
-# a few images by class: TINY=FOLDER benchmarks/gpu.sh
+# JSON file a case. On a CPU, to see that all of it runs, with a folder of 40 classes of
+# eight images each: TINY=FOLDER benchmarks/gpu.sh
 # ORIGINAL=CHECKOUT puts the authors' SIB beside ours.
 set -uo pipefail
 cd "$(dirname "$0")/.."
