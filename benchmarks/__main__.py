@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--features", help="a feature file, in place of random features of the same size")
     made.add_argument("--batch", type=int, nargs="+", help="of steps, in place of the usual ones")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of all cases but vid-step")
-    made.add_argument("--compile", action="store_true", help="sib-step with compiled steps of the guide, too")
+    made.add_argument("--compile", action="store_true", help="sib-step and bnn-step with compiled steps, too")
     made.add_argument("--backbone", default="wrn-28-10", help="of pretrain-step")
     made.add_argument("--image-size", type=int, default=84, help="of pretrain-step")
     made.add_argument("--threads", type=int, default=1)

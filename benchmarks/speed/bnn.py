@@ -21,10 +21,11 @@ from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 
-from benchmarks.speed.timing import Row, interleave
+from benchmarks.speed.timing import IN_A_ROW, Row, interleave
 from data.errors import UserError
 from guides.mean_field import MeanFieldGuide
 from inference.elbo import RateDistortionELBO
+from inference.runs.compiling import JointProgram
 from inference.runs.graphs import CapturedTerms
 from inference.runs.training import keep_freed_memory
 from models.bayesian.network import BayesianNetwork
@@ -83,6 +84,24 @@ def place(means: Iterable[Tensor]) -> None:
         mean.data.copy_(weight)
 
 
+class Loss(nn.Module):
+    """The mean loss of a network and what else it costs, ``rate``, as a tuple of one number."""
+
+    def __init__(self, net: nn.Module, rate: Callable[[nn.Module], Tensor] | None = None) -> None:
+        super().__init__()
+        self.net, self.rate = net, rate
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
+        loss = F.cross_entropy(self.net(x), y)
+        return (loss if self.rate is None else loss + self.rate(self.net) / N,)
+
+
+def compiled(loss: Loss, x: Tensor, y: Tensor) -> Objective:
+    """Another library's loss, compiled as ours is."""
+    program = JointProgram(loss, (x, y), 1)
+    return Objective(lambda: program((x, y), [1.0])[0], loss.parameters())
+
+
 def deterministic(x: Tensor, y: Tensor, *, graph: bool = False) -> Objective:
     """Maximum likelihood; on a GPU, where asked for, by a graph of the network's passes."""
     net = network()
@@ -91,12 +110,13 @@ def deterministic(x: Tensor, y: Tensor, *, graph: bool = False) -> Objective:
     return Objective(lambda: F.cross_entropy(net(x), y), net.parameters())
 
 
-def ours(x: Tensor, y: Tensor, posteriors: int, *, graphs: bool = True) -> Objective:
-    """Local reparameterization: a draw for each example; on a GPU, as in training, with ``graphs``."""
+def ours(x: Tensor, y: Tensor, posteriors: int, *, graphs: bool = True, compiled: bool = False) -> Objective:
+    """Local reparameterization: a draw for each example; ``compiled`` as with ``compile`` in training, and on a GPU, as there,
+    with ``graphs``."""
     model = BayesianNetwork(network(), num_data=N, posteriors=posteriors)
     guide = MeanFieldGuide(model.initial_weights(posteriors), SCALE)
-    objective, captured = RateDistortionELBO(beta=1.0)(model, guide), CapturedTerms()
-    captured.worth = 1  # in the rounds that are not counted
+    objective, captured = RateDistortionELBO(beta=1.0)(model, guide), CapturedTerms(compiles=compiled)
+    captured.worth = captured.worth_compiling = 1  # in the rounds that are not counted
     if posteriors > 1:
         x, y = x.expand(posteriors, *x.shape).clone(), y.expand(posteriors, -1)
     means = dict(guide.named_parameters())["standard_loc"]
@@ -154,8 +174,8 @@ def tyxe_step(x: Tensor, y: Tensor, folder: str) -> Callable[[], None]:
     return step
 
 
-def bayesian_torch(x: Tensor, y: Tensor, kind: str) -> Objective:
-    """bayesian-torch, ``Reparameterization`` (one draw of the weights for the batch) or ``Flipout``."""
+def bayesian_torch(x: Tensor, y: Tensor, kind: str, *, compiling: bool = False) -> Objective:
+    """bayesian-torch, ``Reparameterization`` (one draw of the weights for the batch) or ``Flipout``; as it is or compiled."""
     from bayesian_torch.models.dnn_to_bnn import dnn_to_bnn, get_kl_loss
 
     net = network()
@@ -164,7 +184,8 @@ def bayesian_torch(x: Tensor, y: Tensor, kind: str) -> Objective:
     net.to(x.device)  # some of its buffers are made elsewhere
     means = [parameter for name, parameter in net.named_parameters() if ".mu_" in name]
     place(means)
-    return Objective(lambda: F.cross_entropy(net(x), y) + get_kl_loss(net) / N, net.parameters(), means)
+    loss = Loss(net, get_kl_loss)
+    return compiled(loss, x, y) if compiling else Objective(lambda: loss(x, y)[0], net.parameters(), means)
 
 
 def blitz(x: Tensor, y: Tensor) -> Objective:
@@ -186,17 +207,25 @@ def blitz(x: Tensor, y: Tensor) -> Objective:
     return Objective(loss, net.parameters(), means)
 
 
-def objectives(x: Tensor, y: Tensor) -> Iterator[tuple[str, Objective]]:
-    """Ours, and those of the libraries that are there: see the extra ``peers``."""
+def objectives(x: Tensor, y: Tensor, compiling: bool = False) -> Iterator[tuple[str, Objective]]:
+    """Ours, and those of the libraries that are there: see the extra ``peers``; with ``compiling``, what can be, compiled
+    too."""
     yield "deterministic", deterministic(x, y)
     if x.is_cuda:
         yield "deterministic, as a graph", deterministic(x, y, graph=True)
     yield "ours, a draw an example", ours(x, y, 1)
     yield "ours, five posteriors", ours(x, y, 5)
+    if compiling:
+        yield "deterministic, compiled", compiled(Loss(network()), x, y)
+        yield "ours, compiled", ours(x, y, 1, compiled=True)
+        yield "ours, five posteriors, compiled", ours(x, y, 5, compiled=True)
     yield "PyroSample + AutoNormal, a draw a batch", plain_pyro(x, y)
     if importlib.util.find_spec("bayesian_torch"):
         yield "bayesian-torch, a draw a batch", bayesian_torch(x, y, "Reparameterization")
         yield "bayesian-torch, Flipout", bayesian_torch(x, y, "Flipout")
+        if compiling:
+            yield "bayesian-torch, a draw a batch, compiled", bayesian_torch(x, y, "Reparameterization", compiling=True)
+            yield "bayesian-torch, Flipout, compiled", bayesian_torch(x, y, "Flipout", compiling=True)
     if importlib.util.find_spec("blitz") and not x.is_cuda:  # its prior stays on the CPU
         yield "blitz, a draw a batch", blitz(x, y)
 
@@ -210,13 +239,14 @@ def steps(options: argparse.Namespace) -> list[Row]:
         torch.manual_seed(0)
         with torch.device(options.device):  # where networks and guides are made
             x, y = torch.randn(batch, SIZES[0]), torch.randint(SIZES[-1], (batch,))
-            made = dict(objectives(x, y))
-            single = {name: one for name, one in made.items() if one.means and name != "ours, five posteriors"}
+            made = dict(objectives(x, y, options.compile))
+            single = {name: one for name, one in made.items() if one.means and "five" not in name}
             noise = {name: one.variance(options.rounds) for name, one in single.items()}
             programs = {name: one.step() for name, one in made.items()}
             if options.tyxe:
                 programs["TyXe, a draw an example"] = tyxe_step(x, y, options.tyxe)
-        for row in interleave("bnn-step", f"batch {batch}", programs, rounds=options.rounds, clock=options.clock):
+        how = {"rounds": options.rounds, "in_a_row": IN_A_ROW, "clock": options.clock}
+        for row in interleave("bnn-step", f"batch {batch}", programs, **how):
             extra = {"× deterministic": 1 / row.ratio}
             if row.name in noise:
                 extra["gradient's variance × ours"] = noise[row.name] / noise["ours, a draw an example"]

@@ -7,10 +7,10 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.original_sib import STEP_SIZE, STEPS, classifier_of, one_by_one
-from benchmarks.speed.timing import Row, interleave
+from benchmarks.speed.timing import IN_A_ROW, Row, interleave
 from data.episodes import EpisodeSampler, TaskSpec
 from data.items import LabelledItems
 from data.seeding import mix_seed
@@ -22,6 +22,7 @@ from inference.meta.mapping import feature_space, map_items
 from inference.meta.options import SibOptions
 from inference.meta.settings import GuideSettings, settings
 from inference.meta.training import every_step, objective_weights
+from inference.runs.compiling import JointProgram
 from inference.runs.graphs import CapturedTerms
 from inference.runs.tensors import load_features, near
 from inference.runs.training import keep_freed_memory
@@ -65,13 +66,11 @@ def training_step(
     graphs: bool = True,
 ) -> Callable:
     """A step on ``batch`` tasks: sampling, forward, backward, Adam; with a loss after every step of the guide where ``earlier``
-    is its weight, with these ``compiled``, and on a GPU, as in training, with ``graphs``."""
+    is its weight, ``compiled`` as a run with ``compile`` does it, and on a GPU, as in training, with ``graphs``."""
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], 1e-3, fused=True)
-    if compiled:
-        objective.guide.unroll = torch.compile(objective.guide.unroll, dynamic=False, fullgraph=True)
     whole, number = every_step(objective, objective_weights(objective, earlier)), iter(range(10**9))
-    (device, _), captured = place_of(objective), CapturedTerms()
-    captured.worth = 1  # in the rounds that are not counted
+    (device, _), captured = place_of(objective), CapturedTerms(compiles=compiled)
+    captured.worth = captured.worth_compiling = 1  # in the rounds that are not counted
 
     def step() -> None:
         episode = sampler.sample(batch, seed=mix_seed(0, next(number))).to(device)
@@ -83,15 +82,30 @@ def training_step(
     return step
 
 
-def original_step(classifier: nn.Module, sampler: EpisodeSampler, batch: int) -> Callable:
-    """The same of the original: its batch norm sees all tasks of a batch together."""
-    optimizer, number = torch.optim.Adam(classifier.parameters(), 1e-3), iter(range(10**9))
+class OriginalLoss(nn.Module):
+    """The loss of the original's ``classifier`` on tasks, as a tuple of one number."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> tuple[Tensor]:
+        scores = self.classifier(support_x, support_y, query_x, STEP_SIZE)
+        return (nn.functional.cross_entropy(scores.flatten(0, 1), query_y.flatten()),)
+
+
+def original_step(classifier: nn.Module, sampler: EpisodeSampler, batch: int, compiled: bool = False) -> Callable:
+    """The same of the original: its batch norm sees all tasks of a batch together. ``compiled`` as ours is."""
+    optimizer, number = torch.optim.Adam(classifier.parameters(), 1e-3, fused=compiled), iter(range(10**9))
     device, _ = place_of(classifier)
+    loss_of: Callable = OriginalLoss(classifier)
+    if compiled:
+        program = JointProgram(loss_of, sampler.sample(batch, seed=0)[:4], 1)
+        loss_of = lambda *tasks: program(tasks, [1.0])  # noqa: E731
 
     def step() -> None:
         episode = sampler.sample(batch, seed=mix_seed(0, next(number))).to(device)
-        scores = classifier(*episode[:3], STEP_SIZE)
-        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
+        (loss,) = loss_of(*episode[:4])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -111,6 +125,9 @@ def steps(options: argparse.Namespace) -> list[Row]:
         if options.original:
             classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
             programs["original, Adam"] = original_step(classifier, EpisodeSampler(there, TaskSpec()), batch)
+            if options.compile:
+                twin, name = copy.deepcopy(classifier), "original, compiled as ours and with Adam in one call"
+                programs[name] = original_step(twin, EpisodeSampler(there, TaskSpec()), batch, compiled=True)
         settings_of = (("ours, its setting", ITS_SETTING, 0.0), ("ours, default", DEFAULT, 0.0))
         for name, chosen, earlier in (*settings_of, ("ours, default, loss at every step", DEFAULT, EARLIER)):
             objective, items = ours(bank, device=options.device, **chosen)
@@ -123,7 +140,7 @@ def steps(options: argparse.Namespace) -> list[Row]:
                 )
         group = f"{batch} tasks a step"
         rounds = max(5, options.rounds if batch < 64 else options.rounds // 4)
-        rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, clock=options.clock)
+        rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, in_a_row=IN_A_ROW, clock=options.clock)
     return rows
 
 

@@ -15,6 +15,10 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 other work on the machine disturbs less."""
 
 
+IN_A_ROW = 10
+"""Training steps that a program takes before the next one does: in training nothing else comes between."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One program of a group that does the same work.
@@ -46,10 +50,11 @@ def interleave(
     *,
     rounds: int,
     work: float = 1.0,
+    in_a_row: int = 1,
     clock: str = "wall",
     extra: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[Row]:
-    """Time programs round by round, each once a round, after two rounds that are not counted; the first one is the baseline.
+    """Time programs round by round, after two rounds that are not counted; the first one is the baseline.
 
     Ratios are of the same round, so that what slows the machine for a while slows both.
 
@@ -58,6 +63,8 @@ def interleave(
         programs: name -> what is timed.
         rounds: how many.
         work: units of one call.
+        in_a_row: calls of each program in a round, of which their mean counts. Where others come between any two, caches are
+            cold, as they are not in training.
         clock: of :data:`CLOCKS`.
         extra: name -> other numbers.
     """
@@ -65,11 +72,12 @@ def interleave(
     for number in range(-2, rounds):
         for name, program in programs.items():
             start = now()
-            program()
+            for _ in range(in_a_row):
+                program()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number >= 0:
-                taken[name].append(now() - start)
+                taken[name].append((now() - start) / in_a_row)
     base = next(iter(taken.values()))
     rows = []
     for name, seconds in taken.items():

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from data.arguments import as_path, as_whole, check_kind
+from data.arguments import as_path, as_truth, as_whole, check_kind
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.checks import (
@@ -35,7 +35,7 @@ from inference.bnn.predict import predict_items
 from inference.bnn.saving import read_fit, write_fit
 from inference.evaluation.predictions import ClassPredictions
 from inference.evaluation.value_predictions import ValuePredictions
-from inference.runs.checks import check_device, check_place, read_items
+from inference.runs.checks import check_compiler, check_device, check_place, read_items
 from inference.runs.folder import RunFolder
 from inference.runs.interruptions import working_in
 from inference.runs.options import options_to_yaml
@@ -73,6 +73,7 @@ class BNN(Fit):
         noise: float | Sequence[float] | Tensor | None = None,
         device: str = "auto",
         devices: int = 1,
+        compile: bool = False,
         progress: bool = False,
         out: str | Path | None = None,
         **settings: Any,
@@ -106,6 +107,7 @@ class BNN(Fit):
                 output, when not given.
             device: auto, cpu or cuda.
             devices: processes to train with.
+            compile: whether training steps are compiled on a CPU: up to a third faster after some 10 seconds.
             progress: whether to show progress bars.
             out: run folder to keep, for :meth:`load` too; none is kept when not given.
             settings: fields of :class:`~inference.bnn.algorithms.FitSettings`.
@@ -123,6 +125,8 @@ class BNN(Fit):
         observation = choose_likelihood(likelihood, data.labels, noise)
         data = with_classes(data, observation)
         check_device(device, devices)
+        loop = Loop(device, devices, progress=progress, compile=as_truth(compile, "compile"))
+        check_compiler(loop)
         if devices > 1:
             check_sent(network=network, prior=m, likelihood=observation)
         if out is not None and RunFolder(out := as_path(out, "out")).config.exists():
@@ -136,7 +140,7 @@ class BNN(Fit):
             config = yaml.safe_dump(described, sort_keys=False) + options_to_yaml(chosen)
             run = RunFolder.create(out or Path(scratch) / "run", "bnn", config)
             with working_in(run, new=True, resumes=False):
-                fitted = fit_posterior(network, data, recipe, loop=Loop(device, devices, progress=progress), run=run)
+                fitted = fit_posterior(network, data, recipe, loop=loop, run=run)
                 if out is not None:
                     write_fit(run.path / SAVED, fitted)
             return cls.of(fitted)

@@ -3,14 +3,16 @@
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.checks import choose_prior
+from inference.runs.checks import check_compiler
 from inference.runs.help import Group
 from inference.runs.options import RunOptions
+from inference.runs.training import Loop
 from inference.runs.values import (
     Choices,
     OpenUnitInterval,
@@ -64,6 +66,7 @@ class BnnOptions(FitSettings, RunOptions):
             its components.
         validation: fraction of the training data that chooses β; the chosen one is trained again on all.
         samples: draws of the posterior predictive.
+        compile: compile training steps on a CPU: up to a third faster after some 10 seconds. Needs a C++ compiler.
     """
 
     _data: ClassVar[Group] = Group.DATA
@@ -86,9 +89,12 @@ class BnnOptions(FitSettings, RunOptions):
     _evaluation: ClassVar[Group] = Group.EVALUATION
     validation: OpenUnitInterval = 0.2
     samples: PositiveInt = 40
+    _training: ClassVar[Group] = Group.TRAINING
+    compile: bool = False
 
     def check(self) -> None:
         super().check()
+        check_compiler(self.loop)
         if self.prior != PriorName.GAUSSIAN and not any(a.takes_prior for a in self.algorithms):
             takers = ", ".join(algorithm for algorithm in Algorithm if algorithm.takes_prior)
             raise UserError(f"`prior` is of {takers}, none of which is among the `algorithms`")
@@ -98,6 +104,10 @@ class BnnOptions(FitSettings, RunOptions):
             raise UserError(f"`{named[0]}` is of {', '.join(scaled)}, none of which is among the `algorithms`")
         for algorithm in self.algorithms:
             self.fit.plan(algorithm)
+
+    @property
+    def loop(self) -> Loop:
+        return replace(super().loop, compile=self.compile)
 
     @property
     def betas(self) -> tuple[float, ...]:

@@ -166,13 +166,14 @@ class BnnTraining(lightning.LightningModule):
             chosen = chosen.squeeze(0) if self.plan.at_once == 1 else chosen
             x, y = (rows_of(source, chosen).to(self.device, non_blocking=True) for source in (self.items, self.source.labels))
             x, y = (t.to(self.dtype) if t.is_floating_point() else t for t in (x, y))
-            terms = self.captured(self.objective, x, y) if alone(self) else self.objective.terms(x, y)
+            epoch = self.current_epoch + index / self.steps
+            beta = self.objective.elbo.beta * self.plan.warmed(epoch, self.settings.beta_warmup)
+            here = alone(self)
+            terms = self.captured(self.objective, x, y, beta=beta) if here else self.objective.terms(x, y)
         per_item = 1 / (self.bootstrap_size * self.plan.at_once)
         values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
         logged = {name: value.detach() for name, value in values.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        epoch = self.current_epoch + index / self.steps
-        beta = self.objective.elbo.beta * self.plan.warmed(epoch, self.settings.beta_warmup)
         loss = part.weight * terms.distortion  # all processes have the whole rate
         return (loss + beta * terms.rate if beta else loss) * per_item
 

@@ -79,6 +79,8 @@ class MetaOptions(FewShotOptions):
 
     def check(self) -> None:
         super().check()
+        if self.compile and "sib" not in [name for name, _ in map(split_choice, self.methods)]:
+            raise UserError("`compile=true` is about SIB's training steps: add sib to `methods`, or leave it out")
         if self.labels == "fixed":
             self.check_fixed_labels()
         if self.attributed:

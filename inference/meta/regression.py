@@ -51,7 +51,7 @@ USELESS = (
     *("root", "image_size", "backbone", "epochs", "weights", "features", "holdout", "precision", "devices"),  # images
     *("way", "shot", "train_way", "train_shot", "mixed", "imbalance", "within_alphabet", "protocols"),  # classes
     *("power", "train_features", "feature_learning_rate", "feature_decay", "network_tasks", "network_batch"),  # features
-    *("network_learning_rate", "batch_norm", "accumulate"),
+    *("network_learning_rate", "batch_norm", "accumulate", "compile"),
     *("methods", "predictor", "rank", "inner_lr", "units", "patience", "validations"),  # what regression has its own of
 )
 """Options that regression does nothing with."""

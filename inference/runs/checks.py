@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import warnings
 from typing import Any
 
@@ -91,6 +93,19 @@ def check_devices(devices: int) -> None:
     most = max(os.cpu_count() or 1, torch.cuda.device_count(), 2)
     if devices > most:
         raise UserError(f"`devices={devices}` are more processes than this machine can run side by side: at most {most}")
+
+
+def check_compiler(loop: Loop) -> None:
+    """Fail where a ``loop`` is to compile steps that cannot be compiled.
+
+    Raises:
+        UserError: several processes, or no C++ compiler for the CPU.
+    """
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if loop.compile and loop.devices > 1:
+        raise UserError("`compile=true` is for steps of one process: leave it or `devices` out")
+    if loop.compile and not loop.on_gpu and shutil.which(compiler) is None:
+        raise UserError(f"`compile=true` needs a C++ compiler and {compiler} is not here: install it, or leave `compile` out")
 
 
 def chosen_device(device: str) -> str:

@@ -1,8 +1,9 @@
-"""Training steps on a GPU without the host's share: what a step computes is captured once for each shape, and replayed."""
+"""Training steps without the share of Python: what a step computes is captured once for each shape, and replayed."""
 
 from __future__ import annotations
 
 import gc
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,29 +14,35 @@ import torch
 from torch import Tensor, nn
 
 from inference.elbo import RateDistortion, RateDistortionModule
+from inference.runs.compiling import JointProgram, restored, unchanged
 
 
 class CapturedTerms:
-    """:meth:`~inference.elbo.RateDistortionModule.terms` of an objective, on a GPU as CUDA graphs, one for each shape of its
-    arguments: the same numbers and gradients, for torch's generator is where it would be. Elsewhere, and for guides that do not
-    say that they are ``capturable``, as ever.
+    """:meth:`~inference.elbo.RateDistortionModule.terms` of an objective, one capture for each shape of its arguments: the same
+    numbers and gradients, for torch's generator is where it would be. On a GPU captures are CUDA graphs, on a CPU, where
+    :attr:`compiles`, programs of torch's compiler, which differ by rounding. Elsewhere, and for guides that do not say that
+    they are ``capturable``, terms are as ever.
 
-    A step of ours is many small kernels, and a host takes longer to launch them one by one than a GPU to run them. A graph is
-    launched as one. A guide is ``capturable`` where no step of its own or of its model waits for the device, and none depends
+    A step of ours is many small operations, and Python takes longer to ask for them one by one than a GPU to run them, or on a
+    CPU as long. A guide is ``capturable`` where no step of its own or of its model waits for the device, and none depends
     on anything but tensors that stay where they are; where a capture fails nonetheless, there is none from then on.
 
-    A graph is of parameters and buffers where they lie, and of what else the objective was when it was captured: :meth:`forget`
-    it where that becomes another. It writes gradients to the same place each time, so they must not be added up over several
-    steps, see :func:`alone`. Copies, and what is read from a pickle, have no graphs.
+    A capture is of parameters and buffers where they lie, and of what else the objective was when it was captured:
+    :meth:`forget` it where that becomes another. A graph writes gradients to the same place each time, so they must not be
+    added up over several steps, see :func:`alone`. Copies, and what is read from a pickle, have no captures.
 
     Attributes:
-        worth: a shape is captured when it comes for so many times: a capture costs about as much as so many steps kernel by
+        compiles: whether to on a CPU.
+        worth: a shape is captured when it comes for so many times: a graph costs about as much as so many steps kernel by
             kernel, and of tasks of varied shapes most come once or twice.
+        worth_compiling: the same of programs, each of which takes 10 to 30 seconds, as much as thousands of steps save. So
+            tasks of one shape are compiled soon, and no run of varied ones spends its time on that.
     """
 
-    worth = 5
+    worth, worth_compiling = 5, 200
 
-    def __init__(self) -> None:
+    def __init__(self, *, compiles: bool = False) -> None:
+        self.compiles = compiles
         self.captured: dict[Hashable, Terms] = {}
         self.seen: Counter[Hashable] = Counter()
         self.failed = False
@@ -49,20 +56,48 @@ class CapturedTerms:
         self.captured.clear()
         self.pool = None  # without a graph it is dead, and whoever captures into it fails
 
-    def __call__(self, objective: RateDistortionModule, *args: Any) -> RateDistortion:
-        """Distortion and rate of a batch, site by site, nats."""
-        if self.failed or not capturable(objective, args):
+    def __call__(self, objective: RateDistortionModule, *args: Any, beta: float | None = None) -> RateDistortion:
+        """Distortion and rate of a batch, site by site, nats.
+
+        Args:
+            beta: weight of the rate in what is differentiated, where it is not the objective's.
+        """
+        if self.failed or not self.may_capture(objective, args):
             return objective.terms(*args)
-        key = (*map(described, args), *surroundings(objective))
+        tensors, beta = tensors_of(args), objective.elbo.beta if beta is None else beta
+        key = (*map(described, args), *surroundings(objective), on_gpu(tensors) or bool(beta))
         if key not in self.captured:
             self.seen[key] += 1
-            if self.seen[key] >= self.worth:
-                self.capture(key, objective, args)
+            if self.seen[key] >= (self.worth if on_gpu(tensors) else self.worth_compiling):
+                self.capture(key, objective, args, beta)
         known = self.captured.get(key)
-        return objective.terms(*args) if known is None else known.read(tensors_of(args))
+        return objective.terms(*args) if known is None else known.read(tensors, beta)
 
-    def capture(self, key: Hashable, objective: RateDistortionModule, args: tuple) -> None:
-        """Capture the terms for arguments such as ``args``, under a ``key``; or note that it failed."""
+    def may_capture(self, objective: RateDistortionModule, args: tuple) -> bool:
+        """Whether a step with these ``args`` may be captured: by a guide that says so, where captures are made, and beside
+        tensors of plain values alone, which are known by what they are."""
+        tensors, plain = tensors_of(args), all(value is None or isinstance(value, Tensor | int | float | str) for value in args)
+        capturable = plain and getattr(objective.guide, "capturable", False) and torch.is_grad_enabled()
+        return capturable and (on_gpu(tensors) or (self.compiles and on_cpu(tensors)))
+
+    def capture(self, key: Hashable, objective: RateDistortionModule, args: tuple, beta: float) -> None:
+        """Capture the terms for arguments such as ``args``, under a ``key``; or note that it failed. The rate has a weight of
+        ``beta``, 0 or not."""
+        try:
+            on_a_gpu = on_gpu(tensors_of(args))
+            self.captured[key] = self.graph(objective, args) if on_a_gpu else CompiledTerms(objective, args, beta)
+        except RuntimeError as error:
+            self.failed = True
+            self.forget()
+            if not on_a_gpu:
+                warnings.warn(f"training steps are not compiled: {first_line(error)}", stacklevel=2)
+
+    def graph(self, objective: RateDistortionModule, args: tuple) -> Terms:
+        """The terms as a CUDA graph.
+
+        Raises:
+            RuntimeError: they cannot be.
+        """
         terms = Terms(objective, args)
         given = tuple(tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in tensors_of(args))
         device = given[0].device
@@ -72,11 +107,9 @@ class CapturedTerms:
             with rehearsing(objective, device):
                 torch.cuda.make_graphed_callables(terms, given, allow_unused_input=True, pool=self.pool)
         except RuntimeError:
-            self.failed = True
-            self.forget()
             renew_generator(device)
-        else:
-            self.captured[key] = terms
+            raise
+        return terms
 
 
 class Terms(nn.Module):
@@ -102,18 +135,43 @@ class Terms(nn.Module):
         self.sites = list(terms.distortions), list(terms.rates)
         return (*terms.distortions.values(), *terms.rates.values())
 
-    def read(self, tensors: Sequence[Tensor]) -> RateDistortion:
-        """The terms by their names."""
-        values = iter(self(*tensors))
+    def read(self, tensors: Sequence[Tensor], beta: float) -> RateDistortion:
+        """The terms by their names; the rate has a weight of ``beta`` in what is differentiated."""
+        values = iter(self.values(tensors, beta))
         distortions, rates = ({name: next(values) for name in names} for names in self.sites)
         return RateDistortion(distortions, rates, self.objective.elbo.beta)
 
+    def values(self, tensors: Sequence[Tensor], beta: float) -> tuple[Tensor, ...]:
+        """Of :meth:`forward`, however they are computed."""
+        return self(*tensors)
 
-def capturable(objective: RateDistortionModule, args: tuple) -> bool:
-    """Whether a step with these ``args`` may be captured: on a GPU, by a guide that says so, and beside tensors of plain values
-    alone, which are known by what they are."""
-    plain = all(value is None or isinstance(value, Tensor | int | float | str) for value in args)
-    return plain and getattr(objective.guide, "capturable", False) and on_gpu(tensors_of(args)) and torch.is_grad_enabled()
+
+class CompiledTerms(Terms):
+    """The same, compiled.
+
+    Args:
+        objective, args: see :class:`Terms`.
+        beta: weight of the rate; with 0 it is not differentiated.
+
+    Raises:
+        RuntimeError: they cannot be, see :class:`~inference.runs.compiling.JointProgram`.
+    """
+
+    def __init__(self, objective: RateDistortionModule, args: tuple, beta: float) -> None:
+        super().__init__(objective, args)
+        given = tensors_of(args)
+        with unchanged(objective):
+            self(*given)  # for the names of its sites
+        self.program = JointProgram(self, given, sum(map(len, self.sites)) if beta else len(self.sites[0]))
+
+    def values(self, tensors: Sequence[Tensor], beta: float) -> tuple[Tensor, ...]:
+        distortions, rates = map(len, self.sites)
+        return self.program(tensors, [1.0] * distortions + ([beta] * rates if beta else []))
+
+
+def first_line(error: Exception) -> str:
+    """What an ``error`` says first."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor]:
@@ -142,24 +200,24 @@ def on_gpu(tensors: Sequence[Tensor]) -> bool:
     return bool(tensors) and all(tensor.is_cuda for tensor in tensors)
 
 
+def on_cpu(tensors: Sequence[Tensor]) -> bool:
+    """Whether there are any ``tensors``, all lie there, and none is rounded on the way."""
+    return bool(tensors) and all(tensor.device.type == "cpu" for tensor in tensors) and not torch.is_autocast_enabled("cpu")
+
+
 @contextmanager
 def rehearsing(objective: RateDistortionModule, device: torch.device) -> Iterator[None]:
     """Around a capture, which runs the ``objective`` a few times before: what that changes is afterwards as it was (torch's
     generators, buffers such as the statistics of batch norm, and the stream, which a capture that breaks off leaves behind).
     No garbage is collected, for in it may be a graph, and the end of one breaks off the capture of another."""
-    buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
-    collecting = gc.isenabled()
+    collecting, stream = gc.isenabled(), torch.cuda.stream(torch.cuda.current_stream(device))
     gc.disable()
     try:
-        with torch.cuda.stream(torch.cuda.current_stream(device)), torch.random.fork_rng([device], device_type="cuda"):
+        with restored(objective), stream, torch.random.fork_rng([device], device_type="cuda"):
             yield
     finally:
         if collecting:
             gc.enable()
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not buffer.equal(before):  # a write, even of the same numbers, is a change to those who count them
-                    buffer.copy_(before)
 
 
 def mean_the_stream() -> None:

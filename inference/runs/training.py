@@ -52,12 +52,14 @@ class Loop:
         devices: processes to train with.
         precision: Lightning's, such as 32-true or bf16-mixed.
         progress: whether to show a progress bar.
+        compile: whether steps that can be are compiled on a CPU, see :class:`~inference.runs.graphs.CapturedTerms`.
     """
 
     device: str = "auto"
     devices: int = 1
     precision: str = "32-true"
     progress: bool = False
+    compile: bool = False
 
     @property
     def unmixed(self) -> Loop:
@@ -117,6 +119,8 @@ def train(
         UserError: the checkpoint is damaged or of another configuration, or the device has no such precision.
     """
     loop.check()
+    if (captured := getattr(module, "captured", None)) is not None:
+        captured.compiles = loop.compile
     folder = run.checkpoints / stage
     start = start_of(folder, module)
     best, begun = folder / BEST, Begun()

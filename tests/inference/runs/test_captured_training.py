@@ -1,4 +1,4 @@
-"""Whole trainings whose steps are captured, as on a GPU, beside those that take every step kernel by kernel."""
+"""Whole trainings whose steps are captured, as on a GPU, or noted, as for a compiler, beside those with steps as ever."""
 
 import copy
 from types import SimpleNamespace
@@ -28,22 +28,26 @@ from tests.inference.evaluation.test_predictive import hierarchical
 from tests.inference.runs.emulation import emulate
 
 
-@pytest.fixture
-def compare(monkeypatch, tmp_path):
+@pytest.fixture(params=["graphs", "programs"])
+def compare(request, monkeypatch, tmp_path):
     """Train what is made with captures and without, and count the captures."""
 
     def trained(make, epochs: int, precision: str = "32-true") -> int:
-        emulate(monkeypatch)
+        compiles = request.param == "programs"
+        if compiles:
+            monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+        else:
+            emulate(monkeypatch)
         monkeypatch.setattr(CapturedTerms, "worth", 2)
+        monkeypatch.setattr(CapturedTerms, "worth_compiling", 2)
         made, capture, states = [], CapturedTerms.capture, []
         monkeypatch.setattr(CapturedTerms, "capture", lambda self, *args: (made.append(self), capture(self, *args))[1])
         for number in range(2):
             torch.manual_seed(1)
             module = make()
             module.captured.failed = number == 1
-            train(
-                module, Loop("cpu", precision=precision), RunFolder.create(tmp_path / str(number), "x", ""), "y", epochs=epochs
-            )
+            loop = Loop("cpu", precision="64-true" if compiles else precision, compile=compiles)
+            train(module, loop, RunFolder.create(tmp_path / str(number), "x", ""), "y", epochs=epochs)
             assert module.captured.failed == (number == 1)
             assert not module.captured.captured, "the memory is given back"
             states.append(module.state_dict())
@@ -87,9 +91,10 @@ BNN = {
 
 
 @pytest.mark.parametrize("case", BNN)
-def test_bayesian_networks(case, compare):
-    """With a β that warms up, learned scales and noises; a segment of a mixture has graphs of its own."""
+def test_bayesian_networks(case, compare, request):
+    """With a β that warms up, learned scales and noises; a segment of a mixture has captures of its own."""
     chosen, captures = BNN[case]
+    captures += "programs-online" in request.node.name  # one without the rate: the first step of each segment is of β = 0
     noise = getattr(chosen, "noise", None)
     sizes = {"posteriors": getattr(chosen, "posteriors", 1), "rounds": 2, "epochs": 4, "batch": 20}
     epochs = 4 * (sizes["posteriors"] if chosen.algorithm is Algorithm.ONLINE else 1)

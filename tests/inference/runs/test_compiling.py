@@ -1,0 +1,231 @@
+"""Compiled steps: the objective's own terms and gradients, forward and backward as one program."""
+
+import copy
+import pickle
+import shutil
+import sys
+import warnings
+
+import pytest
+import torch
+
+from benchmarks.speed.bnn import SIZES, ours
+from data.errors import UserError
+from guides.mean_field import MeanFieldGuide
+from inference.bnn.bnn import BNN
+from inference.bnn.options import BnnOptions
+from inference.elbo import RateDistortionELBO, RateDistortionModule
+from inference.meta.family_options import MetaOptions
+from inference.meta.options import SibOptions
+from inference.meta.regression import check_regression
+from inference.runs.graphs import CapturedTerms, first_line
+from models.bayesian.network import BayesianNetwork
+from models.networks.classifiers import mlp
+from tests.inference.runs.test_graphs import CASES, Tracking, check_a_graph, drawn, numbers, objective_of
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> None:
+    """Programs are made of shapes that come for the first time."""
+    monkeypatch.setattr(CapturedTerms, "worth_compiling", 1)
+
+
+@pytest.fixture
+def noted(monkeypatch, at_once) -> None:
+    """The operations run as they were noted, without torch's compiler."""
+    monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+
+
+def network(posteriors: int = 1, beta: float = 0.5) -> RateDistortionModule:
+    """A Bayesian network's objective."""
+    torch.manual_seed(4)
+    model = BayesianNetwork(torch.nn.Sequential(*mlp(3, (4,), 2)), num_data=30, posteriors=posteriors).double()
+    return RateDistortionELBO(beta=beta)(model, MeanFieldGuide(model.initial_weights(posteriors), 0.1))
+
+
+def items() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(18.0).view(6, 3).sin().double(), torch.tensor([0, 1, 0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_noted_operations_give_the_numbers_and_gradients_of_the_step(case, every, noted):
+    check_a_graph(objective_of(every, **CASES[case]), "cpu", compiles=True)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "every"), [("gaussian", False), ("draws in the steps", True)])
+def test_a_compiled_step_gives_the_numbers_and_gradients_of_the_step(case, every, at_once, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with warnings.catch_warnings(action="error"):
+        check_a_graph(objective_of(every, **CASES[case]), "cpu", compiles=True, rounding=1e-10)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_step_of_a_bayesian_network_draws_as_the_step_does(at_once, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    x, y = torch.randn(32, SIZES[0]), torch.randint(SIZES[-1], (32,))
+    both = [ours(x, y, 2, compiled=compiled) for compiled in (False, True)]
+    found = []
+    for one in both:
+        torch.manual_seed(1)
+        losses = [one.loss() for _ in range(3)]
+        found.append((torch.stack(losses), torch.autograd.grad(losses[-1], one.means)[0]))
+    (losses, gradient), (expected, expected_gradient) = found
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=0)
+    assert (gradient - expected_gradient).norm() < 1e-4 * gradient.norm()
+    assert losses.unique().numel() == 3
+
+
+@pytest.mark.parametrize("posteriors", [1, 2])
+def test_the_rate_may_have_another_weight_in_each_step(posteriors, noted):
+    objective, (x, y), captured = network(posteriors), items(), CapturedTerms(compiles=True)
+    if posteriors > 1:
+        x, y = x.expand(posteriors, -1, -1), y.expand(posteriors, -1)
+    for beta in (0.0, 0.2, 0.7):
+        found = []
+        for terms in (lambda beta=beta: captured(objective, x, y, beta=beta), lambda: objective.terms(x, y)):
+            torch.manual_seed(3)
+            said = terms()
+            loss = 3 * (said.distortion + beta * said.rate if beta else said.distortion)
+            trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+            found.append((numbers(said), torch.autograd.grad(loss, trained)))
+        torch.testing.assert_close(*found)
+    assert len(captured.captured) == 2  # one without the rate's gradient
+    assert not captured.failed
+
+
+def test_a_part_of_the_objective_has_no_gradient_of_its_own(noted):
+    objective, captured = network(), CapturedTerms(compiles=True)
+    for pulled in (lambda terms: terms.distortion, lambda terms: terms.rate, lambda terms: terms.distortion + terms.rate):
+        with pytest.raises(RuntimeError, match="not of its parts"):
+            pulled(captured(objective, *items())).backward()
+    (captured(objective, *items()).loss / 7).backward()  # whatever is the same for all
+    with pytest.raises(RuntimeError, match="not of its parts"):
+        captured(objective, *items(), beta=0.0).loss.backward()
+
+
+def test_what_was_compiled_wrongly_is_not_used(at_once, monkeypatch):
+    def wrong(program, **_):
+        def compiled(*given):
+            found, gradients = program(*given)
+            return found, [2 * gradients[0], *gradients[1:]]
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", wrong)
+    objective, captured = network(), CapturedTerms(compiles=True)
+    with pytest.warns(UserWarning, match="not compiled: what was compiled computes something else"):
+        captured(objective, *items())
+    for terms in (captured, lambda objective, *args: objective.terms(*args)):
+        torch.manual_seed(0)
+        terms(objective, *items()).loss.backward()
+    assert captured.failed
+
+
+def test_where_nothing_can_be_compiled_it_is_said_once(at_once, monkeypatch):
+    def compile(program, **_):
+        raise RuntimeError("no compiler\nand why")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    objective, captured = network(), CapturedTerms(compiles=True)
+    with pytest.warns(UserWarning, match="^training steps are not compiled: no compiler$") as said:
+        [captured(objective, *items()).loss.backward() for _ in range(3)]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_is_done_once_to_note_it_leaves_no_trace(waits, noted):
+    found = []
+    for captured in (CapturedTerms(compiles=True), lambda objective, x: objective.terms(x)):
+        objective, seen = Tracking(waits), []
+        torch.manual_seed(1)
+        with warnings.catch_warnings(action="ignore"):
+            for _ in range(3):
+                x = torch.randn(5, 3).requires_grad_()
+                loss = captured(objective, x).loss
+                seen.append((loss.detach(), torch.autograd.grad(loss, x)[0]))
+        found.append((seen, dict(objective.norm.named_buffers())))
+        if isinstance(captured, CapturedTerms):
+            assert (captured.failed, len(captured.captured)) == (waits, not waits)
+    torch.testing.assert_close(*found)
+
+
+def test_an_objective_without_parameters(noted):
+    captured, objective = CapturedTerms(compiles=True), network().requires_grad_(False)
+    said = []
+    for terms in (captured, lambda objective, *args: objective.terms(*args)):
+        torch.manual_seed(3)
+        said.append(terms(objective, *items()).loss)
+    torch.testing.assert_close(*said)
+    assert len(captured.captured) == 1
+
+
+def test_nothing_is_compiled_before_it_is_worth_it_nor_where_it_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+    objective, asked, other = network(), CapturedTerms(compiles=True), CapturedTerms()
+    for number in range(1, asked.worth_compiling + 1):
+        for captured in (asked, other):
+            captured(objective, *items())
+        assert len(asked.captured) == (number == asked.worth_compiling)
+    assert not other.captured
+
+
+def test_half_precision_is_not_compiled(noted):
+    objective, captured = network(), CapturedTerms(compiles=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        captured(objective, *items())
+    assert not captured.captured
+
+
+def test_copies_have_no_programs(noted):
+    captured = CapturedTerms(compiles=True)
+    captured(objective_of(every=False), *drawn())
+    assert captured.captured
+    assert not copy.deepcopy(captured).captured
+    assert not pickle.loads(pickle.dumps(captured)).captured
+
+
+@pytest.mark.parametrize("options", [SibOptions, BnnOptions, lambda **given: MetaOptions(methods="sib", **given)])
+def test_a_run_says_whether_its_steps_are_compiled(options, monkeypatch):
+    monkeypatch.setenv("CXX", sys.executable)
+    assert options(compile=True).loop.compile
+    assert not options().loop.compile
+    with pytest.raises(UserError, match=r"^`compile=true` is for steps of one process: leave it or `devices` out$"):
+        options(compile=True, devices=2)
+    monkeypatch.setenv("CXX", "c-plus-plus")
+    with pytest.raises(UserError, match=r"^`compile=true` needs a C\+\+ compiler and c-plus-plus is not here: install it"):
+        options(compile=True, device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert options(compile=True, device="cuda").loop.compile  # graphs need none
+
+
+def test_compiling_is_refused_where_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("CXX", sys.executable)
+    with pytest.raises(UserError, match="add sib to `methods`"):
+        MetaOptions(methods="prototypical", compile=True)
+    with pytest.raises(UserError, match="no use for `compile=true`"):
+        check_regression(SibOptions(data="linear", compile=True))
+    with pytest.raises(UserError, match="compile"):
+        BNN.fit(torch.nn.Linear(1, 1), *items(), compile="perhaps")
+
+
+def test_bnn_fit_compiles(monkeypatch, noted):
+    monkeypatch.setenv("CXX", sys.executable)
+    made, capture = [], CapturedTerms.capture
+    monkeypatch.setattr(CapturedTerms, "capture", lambda self, *args: (made.append(self.compiles), capture(self, *args)))
+    x, y = items()
+    net = torch.nn.Sequential(*mlp(3, (4,), 2))
+    fits = [BNN.fit(net, x.float(), y, epochs=2, batch=3, device="cpu", compile=compile) for compile in (False, True)]
+    assert made
+    assert all(made)
+    found = [fit.posterior.loc for fit in fits]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_the_warning_of_an_error_without_words():
+    assert [first_line(error) for error in (RuntimeError(), RuntimeError("\n a \n b"))] == ["RuntimeError", "a"]
