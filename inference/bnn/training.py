@@ -18,6 +18,7 @@ from inference.bnn.algorithms import FitSettings, Plan, Position
 from inference.bnn.posterior import WeightPosterior
 from inference.elbo import RateDistortionModule
 from inference.runs.graphs import CapturedTerms, alone
+from inference.runs.means import StepMeans
 from inference.runs.processes import our_part
 from inference.runs.tensors import near
 from models.bayesian.weight_priors import MixtureWeightPrior
@@ -78,7 +79,7 @@ class BnnTraining(lightning.LightningModule):
         super().__init__()
         self.objective, self.source, self.plan, self.watch = objective, data, plan, watch
         self.settings, self.bootstrap_size = settings, items_per_epoch
-        self.items, self.captured = data.items, CapturedTerms()
+        self.items, self.captured, self.means = data.items, CapturedTerms(), StepMeans()
         self.batch, self.seed = min(settings.batch, items_per_epoch), settings.seed
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("rates", torch.zeros(plan.posteriors))
@@ -171,9 +172,7 @@ class BnnTraining(lightning.LightningModule):
             here = alone(self)
             terms = self.captured(self.objective, x, y, beta=beta) if here else self.objective.terms(x, y)
         per_item = 1 / (self.bootstrap_size * self.plan.at_once)
-        values = {"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once}
-        logged = {name: value.detach() for name, value in values.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        self.means.add({"train/distortion": terms.distortion * per_item, "train/rate": terms.rate / self.plan.at_once})
         loss = part.weight * terms.distortion  # all processes have the whole rate
         return (loss + beta * terms.rate if beta else loss) * per_item
 

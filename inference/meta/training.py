@@ -21,6 +21,7 @@ from inference.evaluation.predictive import place_of
 from inference.meta.settings import MetaSchedule
 from inference.meta.tasks import Kinds
 from inference.runs.graphs import CapturedTerms, alone
+from inference.runs.means import StepMeans
 from inference.runs.processes import our_part
 from models.networks.feature_space import FeatureSpace
 from models.networks.layers import embed
@@ -94,7 +95,7 @@ class MetaTraining(lightning.LightningModule):
         super().__init__()
         self.objective, self.training_tasks, self.embedding = objective, train, embedding
         self.validation = validation if isinstance(validation, tuple) else (validation,)
-        self.schedule, self.captured = schedule, CapturedTerms()
+        self.schedule, self.captured, self.means = schedule, CapturedTerms(), StepMeans()
         # on the device once and for all: a step that made them there would wait for the copy
         self.register_buffer("weights", objective_weights(objective, schedule.earlier), persistent=False)
 
@@ -114,9 +115,8 @@ class MetaTraining(lightning.LightningModule):
             share = batch / self.trainer.world_size  # of each process; their mean is the batch's loss
             tasks = getattr(self.objective.model, "num_tasks", None) or share  # what the terms are sums over
             loss = terms.loss / tasks * relative(self.training_tasks, episode.way, episode.query_x.shape[1])
-        values = {"train/loss": loss, "train/distortion": terms.distortion / tasks, "train/rate": terms.rate / tasks}
-        logged = {name: value.detach() for name, value in values.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        said = {"train/loss": loss, "train/distortion": terms.distortion / tasks, "train/rate": terms.rate / tasks}
+        self.means.add(said)
         return loss
 
     def on_fit_end(self) -> None:

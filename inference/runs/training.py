@@ -38,6 +38,7 @@ from inference.runs.checkpoints import (
 from inference.runs.files import Unfinished
 from inference.runs.folder import RunFolder
 from inference.runs.interruptions import interruptible, terminate
+from inference.runs.means import LogMeans
 from inference.runs.processes import TIMEOUT, launched, leave
 
 NEVER = 2**62  # larger than any step
@@ -104,7 +105,8 @@ def train(
     """Run Lightning for one stage, resuming from its last checkpoint.
 
     Args:
-        module: what to train; afterwards it has the weights of the best epoch by ``monitor``, or of the last one without.
+        module: what to train; afterwards it has the weights of the best epoch by ``monitor``, or of the last one without. Its
+            ``means``, where it has any, are logged (:class:`~inference.runs.means.StepMeans`).
         loop: device, processes, precision, progress bars.
         run: where checkpoints (``checkpoints/<stage>``) and logs go.
         stage: its name.
@@ -125,6 +127,8 @@ def train(
     start = start_of(folder, module)
     best, begun = folder / BEST, Begun()
     callbacks: list[Callback] = [FiniteLoss(), SharedBatchNorm(), begun]
+    if hasattr(module, "means"):
+        callbacks.append(LogMeans())
     if monitor:
         callbacks.append(KeptCheckpoint(best, monitor=monitor, mode=mode, every=every))
     if patience and monitor:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from data.items import LabelledItems
 from data.seeding import mix_seed, part_of_batch
+from inference.runs.means import StepMeans
 from models.parameters import fusable
 
 ORDER, UNLABELLED_ORDER, WARPS = 0, 1, 2  # streams of random numbers
@@ -61,6 +62,7 @@ class UpdateTraining(lightning.LightningModule):
     def __init__(self, schedule: Schedule, *, augmentation: Augment | None = None, seed: int = 0) -> None:
         super().__init__()
         self.schedule, self.augmentation, self.seed = schedule, augmentation, seed
+        self.means = StepMeans()
         self.steps_per_round = max(1, schedule.updates // schedule.rounds)
         self.orders: dict[int, tuple[int, Tensor]] = {}  # stream -> a pass, and its order
 
@@ -112,7 +114,7 @@ class UpdateTraining(lightning.LightningModule):
         """The sum of the losses of a batch of items, of which this process has its part."""
         values: dict[str, Tensor] = {}
         loss = torch.stack(self.losses(self.current_epoch * self.steps_per_round + index, values)).sum()
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        self.means.add(values)
         return loss
 
     def configure_optimizers(self):

@@ -37,6 +37,7 @@ def training(model, guide, beta=0.5) -> MetaTraining:
     module.logged = {}
     module._trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
     module.log_dict = lambda values, **_: module.logged.update(values)
+    module.means.add = lambda values: module.logged.update({name: value.detach() for name, value in values.items()})
     return module
 
 
@@ -240,6 +241,9 @@ def embedded_training(model, guide):
         module.logged = {}
         module._trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
         module.log_dict = lambda values, own=module.logged, **_: own.update(values)
+        module.means.add = lambda values, own=module.logged: own.update(
+            {name: value.detach() for name, value in values.items()}
+        )
     return modules
 
 
@@ -281,6 +285,7 @@ def test_tasks_of_all_shapes_count_alike():
     module.logged = {}
     module._trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
     module.log_dict = lambda values, **_: module.logged.update(values)
+    module.means.add = module.logged.update
     model.predictor.flatten()
     losses = [module.training_step(0, index).item() for index in range(20)]
     assert losses == pytest.approx(20 * [20 * math.log(4)])

@@ -1,15 +1,13 @@
-"""Compiled steps: the objective's own terms and gradients, forward and backward as one program."""
+"""Compiled steps, without the compiler: the objective's own terms and gradients, forward and backward as one program."""
 
 import copy
 import pickle
-import shutil
 import sys
 import warnings
 
 import pytest
 import torch
 
-from benchmarks.speed.bnn import SIZES, ours
 from data.errors import UserError
 from guides.mean_field import MeanFieldGuide
 from inference.bnn.bnn import BNN
@@ -22,8 +20,6 @@ from inference.runs.graphs import CapturedTerms, first_line
 from models.bayesian.network import BayesianNetwork
 from models.networks.classifiers import mlp
 from tests.inference.runs.test_graphs import CASES, Tracking, check_a_graph, drawn, numbers, objective_of
-
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
 @pytest.fixture
@@ -53,32 +49,6 @@ def items() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_noted_operations_give_the_numbers_and_gradients_of_the_step(case, every, noted):
     check_a_graph(objective_of(every, **CASES[case]), "cpu", compiles=True)
-
-
-@needs_compiler
-@pytest.mark.slow
-@pytest.mark.parametrize(("case", "every"), [("gaussian", False), ("draws in the steps", True)])
-def test_a_compiled_step_gives_the_numbers_and_gradients_of_the_step(case, every, at_once, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    with warnings.catch_warnings(action="error"):
-        check_a_graph(objective_of(every, **CASES[case]), "cpu", compiles=True, rounding=1e-10)
-
-
-@needs_compiler
-@pytest.mark.slow
-def test_a_compiled_step_of_a_bayesian_network_draws_as_the_step_does(at_once, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    x, y = torch.randn(32, SIZES[0]), torch.randint(SIZES[-1], (32,))
-    both = [ours(x, y, 2, compiled=compiled) for compiled in (False, True)]
-    found = []
-    for one in both:
-        torch.manual_seed(1)
-        losses = [one.loss() for _ in range(3)]
-        found.append((torch.stack(losses), torch.autograd.grad(losses[-1], one.means)[0]))
-    (losses, gradient), (expected, expected_gradient) = found
-    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=0)
-    assert (gradient - expected_gradient).norm() < 1e-4 * gradient.norm()
-    assert losses.unique().numel() == 3
 
 
 @pytest.mark.parametrize("posteriors", [1, 2])
