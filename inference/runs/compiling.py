@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -83,19 +84,24 @@ class Joint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, program: JointProgram, given: list[Tensor], weights: Sequence[float], *reached: Tensor):
         dtype = next(tensor.dtype for tensor in (*reached, *given) if tensor.is_floating_point())
-        factors = torch.tensor(weights, dtype=dtype)
-        numbers, gradients = program.program(program.state, given, factors)
-        ctx.save_for_backward(factors, *gradients)
+        numbers, ctx.gradients = program.program(program.state, given, torch.tensor(weights, dtype=dtype))
+        ctx.weights = weights
         return tuple(numbers)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *pulls: Tensor):
-        weights, *gradients = ctx.saved_tensors
-        pulled, common = torch.stack(pulls), pulls[0] / weights[0]
-        if not torch.allclose(pulled[: len(weights)], common * weights) or pulled[len(weights) :].any():
+        pulled, gradients = torch.stack(pulls).tolist(), ctx.gradients
+        ctx.gradients = None  # who adds them to parameters may take them as they are, and need not copy
+        if gradients is None:
+            raise RuntimeError("a compiled step has its gradient once")
+        common = pulled[0] / ctx.weights[0]
+        expected = [common * weight for weight in ctx.weights] + [0.0] * (len(pulled) - len(ctx.weights))
+        if not all(math.isclose(*pair, rel_tol=1e-5) for pair in zip(pulled, expected, strict=True)):
             raise RuntimeError("a compiled step has the gradient of distortion + β · rate alone, not of its parts")
-        return None, None, None, *torch._foreach_mul(gradients, common)
+        if gradients:
+            torch._foreach_mul_(gradients, common)
+        return None, None, None, *gradients
 
 
 class Unasked(TorchFunctionMode):

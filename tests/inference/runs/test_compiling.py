@@ -74,7 +74,10 @@ def test_a_part_of_the_objective_has_no_gradient_of_its_own(noted):
     for pulled in (lambda terms: terms.distortion, lambda terms: terms.rate, lambda terms: terms.distortion + terms.rate):
         with pytest.raises(RuntimeError, match="not of its parts"):
             pulled(captured(objective, *items())).backward()
-    (captured(objective, *items()).loss / 7).backward()  # whatever is the same for all
+    loss = captured(objective, *items()).loss / 7  # whatever is the same for all
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="gradient once"):
+        loss.backward()
     with pytest.raises(RuntimeError, match="not of its parts"):
         captured(objective, *items(), beta=0.0).loss.backward()
 
