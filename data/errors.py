@@ -29,7 +29,7 @@ def readable(text: str) -> str:
 
 
 class DataWarning(UserWarning):
-    """The data allow what is asked for, but not quite as asked; commands print it as one line."""
+    """Data or machine allow what is asked for, but not quite as asked; commands print it as one line."""
 
 
 def closest(given: str, known: Iterable[str]) -> str | None:

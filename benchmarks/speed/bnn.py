@@ -99,6 +99,7 @@ class Loss(nn.Module):
 def compiled(loss: Loss, x: Tensor, y: Tensor) -> Objective:
     """Another library's loss, compiled as ours is."""
     program = JointProgram(loss, (x, y), 1)
+    program.prove((x, y), [1.0])
     return Objective(lambda: program((x, y), [1.0])[0], loss.parameters())
 
 

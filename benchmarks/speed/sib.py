@@ -101,6 +101,7 @@ def original_step(classifier: nn.Module, sampler: EpisodeSampler, batch: int, co
     loss_of: Callable = OriginalLoss(classifier)
     if compiled:
         program = JointProgram(loss_of, sampler.sample(batch, seed=0)[:4], 1)
+        program.prove(sampler.sample(batch, seed=1)[:4], [1.0])
         loss_of = lambda *tasks: program(tasks, [1.0])  # noqa: E731
 
     def step() -> None:

@@ -95,6 +95,8 @@ class BnnOptions(FitSettings, RunOptions):
     def check(self) -> None:
         super().check()
         check_compiler(self.loop)
+        if self.compile and all(a.trains_points or a is Algorithm.NUTS for a in self.algorithms):
+            raise UserError("`compile=true` is for posteriors that are trained, and none is among the `algorithms`")
         if self.prior != PriorName.GAUSSIAN and not any(a.takes_prior for a in self.algorithms):
             takers = ", ".join(algorithm for algorithm in Algorithm if algorithm.takes_prior)
             raise UserError(f"`prior` is of {takers}, none of which is among the `algorithms`")

@@ -58,7 +58,7 @@ __all__ = [
 
 SHOWN = 500
 """Characters from both ends of a very long error that are shown."""
-WHERE = {"device", "devices", "progress"}
+WHERE = {"device", "devices", "compile", "progress"}
 """Options that a resumed run may have others of: they change no number but by rounding."""
 PATIENCE = 20.0
 """Seconds that other processes than the main one leave it to say what is wrong."""
@@ -333,7 +333,7 @@ def read_command(
     parser = OptionParser(options, command, description, examples)
     parser.add_flag(
         "--resume",
-        "run folder to continue; device and devices may be others",
+        "run folder to continue; device, devices and compile may be others",
         "RUN",
         type=str | None,
         default=None,

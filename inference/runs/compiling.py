@@ -27,8 +27,8 @@ class JointProgram:
     which nothing is fused then. Here the operations of both passes are noted while they are done once, and these are what it
     compiles. So the weights of the sum have to be known in the forward pass: whoever weighs the numbers otherwise is refused.
 
-    The program draws the random numbers that the module would and changes the same buffers. What Python decided while
-    operations were noted stays as it was.
+    The program draws the random numbers that the module would and changes the same buffers. What Python decided or read while
+    operations were noted stays as it was: :meth:`prove` it on other tensors.
 
     Args:
         module: from tensors to a tuple of 0-dimensional ones.
@@ -36,8 +36,7 @@ class JointProgram:
         count: of how many numbers, from the first, is the sum. The others have no gradient.
 
     Raises:
-        RuntimeError: the module reads a number back, nothing can be compiled here, or what was compiled computes something
-            else than the module does.
+        RuntimeError: the module reads a number back.
     """
 
     def __init__(self, module: nn.Module, given: Sequence[Tensor], count: int) -> None:
@@ -51,17 +50,31 @@ class JointProgram:
             found = self.gradients((torch.stack(numbers[:count]) * weights).sum(), [*state_now, *given])
             return [number.detach() for number in numbers], found
 
-        with unchanged(module):
-            weights = torch.ones_like(torch.stack(module(*given)[:count]).detach())
+        self.module, self.plain = module, both
         with unchanged(module), validate_distributions(False), Unasked():
-            noted = make_fx(both)(self.state, list(given), weights)
+            noted = make_fx(both)(self.state, list(given), self.tensor_of([1.0] * count, given))
         self.program: Callable[..., tuple[list[Tensor], list[Tensor]]] = torch.compile(
             noted, fullgraph=True, dynamic=False, options={"fallback_random": True, "cpp_wrapper": True}
         )
-        with unchanged(module):
-            expected = both(self.state, list(given), weights)
-        with unchanged(module), torch.no_grad():
-            compare(self.program(self.state, list(given), weights), expected)
+
+    def prove(self, given: Sequence[Tensor], weights: Sequence[float]) -> None:
+        """Hold the program against the module, on what it is called with, without a trace of that.
+
+        Raises:
+            RuntimeError: it computes something else than the module does, or does not run.
+        """
+        given, factors = (
+            [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in given],
+            self.tensor_of(weights, given),
+        )
+        with unchanged(self.module), torch.enable_grad():
+            expected = self.plain(self.state, given, factors)
+        with unchanged(self.module), torch.no_grad():
+            compare(self.program(self.state, given, factors), expected)
+
+    def tensor_of(self, weights: Sequence[float], given: Sequence[Tensor]) -> Tensor:
+        """The ``weights`` of the numbers in the type that these have."""
+        return torch.tensor(weights, dtype=next(t.dtype for t in (*self.state, *given) if t.is_floating_point()))
 
     def gradients(self, total: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Of ``total`` with respect to those among the ``tensors`` that are trained and that it depends on."""
@@ -83,8 +96,7 @@ class Joint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, program: JointProgram, given: list[Tensor], weights: Sequence[float], *reached: Tensor):
-        dtype = next(tensor.dtype for tensor in (*reached, *given) if tensor.is_floating_point())
-        numbers, ctx.gradients = program.program(program.state, given, torch.tensor(weights, dtype=dtype))
+        numbers, ctx.gradients = program.program(program.state, given, program.tensor_of(weights, given))
         ctx.weights = weights
         return tuple(numbers)
 
@@ -92,26 +104,26 @@ class Joint(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *pulls: Tensor):
         pulled, gradients = torch.stack(pulls).tolist(), ctx.gradients
-        ctx.gradients = None  # who adds them to parameters may take them as they are, and need not copy
+        ctx.gradients = None  # their memory
         if gradients is None:
             raise RuntimeError("a compiled step has its gradient once")
         common = pulled[0] / ctx.weights[0]
         expected = [common * weight for weight in ctx.weights] + [0.0] * (len(pulled) - len(ctx.weights))
         if not all(math.isclose(*pair, rel_tol=1e-5) for pair in zip(pulled, expected, strict=True)):
             raise RuntimeError("a compiled step has the gradient of distortion + β · rate alone, not of its parts")
-        if gradients:
-            torch._foreach_mul_(gradients, common)
-        return None, None, None, *gradients
+        return None, None, None, *(torch._foreach_mul(gradients, common) if gradients else ())
 
 
 class Unasked(TorchFunctionMode):
     """Inside, labels are not asked whether they are classes: an answer would be read back, which is no operation."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is nn.functional.one_hot:
-            labels, way = args
-            return (labels[..., None] == torch.arange(way, device=labels.device)).long()
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is nn.functional.one_hot and args:
+            labels, way = args[0], args[1] if len(args) > 1 else kwargs.get("num_classes", -1)
+            if way > 0:
+                return (labels[..., None] == torch.arange(way, device=labels.device)).long()
+        return func(*args, **kwargs)
 
 
 @contextmanager

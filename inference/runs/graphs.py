@@ -13,6 +13,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from data.errors import DataWarning
 from inference.elbo import RateDistortion, RateDistortionModule
 from inference.runs.compiling import JointProgram, restored, unchanged
 
@@ -70,6 +71,8 @@ class CapturedTerms:
             self.seen[key] += 1
             if self.seen[key] >= (self.worth if on_gpu(tensors) else self.worth_compiling):
                 self.capture(key, objective, args, beta)
+        elif isinstance(made := self.captured[key], CompiledTerms) and not made.proven:
+            self.prove(made, tensors, beta)
         known = self.captured.get(key)
         return objective.terms(*args) if known is None else known.read(tensors, beta)
 
@@ -83,14 +86,30 @@ class CapturedTerms:
     def capture(self, key: Hashable, objective: RateDistortionModule, args: tuple, beta: float) -> None:
         """Capture the terms for arguments such as ``args``, under a ``key``; or note that it failed. The rate has a weight of
         ``beta``, 0 or not."""
+        if on_gpu(tensors_of(args)):
+            try:
+                self.captured[key] = self.graph(objective, args)
+            except RuntimeError:
+                self.failed = True
+                self.forget()
+        else:
+            with self.without_on_failure():
+                self.captured[key] = CompiledTerms(objective, args, beta)
+
+    def prove(self, compiled: CompiledTerms, tensors: list[Tensor], beta: float) -> None:
+        """Hold a program against the step as it is on ``tensors`` that it was not made from, or do without from now on."""
+        with self.without_on_failure():
+            compiled.prove(tensors, beta)
+
+    @contextmanager
+    def without_on_failure(self) -> Iterator[None]:
+        """Whatever a compiler fails by, training goes on without one, and it is said."""
         try:
-            on_a_gpu = on_gpu(tensors_of(args))
-            self.captured[key] = self.graph(objective, args) if on_a_gpu else CompiledTerms(objective, args, beta)
-        except RuntimeError as error:
+            yield
+        except Exception as error:
             self.failed = True
             self.forget()
-            if not on_a_gpu:
-                warnings.warn(f"training steps are not compiled: {first_line(error)}", stacklevel=2)
+            warnings.warn(f"training steps are not compiled: {first_line(error)}", DataWarning, stacklevel=2)
 
     def graph(self, objective: RateDistortionModule, args: tuple) -> Terms:
         """The terms as a CUDA graph.
@@ -153,20 +172,40 @@ class CompiledTerms(Terms):
         objective, args: see :class:`Terms`.
         beta: weight of the rate; with 0 it is not differentiated.
 
+    Attributes:
+        proven: whether it was held against the terms on a batch that it was not made from, where numbers that Python has read
+            are others.
+
     Raises:
         RuntimeError: they cannot be, see :class:`~inference.runs.compiling.JointProgram`.
     """
+
+    proven = False
 
     def __init__(self, objective: RateDistortionModule, args: tuple, beta: float) -> None:
         super().__init__(objective, args)
         given = tensors_of(args)
         with unchanged(objective):
             self(*given)  # for the names of its sites
-        self.program = JointProgram(self, given, sum(map(len, self.sites)) if beta else len(self.sites[0]))
+        self.program = JointProgram(self, given, len(self.weights(beta)))
+        self.program.prove(given, self.weights(beta))
+
+    def weights(self, beta: float) -> list[float]:
+        """Of the terms in what is differentiated."""
+        distortions, rates = map(len, self.sites)
+        return [1.0] * distortions + ([beta] * rates if beta else [])
+
+    def prove(self, tensors: Sequence[Tensor], beta: float) -> None:
+        """Hold the program against the terms as they are on other ``tensors``.
+
+        Raises:
+            RuntimeError: it computes something else.
+        """
+        self.program.prove(tensors, self.weights(beta))
+        self.proven = True
 
     def values(self, tensors: Sequence[Tensor], beta: float) -> tuple[Tensor, ...]:
-        distortions, rates = map(len, self.sites)
-        return self.program(tensors, [1.0] * distortions + ([beta] * rates if beta else []))
+        return self.program(tensors, self.weights(beta))
 
 
 def first_line(error: Exception) -> str:
@@ -180,8 +219,10 @@ def tensors_of(args: Sequence[Any]) -> list[Tensor]:
 
 
 def described(value: Any) -> Hashable:
-    """What a graph depends on of an argument."""
-    return (value.shape, value.dtype, value.requires_grad) if isinstance(value, Tensor) else value
+    """What a capture depends on of an argument; a graph copies it to a place of its own, a program reads it as it lies."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.shape, value.dtype, value.requires_grad, () if value.is_cuda else value.stride()
 
 
 def surroundings(objective: RateDistortionModule) -> Iterator[Hashable]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class StepMeans:
         """What a step says, 0-dimensional; names may be missing where it says nothing of them."""
         for name, value in values.items():
             total, steps = self.totals.get(name, (0.0, 0))
-            self.totals[name] = total + value.detach(), steps + 1
+            exact = torch.promote_types(value.dtype, torch.float32)  # a sum in half precision stops growing
+            self.totals[name] = total + value.detach().to(exact), steps + 1
 
     def take(self) -> dict[str, Tensor]:
         """The means so far; the next ones begin anew."""

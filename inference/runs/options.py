@@ -269,7 +269,7 @@ def options_to_yaml(options: Options) -> str:
     return yaml.safe_dump({field.name: plain(getattr(options, field.name)) for field in fields(options)}, sort_keys=False)
 
 
-HERE = MappingProxyType({"device": "auto", "devices": 1})
+HERE = MappingProxyType({"device": "auto", "devices": 1, "compile": False})
 """Where what a run has trained is read: on this machine, whatever it was trained on."""
 
 
@@ -279,7 +279,7 @@ def options_from_yaml(
     """Options of a run folder, from YAML ``text``; ``source`` is who has it, for messages.
 
     Args:
-        changed: other values of some.
+        changed: other values of some, those that a command has.
 
     Raises:
         UserError: the file is damaged, or has unknown options or values that do not fit.
@@ -291,4 +291,5 @@ def options_from_yaml(
         check_names(options, content)
     except (yaml.YAMLError, TypeError, UserError) as error:
         raise UserError(f"{source} is damaged, or of another command: {str(error).splitlines()[0]}") from error
-    return options(**{**content, **changed})
+    known = {field.name for field in fields(options)}
+    return options(**{**content, **{name: value for name, value in changed.items() if name in known}})

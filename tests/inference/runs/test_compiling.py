@@ -7,8 +7,10 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from data.errors import UserError
+from data.errors import DataWarning, UserError
 from guides.mean_field import MeanFieldGuide
 from inference.bnn.bnn import BNN
 from inference.bnn.options import BnnOptions
@@ -16,7 +18,11 @@ from inference.elbo import RateDistortionELBO, RateDistortionModule
 from inference.meta.family_options import MetaOptions
 from inference.meta.options import SibOptions
 from inference.meta.regression import check_regression
+from inference.runs.commands import WHERE
+from inference.runs.compiling import JointProgram, Unasked
 from inference.runs.graphs import CapturedTerms, first_line
+from inference.runs.options import HERE, options_from_yaml, options_to_yaml
+from inference.vid.options import VidOptions
 from models.bayesian.network import BayesianNetwork
 from models.networks.classifiers import mlp
 from tests.inference.runs.test_graphs import CASES, Tracking, check_a_graph, drawn, numbers, objective_of
@@ -82,17 +88,20 @@ def test_a_part_of_the_objective_has_no_gradient_of_its_own(noted):
         captured(objective, *items(), beta=0.0).loss.backward()
 
 
-def test_what_was_compiled_wrongly_is_not_used(at_once, monkeypatch):
+@pytest.mark.parametrize("where", ["number", "gradient"])
+def test_what_was_compiled_wrongly_is_not_used(where, at_once, monkeypatch):
     def wrong(program, **_):
         def compiled(*given):
             found, gradients = program(*given)
+            if where == "number":
+                return [2 * found[0], *found[1:]], gradients
             return found, [2 * gradients[0], *gradients[1:]]
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", wrong)
     objective, captured = network(), CapturedTerms(compiles=True)
-    with pytest.warns(UserWarning, match="not compiled: what was compiled computes something else"):
+    with pytest.warns(DataWarning, match="not compiled: what was compiled computes something else"):
         captured(objective, *items())
     for terms in (captured, lambda objective, *args: objective.terms(*args)):
         torch.manual_seed(0)
@@ -100,13 +109,14 @@ def test_what_was_compiled_wrongly_is_not_used(at_once, monkeypatch):
     assert captured.failed
 
 
-def test_where_nothing_can_be_compiled_it_is_said_once(at_once, monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, FileNotFoundError, ValueError])
+def test_where_nothing_can_be_compiled_it_is_said_once(kind, at_once, monkeypatch):
     def compile(program, **_):
-        raise RuntimeError("no compiler\nand why")
+        raise kind("no compiler\nand why")
 
     monkeypatch.setattr(torch, "compile", compile)
     objective, captured = network(), CapturedTerms(compiles=True)
-    with pytest.warns(UserWarning, match="^training steps are not compiled: no compiler$") as said:
+    with pytest.warns(DataWarning, match="^training steps are not compiled: no compiler$") as said:
         [captured(objective, *items()).loss.backward() for _ in range(3)]
     assert len(said) == 1
 
@@ -148,6 +158,84 @@ def test_nothing_is_compiled_before_it_is_worth_it_nor_where_it_is_not_asked_for
     assert not other.captured
 
 
+class Pair(nn.Module):
+    """Two parameters with one gradient, and one whose gradient is the same number all over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.arange(3.0) + start) for start in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (self.a + self.b - x).square().sum(), self.c.sum()
+
+
+def test_gradients_that_share_memory_are_each_their_own(noted):
+    found = []
+    for compiled in (False, True):
+        module, x = Pair(), torch.tensor([1.0, 5.0, 2.0])
+        numbers = JointProgram(module, (x,), 2)((x,), [1.0, 1.0]) if compiled else module(x)
+        (torch.stack(numbers).sum() / 4).backward()
+        found.append([parameter.grad for parameter in module.parameters()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+class Reading(nn.Module):
+    """A network whose Python reads numbers, as no program can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * sum(x.detach().flatten().tolist())
+
+
+def test_what_python_reads_is_found_out_with_the_next_batch(noted):
+    model = BayesianNetwork(Reading(), num_data=30).double()
+    objective = RateDistortionELBO(beta=0.5)(model, MeanFieldGuide(model.initial_weights(1), 0.1))
+    captured, (x, y) = CapturedTerms(compiles=True), items()
+    captured(objective, x, y)
+    assert captured.captured
+    with pytest.warns(DataWarning, match="computes something else"):
+        said = captured(objective, x.flip(0) * 2, y)
+    assert captured.failed
+    torch.manual_seed(0)
+    said = captured(objective, x + 1, y).loss
+    torch.manual_seed(0)
+    torch.testing.assert_close(said, objective.terms(x + 1, y).loss)
+
+
+@pytest.mark.parametrize(
+    "one_hot",
+    [
+        lambda labels: nn.functional.one_hot(labels, 2),
+        lambda labels: nn.functional.one_hot(labels, num_classes=2),
+    ],
+)
+def test_classes_are_counted_without_asking_the_labels(one_hot):
+    _, labels = items()
+    with Unasked():
+        noted = make_fx(one_hot)(labels)
+    torch.testing.assert_close(noted(labels), nn.functional.one_hot(labels, 2), rtol=0, atol=0)
+    with Unasked(), pytest.raises(RuntimeError):
+        make_fx(nn.functional.one_hot)(labels)  # how many classes there are is read back
+
+
+def test_tensors_that_lie_otherwise_have_a_program_of_their_own(noted):
+    objective, captured, (x, y) = network(), CapturedTerms(compiles=True), items()
+    for number, given in enumerate((x, x.T.contiguous().T, x), start=1):
+        captured(objective, given, y)
+        assert len(captured.captured) == min(number, 2)
+
+
+def test_how_the_compiler_is_called(at_once, monkeypatch):
+    """Whole, for these shapes alone, and with torch's own random numbers: others are not those of the step."""
+    asked = {}
+    monkeypatch.setattr(torch, "compile", lambda program, **how: asked.update(how) or program)
+    CapturedTerms(compiles=True)(network(), *items())
+    assert asked == {"fullgraph": True, "dynamic": False, "options": {"fallback_random": True, "cpp_wrapper": True}}
+
+
 def test_half_precision_is_not_compiled(noted):
     objective, captured = network(), CapturedTerms(compiles=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -183,8 +271,19 @@ def test_compiling_is_refused_where_nothing_is_compiled(monkeypatch):
         MetaOptions(methods="prototypical", compile=True)
     with pytest.raises(UserError, match="no use for `compile=true`"):
         check_regression(SibOptions(data="linear", compile=True))
+    with pytest.raises(UserError, match="for posteriors that are trained"):
+        BnnOptions(algorithms="deterministic,laplace,nuts", noise=1.0, compile=True)
     with pytest.raises(UserError, match="compile"):
         BNN.fit(torch.nn.Linear(1, 1), *items(), compile="perhaps")
+
+
+def test_a_run_that_was_compiled_is_read_where_there_is_no_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", sys.executable)
+    text = options_to_yaml(BnnOptions(compile=True))
+    monkeypatch.setenv("CXX", "c-plus-plus")
+    assert not options_from_yaml(BnnOptions, text, "it", HERE).compile
+    assert not hasattr(options_from_yaml(VidOptions, options_to_yaml(VidOptions()), "it", HERE), "compile")
+    assert "compile" in WHERE  # beside `--resume`
 
 
 def test_bnn_fit_compiles(monkeypatch, noted):
