@@ -92,7 +92,7 @@ class JointProgram:
 
 
 class Joint(torch.autograd.Function):
-    """A :class:`JointProgram` as an operation of autograd."""
+    """A :class:`JointProgram` as an operation of autograd, which is differentiated once."""
 
     @staticmethod
     def forward(ctx: Any, program: JointProgram, given: list[Tensor], weights: Sequence[float], *reached: Tensor):
@@ -103,6 +103,11 @@ class Joint(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *pulls: Tensor):
+        """The gradients, times what is common to all numbers.
+
+        Raises:
+            RuntimeError: they are asked for again, or numbers are weighed otherwise.
+        """
         pulled, gradients = torch.stack(pulls).tolist(), ctx.gradients
         ctx.gradients = None  # their memory
         if gradients is None:

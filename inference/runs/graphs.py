@@ -21,7 +21,7 @@ from inference.runs.compiling import JointProgram, restored, unchanged
 class CapturedTerms:
     """:meth:`~inference.elbo.RateDistortionModule.terms` of an objective, one capture for each shape of its arguments: the same
     numbers and gradients, for torch's generator is where it would be. On a GPU captures are CUDA graphs, on a CPU, where
-    :attr:`compiles`, programs of torch's compiler, which differ by rounding. Elsewhere, and for guides that do not say that
+    ``compiles``, programs of torch's compiler, which differ by rounding. Elsewhere, and for guides that do not say that
     they are ``capturable``, terms are as ever.
 
     A step of ours is many small operations, and Python takes longer to ask for them one by one than a GPU to run them, or on a
@@ -112,7 +112,7 @@ class CapturedTerms:
             warnings.warn(f"training steps are not compiled: {first_line(error)}", DataWarning, stacklevel=2)
 
     def graph(self, objective: RateDistortionModule, args: tuple) -> Terms:
-        """The terms as a CUDA graph.
+        """The terms for arguments such as ``args`` as a CUDA graph.
 
         Raises:
             RuntimeError: they cannot be.

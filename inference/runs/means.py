@@ -19,7 +19,7 @@ class StepMeans:
         self.totals: dict[str, tuple[Tensor, int]] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """What a step says, 0-dimensional; names may be missing where it says nothing of them."""
+        """What a step says, ``values`` by name, 0-dimensional; names may be missing where it says nothing of them."""
         for name, value in values.items():
             total, steps = self.totals.get(name, (0.0, 0))
             exact = torch.promote_types(value.dtype, torch.float32)  # a sum in half precision stops growing
