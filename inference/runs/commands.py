@@ -333,7 +333,7 @@ def read_command(
     parser = OptionParser(options, command, description, examples)
     parser.add_flag(
         "--resume",
-        "run folder to continue; device, devices and compile may be others",
+        "run folder to continue; device and devices may be others",
         "RUN",
         type=str | None,
         default=None,

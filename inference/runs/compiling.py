@@ -63,14 +63,12 @@ class JointProgram:
         Raises:
             RuntimeError: it computes something else than the module does, or does not run.
         """
-        given, factors = (
-            [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in given],
-            self.tensor_of(weights, given),
-        )
+        leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in given]
+        called = self.state, leaves, self.tensor_of(weights, given)
         with unchanged(self.module), torch.enable_grad():
-            expected = self.plain(self.state, given, factors)
+            expected = self.plain(*called)
         with unchanged(self.module), torch.no_grad():
-            compare(self.program(self.state, given, factors), expected)
+            compare(self.program(*called), expected)
 
     def tensor_of(self, weights: Sequence[float], given: Sequence[Tensor]) -> Tensor:
         """The ``weights`` of the numbers in the type that these have."""

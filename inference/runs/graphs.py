@@ -93,16 +93,16 @@ class CapturedTerms:
                 self.failed = True
                 self.forget()
         else:
-            with self.without_on_failure():
+            with self.going_on_without():
                 self.captured[key] = CompiledTerms(objective, args, beta)
 
     def prove(self, compiled: CompiledTerms, tensors: list[Tensor], beta: float) -> None:
         """Hold a program against the step as it is on ``tensors`` that it was not made from, or do without from now on."""
-        with self.without_on_failure():
+        with self.going_on_without():
             compiled.prove(tensors, beta)
 
     @contextmanager
-    def without_on_failure(self) -> Iterator[None]:
+    def going_on_without(self) -> Iterator[None]:
         """Whatever a compiler fails by, training goes on without one, and it is said."""
         try:
             yield
