@@ -6,29 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torchmetrics.aggregation import MeanMetric
 
 
 class StepMeans:
-    """Means over the steps of an epoch of what each says of itself. Lightning's own keep books on every number of every step,
-    which takes a small model's step a millisecond or two."""
+    """Means over the steps of an epoch of what each says of itself. ``LightningModule.log`` keeps them too, and more: its books
+    take a small model's step a millisecond or two."""
 
     def __init__(self) -> None:
-        self.totals: dict[str, tuple[Tensor, int]] = {}
+        self.metrics: dict[str, MeanMetric] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """What a step says, ``values`` by name, 0-dimensional; names may be missing where it says nothing of them."""
         for name, value in values.items():
-            total, steps = self.totals.get(name, (0.0, 0))
-            exact = torch.promote_types(value.dtype, torch.float32)  # a sum in half precision stops growing
-            self.totals[name] = total + value.detach().to(exact), steps + 1
+            if name not in self.metrics:
+                self.metrics[name] = MeanMetric(nan_strategy="disable", sync_on_compute=False).to(value.device)
+            self.metrics[name].update(value)
 
     def take(self) -> dict[str, Tensor]:
-        """The means so far; the next ones begin anew."""
-        means = {name: total / steps for name, (total, steps) in self.totals.items()}
-        self.totals.clear()
+        """The means so far, in single precision; the next ones begin anew."""
+        means = {name: metric.compute() for name, metric in self.metrics.items()}
+        self.metrics.clear()
         return means
 
 
