@@ -107,7 +107,7 @@ class BNN(Fit):
                 output, when not given.
             device: auto, cpu or cuda.
             devices: processes to train with.
-            compile: whether training steps are compiled on a CPU: up to a third faster after some 10 seconds.
+            compile: whether training steps are compiled on a CPU: up to a fifth less time a step, after some 10 seconds.
             progress: whether to show progress bars.
             out: run folder to keep, for :meth:`load` too; none is kept when not given.
             settings: fields of :class:`~inference.bnn.algorithms.FitSettings`.

@@ -3,16 +3,14 @@
 # ruff: noqa: RUF009 (defaults are immutable tuples)
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from data.errors import UserError
 from inference.bnn.algorithms import Algorithm, FitSettings
 from inference.bnn.checks import choose_prior
-from inference.runs.checks import check_compiler
 from inference.runs.help import Group
-from inference.runs.options import RunOptions
-from inference.runs.training import Loop
+from inference.runs.options import CompiledOptions
 from inference.runs.values import (
     Choices,
     OpenUnitInterval,
@@ -40,7 +38,7 @@ register_names(LikelihoodName)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BnnOptions(FitSettings, RunOptions):
+class BnnOptions(FitSettings, CompiledOptions):
     """Everything that defines a run.
 
     Args:
@@ -66,7 +64,6 @@ class BnnOptions(FitSettings, RunOptions):
             its components.
         validation: fraction of the training data that chooses β; the chosen one is trained again on all.
         samples: draws of the posterior predictive.
-        compile: compile training steps on a CPU: up to a third faster after some 10 seconds. Needs a C++ compiler.
     """
 
     _data: ClassVar[Group] = Group.DATA
@@ -89,12 +86,9 @@ class BnnOptions(FitSettings, RunOptions):
     _evaluation: ClassVar[Group] = Group.EVALUATION
     validation: OpenUnitInterval = 0.2
     samples: PositiveInt = 40
-    _training: ClassVar[Group] = Group.TRAINING
-    compile: bool = False
 
     def check(self) -> None:
         super().check()
-        check_compiler(self.loop)
         if self.compile and all(a.trains_points or a is Algorithm.NUTS for a in self.algorithms):
             raise UserError("`compile=true` is for posteriors that are trained, and none is among the `algorithms`")
         if self.prior != PriorName.GAUSSIAN and not any(a.takes_prior for a in self.algorithms):
@@ -106,10 +100,6 @@ class BnnOptions(FitSettings, RunOptions):
             raise UserError(f"`{named[0]}` is of {', '.join(scaled)}, none of which is among the `algorithms`")
         for algorithm in self.algorithms:
             self.fit.plan(algorithm)
-
-    @property
-    def loop(self) -> Loop:
-        return replace(super().loop, compile=self.compile)
 
     @property
     def betas(self) -> tuple[float, ...]:

@@ -14,10 +14,8 @@ from data.episodes import Attributes, TaskSpec
 from data.errors import UserError
 from data.mixed import Extent
 from inference.meta.variants import Variant
-from inference.runs.checks import check_compiler
 from inference.runs.help import Group
-from inference.runs.options import RunOptions
-from inference.runs.training import Loop
+from inference.runs.options import CompiledOptions
 from inference.runs.values import (
     Choices,
     Names,
@@ -68,7 +66,7 @@ class Protocols(Choices[Protocol]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotOptions(RunOptions):
+class FewShotOptions(CompiledOptions):
     """What a run on few-shot tasks of images has, whatever it trains.
 
     Args:
@@ -112,8 +110,6 @@ class FewShotOptions(RunOptions):
         network_learning_rate: step size of the whole network.
         batch_norm: of the whole network on tasks: running (the statistics of pre-training, kept) or batch (of a step's images).
         accumulate: training steps of the whole network whose gradients are added up.
-        compile: compile SIB's training steps on a CPU, where one shape of tasks comes again and again: up to twice as fast
-            after some 20 seconds. Needs a C++ compiler.
         validations: how often validation tasks are scored during training.
         validation_tasks: how many are scored each time, and decide which steps are kept.
         patience: stop after this many validations without a better objective; 0 never stops early.
@@ -159,7 +155,6 @@ class FewShotOptions(RunOptions):
     network_learning_rate: PositiveNumber = 2e-4
     batch_norm: Literal["running", "batch"] = "running"
     accumulate: PositiveInt = 1
-    compile: bool = False
     validations: PositiveInt = 10
     validation_tasks: TwoOrMore = 300
     patience: NonNegativeInt = 0
@@ -172,7 +167,6 @@ class FewShotOptions(RunOptions):
 
     def check(self) -> None:
         super().check()
-        check_compiler(self.loop)
         shots = {"shot": (self.shot,), "train_shot": self.train_shot or (1,), "test_shot": self.test_shot or (1,)}
         if self.described and (more := [name for name, given in shots.items() if max(given) > 1]):
             raise UserError(f"classes of {self.data} have one description each: leave out `{more[0]}`")
@@ -181,10 +175,6 @@ class FewShotOptions(RunOptions):
                 raise UserError(f"`{name}={plain(given)}` is about images, and a feature file has none: leave it out")
             if self.data != "omniglot":
                 raise UserError(f"`{name}={plain(given)}` is about Omniglot: choose `data=omniglot`, or leave it out")
-
-    @property
-    def loop(self) -> Loop:
-        return replace(super().loop, compile=self.compile)
 
     @property
     def own_networks(self) -> bool:
