@@ -214,6 +214,7 @@ class EpisodeSampler:
         self.source, self.spec, self.counts = source, spec, counts
         self._by_class = torch.argsort(source.labels, stable=True)
         self._start = counts.cumsum(0) - counts
+        self._fewest, self._most = int(counts[smallest]), int(counts.max())
         self.acceptance = 1.0 if spec.balanced else self._measure_acceptance()
         if self.acceptance < self.WARN_BELOW:
             finding = (
@@ -256,15 +257,21 @@ class EpisodeSampler:
         tasks, spec, generator = as_whole(tasks, "tasks", 1), self.spec, torch.Generator().manual_seed(as_whole(seed, "seed"))
         classes = self._classes(tasks, generator)
         available = self.counts[classes]  # [tasks, way]
-        query_counts = self._query_counts(available - spec.shot, generator)
-        depth = spec.shot + int(query_counts.max())
-        keys = torch.rand(tasks, spec.way, int(self.counts.max()), generator=generator)
-        keys.masked_fill_(torch.arange(keys.shape[-1]) >= available[..., None], -1.0)
+        query_counts = None if spec.balanced else self._query_counts(available - spec.shot, generator)
+        depth = spec.shot + (spec.queries if query_counts is None else int(query_counts.max()))
+        keys = torch.rand(tasks, spec.way, self._most, generator=generator)
+        if self._fewest < self._most:
+            keys.masked_fill_(torch.arange(self._most) >= available[..., None], -1.0)
         if spec.described:
             keys[..., 0] = 1.0  # above all others
         order = keys.topk(depth, dim=-1).indices  # a random ordered choice of `depth` items per class
-        chosen = self._by_class[self._start[classes][..., None] + order.clamp_max(available[..., None] - 1)]
+        if query_counts is not None:
+            order = order.clamp_max(available[..., None] - 1)  # of a class with fewer items, whose last ones nobody asks for
+        chosen = self._by_class[self._start[classes][..., None] + order]
         support = chosen[..., : spec.shot].flatten(1)
+        if query_counts is None:
+            query_y = torch.arange(spec.way).repeat_interleave(spec.queries).repeat(tasks, 1)
+            return support, chosen[..., spec.shot :].flatten(1), query_y, classes
         # query j of a task belongs to the class whose cumulative count passes j
         position = torch.arange(spec.way * spec.queries).expand(tasks, -1).contiguous()
         query_y = torch.searchsorted(query_counts.cumsum(-1), position, right=True)
@@ -286,9 +293,7 @@ class EpisodeSampler:
         return float((draw_counts(self.spec, draws, torch.Generator().manual_seed(0)) <= smallest).all(-1).float().mean())
 
     def _query_counts(self, capacity: Tensor, generator: torch.Generator) -> Tensor:
-        """``[tasks, way]`` int64, summing to ``way * queries`` in each task, never above ``capacity``."""
-        if self.spec.balanced:
-            return torch.full_like(capacity, self.spec.queries)
+        """``[tasks, way]`` int64 of imbalanced tasks, summing to ``way * queries`` in each, never above ``capacity``."""
         counts = draw_counts(self.spec, len(capacity), generator)
         while len(refused := (counts > capacity).any(-1).nonzero()[:, 0]):  # ends: REFUSE_BELOW bounds the share refused
             counts[refused] = draw_counts(self.spec, len(refused), generator)

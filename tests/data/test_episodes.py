@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from data import episodes
 from data.episodes import Episode, EpisodeSampler, TaskSpec, rows_of
 from data.errors import UserError
 from data.items import LabelledItems
@@ -121,6 +122,16 @@ def test_every_item_and_class_is_equally_likely():
         frequency = torch.bincount(index.flatten(), minlength=60) / index.numel()
         torch.testing.assert_close(frequency, torch.full((60,), 1 / 60), atol=0.002, rtol=0)
     assert (torch.bincount(classes.flatten()) / classes.numel() - 1 / 3).abs().max() < 0.01
+
+
+def test_balanced_tasks_are_imbalanced_ones_whose_classes_happen_to_be_equal(monkeypatch):
+    """Their queries are found without counting; some classes have as few items as a task takes, others more."""
+    source = numbered((6, 9, 6, 20, 7))
+    monkeypatch.setattr(episodes, "draw_counts", lambda spec, tasks, generator: torch.full((tasks, spec.way), spec.queries))
+    counted = EpisodeSampler(source, TaskSpec(way=3, shot=2, queries=4, imbalance=2.0))
+    expected = counted.sample_indices(40, seed=5)
+    found = EpisodeSampler(source, TaskSpec(way=3, shot=2, queries=4)).sample_indices(40, seed=5)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_seed_decides():
