@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,10 +24,16 @@ def seeded(*parts: int, device: torch.device | str = "cpu") -> Iterator[None]:
     device = torch.device(device)
     devices = [] if device.type == "cpu" else [device]
     # without an accelerator torch.manual_seed still notes, with a stack trace, how to seed it later: a millisecond each time
-    seed = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+    seed = torch.manual_seed if has_accelerator() else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
         seed(mix_seed(*parts))
         yield
+
+
+@cache
+def has_accelerator() -> bool:
+    """Whether there is one; asked once, for torch looks for the driver's library again each time."""
+    return torch.accelerator.is_available()
 
 
 def mix_seed(*parts: int) -> int:

@@ -27,7 +27,7 @@ from guides.mean_field import MeanFieldGuide
 from inference.elbo import RateDistortionELBO
 from inference.runs.compiling import JointProgram
 from inference.runs.graphs import CapturedTerms
-from inference.runs.training import keep_freed_memory
+from inference.runs.training import spare_steps
 from models.bayesian.network import BayesianNetwork
 from models.networks.classifiers import mlp
 
@@ -234,7 +234,7 @@ def objectives(x: Tensor, y: Tensor, compiling: bool = False) -> Iterator[tuple[
 def steps(options: argparse.Namespace) -> list[Row]:
     """``bnn-step``: beside the deterministic network, whose ratio to each row's time the table has, and how noisy the gradient
     of one network's means is, as a multiple of ours."""
-    keep_freed_memory()  # for all of them
+    spare_steps()  # for all of them
     rows = []
     for batch in options.batch or BATCHES:
         torch.manual_seed(0)

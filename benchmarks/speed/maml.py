@@ -23,7 +23,7 @@ from guides.tasks.rules import GradientStep
 from guides.tasks.starts import LearnedStart
 from guides.tasks.unrolled import UnrolledGuide
 from inference.elbo import RateDistortionELBO
-from inference.runs.training import keep_freed_memory
+from inference.runs.training import spare_steps
 from models.likelihoods import CategoricalLikelihood
 from models.networks.classifiers import build_network
 from models.networks.functional import FunctionalNetwork
@@ -117,7 +117,7 @@ def theirs(kind: Any, network: nn.Module, tasks: Episode, steps: int, *, first_o
 
 def steps(options: argparse.Namespace) -> list[Row]:
     """``maml-step``: a training step, 5-way 1-shot with 15 queries a class; each row has the first loss, which is equal."""
-    keep_freed_memory()
+    spare_steps()
     rows, kind = list[Row](), maml_of(options.learn2learn) if options.learn2learn else None
     for width in WIDTHS:
         for number, first_order in ((1, False), (5, False), (5, True)):

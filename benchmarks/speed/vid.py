@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.speed.timing import Row, interleave
 from guides.empty import EmptyGuide
 from inference.elbo import RateDistortionELBO
-from inference.runs.training import keep_freed_memory
+from inference.runs.training import spare_steps
 from inference.vid.methods import Method
 from models.distillation.model import DistillationModel
 from models.networks.classifiers import build_network
@@ -42,7 +42,7 @@ def make_step(method: str, teacher: nn.Module, x: Tensor, y: Tensor) -> Callable
 def steps(options: argparse.Namespace) -> list[Row]:
     """``vid-step``: beside FitNet's, with the teacher's forward pass and without it, 32×32 images."""
     torch.manual_seed(0)
-    keep_freed_memory()
+    spare_steps()
     rows = []
     for batch in options.batch or (64,):
         x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)

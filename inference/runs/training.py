@@ -137,7 +137,7 @@ def train(
     if loop.progress:
         callbacks.append(ProgressBar(refresh_rate=10, leave=False))
     quiet_lightning()
-    keep_freed_memory()
+    spare_steps()
     dtype = next((p.dtype for p in module.parameters()), torch.get_default_dtype())
     trainer = lightning.Trainer(
         max_epochs=epochs,
@@ -211,6 +211,19 @@ def name_lost_processes(run: RunFolder) -> Iterator[None]:
         raise
 
 
+def spare_steps() -> None:
+    """Do once for a process what each step would do again: :func:`keep_freed_memory`, :func:`look_for_gpus_once`."""
+    keep_freed_memory()
+    look_for_gpus_once()
+
+
+def look_for_gpus_once() -> None:
+    """Where torch finds no GPU, let it remember that. Lightning has it look for NVIDIA's library anew whenever it is asked, as
+    every step of an optimizer does, which costs a fraction of a millisecond each time."""
+    if not torch.cuda.is_available():
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep arrays up to 32 MiB for the next step instead of returning them to the system (glibc alone).
 
@@ -245,7 +258,7 @@ class SharedTraining(DDPStrategy):
 
     def setup_environment(self) -> None:
         quiet_lightning()
-        keep_freed_memory()
+        spare_steps()
         super().setup_environment()
 
     def on_train_start(self) -> None:

@@ -33,6 +33,15 @@ def test_blocks_are_decided_by_their_parts_alone():
     assert not torch.equal(draw(1, 0), first)
 
 
+def test_whether_there_is_an_accelerator_is_asked_once(monkeypatch):
+    """Where there is none torch looks for a driver each time."""
+    with seeded(0):
+        pass
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: pytest.fail("asked again"))
+    with seeded(0):
+        pass
+
+
 def test_the_state_outside_is_restored():
     torch.manual_seed(3)
     expected = torch.rand(2)

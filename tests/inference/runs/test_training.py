@@ -1,6 +1,7 @@
 """The training loop: it stops at a loss that is not finite, and never saves such weights."""
 
 import multiprocessing
+import os
 import signal
 
 import lightning
@@ -109,6 +110,18 @@ def test_no_step_waits_for_the_device(monkeypatch):
             guard.on_train_batch_end(trainer, None, {"loss": torch.ones(())}, None, index)
     assert not looks
     assert guard.bad.device.type == "meta"
+
+
+def test_without_a_gpu_no_step_looks_for_one(monkeypatch):
+    """As Lightning has an optimizer do in every step, by a search for NVIDIA's library."""
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning does, when it is imported
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    training.spare_steps()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "0"
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    training.spare_steps()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1", "processes that are forked may still ask, and use it then"
 
 
 def test_errors_of_distributions_are_named_and_others_pass():
