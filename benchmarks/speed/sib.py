@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,12 @@ from inference.meta.training import every_step, objective_weights
 from inference.runs.compiling import JointProgram
 from inference.runs.graphs import CapturedTerms
 from inference.runs.tensors import load_features, near
-from inference.runs.training import keep_freed_memory
+from inference.runs.training import spare_steps
 from models.networks.backbones import build_backbone
 from models.networks.layers import embed
 
 BATCHES = (1, 8, 16, 64, 256)
+LARGE = (256, 64)  # where the original makes most tasks per second
 ITS_SETTING = {"predictor": "cosine", "posterior": "delta", "gradient": "mlp"}
 DEFAULT = {"predictor": "distance", "posterior": "gaussian", "gradient": "equivariant"}
 EARLIER = 0.5  # the weight of earlier steps in the loss of a default run
@@ -116,7 +117,7 @@ def original_step(classifier: nn.Module, sampler: EpisodeSampler, batch: int, co
 
 def steps(options: argparse.Namespace) -> list[Row]:
     """``sib-step``: a training step at equal batch, 5-way 1-shot, K = 3, 75 queries."""
-    keep_freed_memory()  # for all of them
+    spare_steps()  # for all of them
     bank, rows = bank_of(options.features), []
     there = near(bank, torch.device(options.device))
     for batch in options.batch or BATCHES:
@@ -142,13 +143,42 @@ def steps(options: argparse.Namespace) -> list[Row]:
         group = f"{batch} tasks a step"
         rounds = max(5, options.rounds if batch < 64 else options.rounds // 4)
         rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, in_a_row=IN_A_ROW, clock=options.clock)
-    return rows
+    return rows + (at_their_batches(options, bank, there) if options.original and not options.batch else [])
+
+
+def at_their_batches(options: argparse.Namespace, bank: LabelledItems, there: LabelledItems) -> list[Row]:
+    """As many tasks by each at a batch of its own, those of one step at the largest: the original at those at which it makes
+    most tasks per second, the default setting at the default one."""
+    ours_at, largest, programs = SibOptions().batch, LARGE[0], dict[str, Callable]()
+    if options.compile:
+        torch.compiler.reset()
+    for batch in LARGE:
+        classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
+        step = original_step(classifier, EpisodeSampler(there, TaskSpec()), batch)
+        programs[f"original, {batch} a step"] = again(step, largest // batch)
+    objective, items = ours(bank, device=options.device, **DEFAULT)
+    for compiled in (False, True) if options.compile else (False,):
+        step = training_step(copy.deepcopy(objective), EpisodeSampler(items, TaskSpec()), ours_at, compiled=compiled)
+        name = f"ours, default, {ours_at} a step{', compiled' if compiled else ''}"
+        programs[name] = again(step, largest // ours_at)
+    group, rounds = f"{largest} tasks, each at its batch", max(5, options.rounds)
+    return interleave("sib-step", group, programs, rounds=rounds, work=largest, clock=options.clock)
+
+
+def again(step: Callable, times: int) -> Callable:
+    """A ``step``, so many ``times``."""
+
+    def steps_in_a_row() -> None:
+        for _ in range(times):
+            step()
+
+    return steps_in_a_row
 
 
 def evaluation(options: argparse.Namespace) -> list[Row]:
-    """``evaluation``: accuracy and all scores at K = 0 … 3 on 50 tasks; the original's, one task at a time, is accuracy at
-    K = 3."""
-    keep_freed_memory()  # for all of them, as commands do
+    """``evaluation``: accuracy and all scores at K = 0 … 3 on 50 tasks, and at K = 3 alone, where the original, one task at a
+    time, is asked for accuracy."""
+    spare_steps()  # for all of them, as commands do
     bank, tasks, programs = bank_of(options.features), 50, {}
     sampler = EpisodeSampler(bank, TaskSpec())
     if options.original:
@@ -162,14 +192,19 @@ def evaluation(options: argparse.Namespace) -> list[Row]:
         ("ours, cosine, Gaussian, 32 draws", DEFAULT | {"predictor": "cosine"}),
     ):
         objective, items = ours(bank, device=options.device, **chosen)
-        programs[name] = evaluate_all(objective, EpisodeSampler(items, TaskSpec()), tasks)
+        ours_of = EpisodeSampler(items, TaskSpec())
+        programs[name] = evaluate_all(objective, ours_of, tasks)
+        programs[f"{name}, K = {STEPS} alone"] = evaluate_all(objective, ours_of, tasks, (STEPS,))
     rows = interleave("evaluation", "50 tasks", programs, rounds=options.rounds, work=tasks, clock=options.clock)
     return rows + extraction(options)
 
 
-def evaluate_all(objective: RateDistortionModule, sampler: EpisodeSampler, tasks: int) -> Callable:
-    """Scores after every number of steps."""
-    guides = readings(objective.guide)
+def evaluate_all(
+    objective: RateDistortionModule, sampler: EpisodeSampler, tasks: int, steps: Sequence[int] | None = None
+) -> Callable:
+    """Scores after every number of steps, or after these numbers of ``steps`` alone."""
+    every = readings(objective.guide)
+    guides = every if steps is None else {k: every[k] for k in steps}
     return lambda: evaluate_readings(objective.model, guides, sampler, tasks=tasks, seed=1)
 
 

@@ -1,14 +1,16 @@
 """The runner of speed cases: programs take turns, ratios are of the same round, and all numbers are written."""
 
+import argparse
 import json
 
 import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.speed import growth, maml, timing
+from benchmarks.speed import growth, maml, sib, timing
 from benchmarks.speed.roofline import counted
 from benchmarks.speed.timing import interleave
+from data.episodes import EpisodeSampler
 from data.errors import UserError
 
 
@@ -47,6 +49,29 @@ def test_a_case_writes_its_numbers(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert all(row.name in printed for row in rows)
     assert rows[1].extra["× deterministic"] == pytest.approx(1 / rows[1].ratio)
+
+
+def test_each_goes_through_as_many_tasks_at_a_batch_of_its_own(monkeypatch, capsys):
+    """With a stand-in for the original's class."""
+
+    class Classifier(torch.nn.Module):
+        def __init__(self, way, width, steps):
+            super().__init__()
+            self.layer = torch.nn.Linear(width, way)
+
+        def forward(self, support_x, support_y, query_x, step_size):
+            return self.layer(query_x)
+
+    asked, sample = [], EpisodeSampler.sample
+    monkeypatch.setattr(sib, "LARGE", (32, 16))
+    monkeypatch.setattr(sib, "classifier_of", lambda checkout: Classifier)
+    monkeypatch.setattr(EpisodeSampler, "sample", lambda self, n, seed: asked.append(n) or sample(self, n, seed=seed))
+    bank = sib.bank_of(None, classes=5, images=20, width=40)
+    options = argparse.Namespace(original="a checkout", device="cpu", compile=False, rounds=1, clock="cpu")
+    rows = sib.at_their_batches(options, bank, bank)
+    assert [row.name for row in rows] == ["original, 32 a step", "original, 16 a step", "ours, default, 16 a step"]
+    assert asked == [32, 16, 16, 16, 16] * 7
+    assert all(row.per_second == pytest.approx(32 / row.seconds) for row in rows)
 
 
 def test_maml_and_its_peer_take_the_same_steps(monkeypatch, tmp_path):
