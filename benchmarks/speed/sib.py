@@ -142,27 +142,28 @@ def steps(options: argparse.Namespace) -> list[Row]:
                 )
         group = f"{batch} tasks a step"
         rounds = max(5, options.rounds if batch < 64 else options.rounds // 4)
-        rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, in_a_row=IN_A_ROW, clock=options.clock)
+        in_a_row = max(IN_A_ROW, min(100, 512 // batch))  # half a second, for caches take some steps to be as in training
+        rows += interleave("sib-step", group, programs, rounds=rounds, work=batch, in_a_row=in_a_row, clock=options.clock)
     return rows + (at_their_batches(options, bank, there) if options.original and not options.batch else [])
 
 
 def at_their_batches(options: argparse.Namespace, bank: LabelledItems, there: LabelledItems) -> list[Row]:
-    """As many tasks by each at a batch of its own, those of one step at the largest: the original at those at which it makes
-    most tasks per second, the default setting at the default one."""
-    ours_at, largest, programs = SibOptions().batch, LARGE[0], dict[str, Callable]()
+    """As many tasks by each at a batch of its own, a second or two in a row: the original at those at which it makes most tasks
+    per second, the default setting at the default one."""
+    ours_at, tasks, programs = SibOptions().batch, 16 * LARGE[0], dict[str, Callable]()
     if options.compile:
         torch.compiler.reset()
     for batch in LARGE:
         classifier = classifier_of(options.original)(TaskSpec().way, bank.items.shape[-1], STEPS).to(options.device)
         step = original_step(classifier, EpisodeSampler(there, TaskSpec()), batch)
-        programs[f"original, {batch} a step"] = again(step, largest // batch)
+        programs[f"original, {batch} a step"] = again(step, tasks // batch)
     objective, items = ours(bank, device=options.device, **DEFAULT)
     for compiled in (False, True) if options.compile else (False,):
         step = training_step(copy.deepcopy(objective), EpisodeSampler(items, TaskSpec()), ours_at, compiled=compiled)
         name = f"ours, default, {ours_at} a step{', compiled' if compiled else ''}"
-        programs[name] = again(step, largest // ours_at)
-    group, rounds = f"{largest} tasks, each at its batch", max(5, options.rounds)
-    return interleave("sib-step", group, programs, rounds=rounds, work=largest, clock=options.clock)
+        programs[name] = again(step, tasks // ours_at)
+    group, rounds = f"{tasks} tasks, each at its batch", max(5, options.rounds)
+    return interleave("sib-step", group, programs, rounds=rounds, work=tasks, clock=options.clock)
 
 
 def again(step: Callable, times: int) -> Callable:

@@ -63,14 +63,14 @@ def test_each_goes_through_as_many_tasks_at_a_batch_of_its_own(monkeypatch, caps
             return self.layer(query_x)
 
     asked, sample = [], EpisodeSampler.sample
-    monkeypatch.setattr(sib, "LARGE", (32, 16))
+    monkeypatch.setattr(sib, "LARGE", (2, 1))
     monkeypatch.setattr(sib, "classifier_of", lambda checkout: Classifier)
     monkeypatch.setattr(EpisodeSampler, "sample", lambda self, n, seed: asked.append(n) or sample(self, n, seed=seed))
     bank = sib.bank_of(None, classes=5, images=20, width=40)
     options = argparse.Namespace(original="a checkout", device="cpu", compile=False, rounds=1, clock="cpu")
     rows = sib.at_their_batches(options, bank, bank)
-    assert [row.name for row in rows] == ["original, 32 a step", "original, 16 a step", "ours, default, 16 a step"]
-    assert asked == [32, 16, 16, 16, 16] * 7
+    assert [row.name for row in rows] == ["original, 2 a step", "original, 1 a step", "ours, default, 16 a step"]
+    assert asked == ([2] * 16 + [1] * 32 + [16] * 2) * 7
     assert all(row.per_second == pytest.approx(32 / row.seconds) for row in rows)
 
 
