@@ -72,6 +72,11 @@ def tempered_nll(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         ``[temperatures, tasks]``, nats per query.
     """
-    index = labels[None, ..., None].expand(len(logits), -1, -1, 1)
-    each = [(logits / t).log_softmax(-1).gather(-1, index)[..., 0].logsumexp(0).mean(-1) for t in GRID.tolist()]
+    rows = logits.mT  # classes before queries, as they lie in memory
+    rows = rows - rows.amax(-2, keepdim=True)  # of what is at most 0, and 0 for one class, powers can be added up as they are
+    right = rows.gather(-2, labels[None, :, None].expand(len(rows), -1, 1, -1))[..., 0, :]
+    powers, each = torch.empty_like(rows), list[Tensor]()
+    for t in GRID.tolist():
+        whole = torch.div(rows, t, out=powers).exp_().sum(-2)
+        each.append((right / t - whole.log()).logsumexp(0).mean(-1))
     return math.log(len(logits)) - torch.stack(each).double()

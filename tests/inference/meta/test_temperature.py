@@ -89,10 +89,13 @@ def test_a_likelihood_without_a_temperature_stays_as_it_is():
 
 
 def test_it_averages_probabilities_of_draws_and_not_their_logarithms():
-    logits, labels = torch.randn(7, 2, 3, 4), torch.tensor([[0, 1, 3], [2, 2, 0]])
-    probabilities = (logits / GRID[5]).softmax(-1).mean(0)
-    expected = -probabilities.gather(-1, labels[..., None])[..., 0].log().mean(-1)
-    torch.testing.assert_close(tempered_nll(logits, labels)[5], expected.double(), atol=1e-5, rtol=1e-5)
+    logits, labels = torch.randn(7, 2, 3, 4).double(), torch.tensor([[0, 1, 3], [2, 2, 0]])
+    for shift in (0.0, 1000.0):  # of which no power is a number
+        found = tempered_nll(logits + shift, labels)
+        for number, temperature in enumerate(GRID):
+            probabilities = (logits / temperature).softmax(-1).mean(0)
+            expected = -probabilities.gather(-1, labels[..., None])[..., 0].log().mean(-1)
+            torch.testing.assert_close(found[number], expected, atol=1e-9, rtol=1e-9)
 
 
 def test_the_gradient_of_a_tempered_likelihood_is_its_own():
