@@ -115,6 +115,14 @@ def test_the_smallest_classes_say_what_can_be_served():
     assert uneven.acceptance == EpisodeSampler(even_bank(30), TaskSpec(5, 1, 15, imbalance=2.0)).acceptance
 
 
+def test_classes_that_can_serve_all_queries_serve_every_draw():
+    """Nobody has to try it; with one item less, classes that all queries are of, as here in 3 of 10 draws, cannot."""
+    spec = TaskSpec(3, 1, 2, imbalance=0.3)
+    assert EpisodeSampler(numbered((7, 7, 7)), spec).acceptance == 1
+    with pytest.warns(UserWarning, match="drawn again"):
+        assert EpisodeSampler(numbered((6, 6, 6)), spec).acceptance == pytest.approx(0.7, abs=0.03)
+
+
 def test_every_item_and_class_is_equally_likely():
     sampler = EpisodeSampler(numbered((20, 20, 20)), TaskSpec(2, 1, 3))
     support, query, _, classes = sampler.sample_indices(20_000, seed=0)
