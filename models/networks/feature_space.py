@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -36,6 +37,7 @@ class FeatureSpace(nn.Module):
         num_outputs: size of the mapped features.
     """
 
+    starts, ends = True, True  # where it does what comes first, and what comes last
     center: Tensor
     directions: Tensor
     change: Tensor
@@ -74,10 +76,20 @@ class FeatureSpace(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``[..., D] -> [..., num_outputs]``"""
-        normalised = self.normalised(features)
-        if not (self.rank or self.learned):
-            return normalised
-        return (normalised - self.center) @ (self.directions + self.change if self.learned else self.directions)
+        linear = bool(self.rank or self.learned)
+        if self.starts:
+            features = self.normalised(features)
+            features = features - self.center if linear else features
+        if self.ends and linear:
+            features = features @ (self.directions + self.change if self.learned else self.directions)
+        return features
+
+    def in_two(self) -> tuple[FeatureSpace, FeatureSpace]:
+        """The map as two, one after the other, which share all that it has: up to (g / ‖g‖ − m), which stays while Δ is
+        learned, so that items can go through it once; and the linear map of that."""
+        first, last = copy.copy(self), copy.copy(self)
+        first.ends = last.starts = False
+        return first, last
 
 
 class RawSpace(FeatureSpace):

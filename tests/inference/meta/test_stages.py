@@ -28,6 +28,7 @@ from inference.meta.tasks import deciding, task_sampler
 from inference.runs.folder import RunFolder
 from inference.runs.tensors import load_features, load_tensors, save_features
 from models.networks.feature_network import FeatureNetwork
+from models.networks.feature_space import FeatureSpace
 from tests.conftest import marked_images, marked_splits, splits_of
 
 TINY = {"way": 3, "queries": 4, "tasks": 16, "validations": 1, "validation_tasks": 20, "progress": False, "beta": 0.1}
@@ -44,7 +45,8 @@ def test_guides_train_on_training_classes_and_are_validated_on_validation_classe
             super().__init__(objective, train, validation, schedule, embedding)
 
     monkeypatch.setattr(method_training, "MetaTraining", Spy)
-    options = SibOptions(features=str(file), rank=0, steps=0, train_features="linear", **TINY)  # items are not mapped yet
+    monkeypatch.setattr(FeatureSpace, "normalised", lambda self, features: features)  # marks stay as they are
+    options = SibOptions(features=str(file), rank=0, steps=0, train_features="linear", **TINY)
     fit(options, None, RunFolder.create(tmp_path / "run", "sib", ""))
     assert seen[:2] == 2 * [{"train"}]
     assert seen[2:]
