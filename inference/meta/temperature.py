@@ -63,7 +63,7 @@ def plane(x: Sequence[Sequence[float]], y: Sequence[float]) -> tuple[float, Tens
 
 
 def tempered_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log of the mean over draws of softmax(logits / T) at the labels, for every T of :data:`GRID`.
+    """−log of the mean over draws of softmax(logits / T) at the labels, for every T of :data:`GRID`; not to be differentiated.
 
     Args:
         logits: ``[draws, tasks, query, way]``.

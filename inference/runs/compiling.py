@@ -52,7 +52,7 @@ class JointProgram:
 
         self.module, self.plain = module, both
         with unchanged(module), validate_distributions(False), Unasked():
-            noted = make_fx(both)(self.state, list(given), self.tensor_of([1.0] * count, given))
+            noted = make_fx(both)(self.state, apart(given), self.tensor_of([1.0] * count, given))
         self.program: Callable[..., tuple[list[Tensor], list[Tensor]]] = torch.compile(
             noted, fullgraph=True, dynamic=False, options={"fallback_random": True, "cpp_wrapper": True}
         )
@@ -63,8 +63,7 @@ class JointProgram:
         Raises:
             RuntimeError: it computes something else than the module does, or does not run.
         """
-        leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in given]
-        called = self.state, leaves, self.tensor_of(weights, given)
+        called = self.state, apart(given), self.tensor_of(weights, given)
         with unchanged(self.module), torch.enable_grad():
             expected = self.plain(*called)
         with unchanged(self.module), torch.no_grad():
@@ -87,6 +86,12 @@ class JointProgram:
         whatever is the same for all."""
         tensors = [*self.state, *given]
         return Joint.apply(self, list(given), weights, *(tensors[place] for place in self.reached))
+
+
+def apart(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same ``tensors`` without their past, each by itself: one that stands in two places would be noted as one, and read in
+    both of them where others come later."""
+    return [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
 
 
 class Joint(torch.autograd.Function):

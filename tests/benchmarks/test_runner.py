@@ -74,6 +74,14 @@ def test_each_goes_through_as_many_tasks_at_a_batch_of_its_own(monkeypatch, caps
     assert all(row.per_second == pytest.approx(32 / row.seconds) for row in rows)
 
 
+def test_evaluation_after_the_last_step_alone_is_that(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sib, "evaluate_readings", lambda model, guides, sampler, **how: asked.append(list(guides)))
+    monkeypatch.setattr(sib, "extraction", lambda options: [])
+    sib.evaluation(argparse.Namespace(original=None, features=None, device="cpu", rounds=2, clock="cpu"))
+    assert asked == [[0, 1, 2, 3], [3]] * 12, "three settings in four rounds"
+
+
 def test_maml_and_its_peer_take_the_same_steps(monkeypatch, tmp_path):
     """Beside a stand-in for learn2learn's class that is written down here."""
 

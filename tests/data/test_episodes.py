@@ -121,6 +121,7 @@ def test_classes_that_can_serve_all_queries_serve_every_draw():
     assert EpisodeSampler(numbered((7, 7, 7)), spec).acceptance == 1
     with pytest.warns(UserWarning, match="drawn again"):
         assert EpisodeSampler(numbered((6, 6, 6)), spec).acceptance == pytest.approx(0.7, abs=0.03)
+    assert EpisodeSampler(numbered((6, 7, 7)), spec).acceptance == pytest.approx(0.9, abs=0.02), "it is one of three"
 
 
 def test_every_item_and_class_is_equally_likely():
@@ -132,14 +133,26 @@ def test_every_item_and_class_is_equally_likely():
     assert (torch.bincount(classes.flatten()) / classes.numel() - 1 / 3).abs().max() < 0.01
 
 
-def test_balanced_tasks_are_imbalanced_ones_whose_classes_happen_to_be_equal(monkeypatch):
+@pytest.mark.parametrize("counts", [(6, 9, 6, 20, 7), (6, 6, 7, 6, 6), (20, 6, 6, 6, 6), (9, 9, 9, 9, 9)])
+def test_balanced_tasks_are_imbalanced_ones_whose_classes_happen_to_be_equal(counts, monkeypatch):
     """Their queries are found without counting; some classes have as few items as a task takes, others more."""
-    source = numbered((6, 9, 6, 20, 7))
+    source = numbered(counts)
     monkeypatch.setattr(episodes, "draw_counts", lambda spec, tasks, generator: torch.full((tasks, spec.way), spec.queries))
     counted = EpisodeSampler(source, TaskSpec(way=3, shot=2, queries=4, imbalance=2.0))
     expected = counted.sample_indices(40, seed=5)
     found = EpisodeSampler(source, TaskSpec(way=3, shot=2, queries=4)).sample_indices(40, seed=5)
     assert all(map(torch.equal, found, expected))
+    assert torch.equal(source.labels[found[1]], found[3].gather(1, found[2])), "items of other classes"
+    found[2][0] += 1
+    assert torch.equal(found[2][1:], expected[2][1:]), "labels of one task are those of another"
+
+
+@pytest.mark.filterwarnings("ignore:.*drawn again")
+def test_a_small_class_is_asked_for_no_more_items_than_it_has():
+    """Though other classes of its task are asked for more."""
+    source = numbered((30, 30, 30, 30, 6))
+    found = EpisodeSampler(source, TaskSpec(way=2, shot=1, queries=4, imbalance=0.5)).sample_indices(200, seed=0)
+    assert torch.equal(source.labels[found[1]], found[3].gather(1, found[2]))
 
 
 def test_seed_decides():

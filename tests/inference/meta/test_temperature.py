@@ -90,12 +90,16 @@ def test_a_likelihood_without_a_temperature_stays_as_it_is():
 
 def test_it_averages_probabilities_of_draws_and_not_their_logarithms():
     logits, labels = torch.randn(7, 2, 3, 4).double(), torch.tensor([[0, 1, 3], [2, 2, 0]])
-    for shift in (0.0, 1000.0):  # of which no power is a number
-        found = tempered_nll(logits + shift, labels)
+    for shift in (0.0, 1000 * torch.randn(7, 2, 3, 1).double()):  # of which no power is a number
+        given = logits + shift
+        kept, found = given.clone(), tempered_nll(given, labels)
         for number, temperature in enumerate(GRID):
             probabilities = (logits / temperature).softmax(-1).mean(0)
             expected = -probabilities.gather(-1, labels[..., None])[..., 0].log().mean(-1)
             torch.testing.assert_close(found[number], expected, atol=1e-9, rtol=1e-9)
+        assert torch.equal(given, kept)
+    single = tempered_nll(logits.float(), labels)  # is compared, temperature by temperature, in double precision
+    torch.testing.assert_close(single, tempered_nll(logits, labels), atol=1e-5, rtol=1e-5)
 
 
 def test_the_gradient_of_a_tempered_likelihood_is_its_own():

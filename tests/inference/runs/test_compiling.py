@@ -228,6 +228,23 @@ def test_tensors_that_lie_otherwise_have_a_program_of_their_own(noted):
         assert len(captured.captured) == min(number, 2)
 
 
+class Product(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, y):
+        return ((self.weight * x * y.square()).sum(),)
+
+
+def test_a_tensor_in_two_places_is_not_taken_for_one(noted):
+    """As the support is that is the queries, too."""
+    module, x, y = Product(), torch.arange(3.0), torch.tensor([2.0, 1.0, 3.0])
+    program = JointProgram(module, [x, x], 1)
+    program.prove([x, x], [1.0])
+    torch.testing.assert_close(program([x, y], [1.0]), module(x, y))
+
+
 def test_how_the_compiler_is_called(at_once, monkeypatch):
     """Whole, for these shapes alone, and with torch's own random numbers: others are not those of the step."""
     asked = {}

@@ -124,6 +124,17 @@ def test_without_a_gpu_no_step_looks_for_one(monkeypatch):
     assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1", "processes that are forked may still ask, and use it then"
 
 
+def test_every_process_that_trains_spares_its_steps(monkeypatch, tmp_path):
+    done = []
+    for name in ("keep_freed_memory", "look_for_gpus_once"):
+        monkeypatch.setattr(training, name, lambda name=name: done.append(name))
+    fit(Module(), tmp_path, epochs=1)
+    assert done == ["keep_freed_memory", "look_for_gpus_once"]
+    monkeypatch.setattr(training.DDPStrategy, "setup_environment", lambda self: done.append("lightning"))
+    SharedTraining().setup_environment()
+    assert done[2:] == ["keep_freed_memory", "look_for_gpus_once", "lightning"]
+
+
 def test_errors_of_distributions_are_named_and_others_pass():
     with pytest.raises(UserError, match="at step 7"), stop_if_not_finite(7):
         torch.distributions.Normal(torch.tensor(torch.nan), 1.0)
