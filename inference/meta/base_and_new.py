@@ -304,8 +304,8 @@ def train_lwof(fit: Fitted, samplers: Mapping[str, BaseAndNewSampler], options: 
     finished, schedule = run.checkpoints / f"{stage}.safetensors", lwof_schedule(options)
     if not finished.exists():
         with run.timed(stage), seeded(options.seed):
-            embedding = fit.space if fit.space.learned else None
-            known = samplers if embedding else {split: in_space(tasks, fit.space) for split, tasks in samplers.items()}
+            once, embedding = fit.space.in_two()
+            known = {split: in_space(tasks, once) for split, tasks in samplers.items()}
             module = MetaTraining(fit.objective, known["train"], known["val"], schedule, embedding)
             loop = options.loop.unmixed
             train(module, loop, run, stage, epochs=schedule.validations, monitor="val/loss", patience=schedule.patience)

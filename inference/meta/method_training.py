@@ -80,7 +80,7 @@ def feature_training(
     learner: FittedLearner, options: FewShotOptions, schedule: MetaSchedule, features: Features
 ) -> MetaTraining:
     """Training on tasks of features, with the map of them where that is learned: as much of it as does not change, once."""
-    once, embedding = learner.space.in_two() if learner.space.learned else (learner.space, None)
+    once, embedding = learner.space.in_two()
     parts = map_parts(once, features)
     parts = {split: near(parts[split], options.loop.place) for split in ("train", "val")}
     tasks, validation = own_tasks(learner, options, parts["train"]), kinds(options, parts["val"], "val")

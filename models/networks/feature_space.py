@@ -84,9 +84,11 @@ class FeatureSpace(nn.Module):
             features = features @ (self.directions + self.change if self.learned else self.directions)
         return features
 
-    def in_two(self) -> tuple[FeatureSpace, FeatureSpace]:
-        """The map as two, one after the other, which share all that it has: up to (g / ‖g‖ − m), which stays while Δ is
-        learned, so that items can go through it once; and the linear map of that."""
+    def in_two(self) -> tuple[FeatureSpace, FeatureSpace | None]:
+        """The map as two, one after the other, which share all that it has: what stays, through which items go once, up to
+        (g / ‖g‖ − m), and the linear map of that, which is learned. Where nothing is learned all of it stays."""
+        if not self.learned:
+            return self, None
         first, last = copy.copy(self), copy.copy(self)
         first.ends = last.starts = False
         return first, last
